@@ -1,0 +1,1 @@
+//! Its first slice is on its way.
