@@ -3,9 +3,19 @@
 //! [`RealDisk`] is `std::fs`; [`sim::SimDisk`] keeps files in memory and loses what was not synced when it crashes.
 //! All calls block: run them through `daemon::blocking`.
 
+mod error;
+mod real;
+pub mod sim;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use error::{context, raw_os_error};
+pub use real::RealDisk;
+
+/// Alignment of buffers, offsets and lengths that [`Caching::Direct`] asks for.
+pub const DIRECT_ALIGNMENT: usize = 4096;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,4 +107,54 @@ pub trait DiskFile: Send + Sync {
     fn drop_cache(&self, offset: u64, len: u64) -> io::Result<()>;
     /// The path it was opened under, for messages.
     fn path(&self) -> PathBuf;
+}
+
+/// Reads a whole file; fails with `InvalidData` if it is longer than `limit` bytes.
+pub fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read, Caching::Buffered)?;
+    let len = file.len()?;
+    let too_long = || {
+        let text = format!("file has {len} bytes, at most {limit} are allowed");
+        context("read", path)(io::Error::new(io::ErrorKind::InvalidData, text))
+    };
+    if len > limit {
+        return Err(too_long());
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_long())?];
+    let count = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// Creates a directory and its missing parents so that all of them survive power loss.
+pub fn create_dir_all_synced(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut at = Some(path);
+    while let Some(dir) = at.filter(|dir| !dir.as_os_str().is_empty()) {
+        if disk.exists(dir)? {
+            break;
+        }
+        missing.push(dir);
+        at = dir.parent();
+    }
+    disk.create_dir_all(path)?;
+    for dir in missing.iter().rev() {
+        disk.sync_dir(parent_of(dir))?;
+    }
+    Ok(())
+}
+
+/// The directory that holds `path`, in a form that can be opened.
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Renames a finished temporary file into place and makes that durable.
+pub fn rename_synced(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    disk.rename(from, to)?;
+    disk.sync_dir(parent_of(to))
 }

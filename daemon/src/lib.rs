@@ -1,3 +1,11 @@
 //! What every process needs: config, tasks, clock, disk, durable files, telemetry. Depends on nothing of ours.
+//!
+//! The doors to the world are here: [`disk`] (files), [`clock`] (time), [`blocking()`] (threads) and [`tasks`] (tasks).
+//! The simulator (`cfg(cairn_sim)`) puts something deterministic behind each of them.
 
+pub mod blocking;
+pub mod clock;
 pub mod disk;
+
+pub use blocking::blocking;
+pub use clock::Clock;

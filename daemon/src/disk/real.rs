@@ -1,0 +1,236 @@
+//! The disk door over the real file system. Every error names the file.
+//!
+//! `O_DIRECT` is switched on after the file was opened: an `open` with it that a file system refuses may already have
+//! created the file, and a second try with `CreateNew` would then fail.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Advice, FallocateFlags, OFlags};
+
+use super::context;
+use super::{Caching, DIRECT_ALIGNMENT, Disk, DiskEntry, DiskFile, DiskLock, OpenMode, Space};
+
+/// The process's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+struct RealFile {
+    file: File,
+    path: PathBuf,
+    direct: bool,
+}
+
+/// The kernel drops the `flock` when the file closes, also when the process is killed.
+struct RealLock {
+    _file: File,
+}
+
+impl DiskLock for RealLock {}
+
+fn set_direct(file: &File) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    match rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, mode: OpenMode, caching: Caching) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::ReadWrite => {
+                options.write(true);
+            }
+            OpenMode::CreateNew => {
+                options.write(true).create_new(true);
+            }
+            OpenMode::CreateOrOpen => {
+                options.write(true).create(true);
+            }
+        }
+        let file = options.open(path).map_err(context("open", path))?;
+        let direct = match caching {
+            Caching::Buffered => false,
+            Caching::Direct => set_direct(&file).map_err(context("set O_DIRECT on", path))?,
+        };
+        Ok(Arc::new(RealFile {
+            file,
+            path: path.to_path_buf(),
+            direct,
+        }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path).map_err(context("create directory", path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+            .map_err(context("rename to", to))
+            .map_err(context("rename", from))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path).map_err(context("remove", path))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
+        let listing = fs::read_dir(path).map_err(context("list", path))?;
+        let mut entries = Vec::new();
+        for entry in listing {
+            let entry = entry.map_err(context("list", path))?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Removed since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(context("stat", &entry.path())(error)),
+            };
+            let is_dir = metadata.is_dir();
+            entries.push(DiskEntry {
+                // We write ASCII names only; a foreign name need only be shown, never opened.
+                name: entry.file_name().to_string_lossy().into_owned(),
+                len: if is_dir { 0 } else { metadata.len() },
+                is_dir,
+            });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        fs::exists(path).map_err(context("stat", path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let dir = File::open(path).map_err(context("open directory", path))?;
+        dir.sync_all().map_err(context("sync directory", path))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path).map_err(context("open", path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Err(TryLockError::WouldBlock) => {
+                let error = io::Error::new(io::ErrorKind::WouldBlock, "held by another process");
+                Err(context("lock", path)(error))
+            }
+            Err(TryLockError::Error(error)) => Err(context("lock", path)(error)),
+        }
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(path)
+            .map_err(io::Error::from)
+            .map_err(context("statvfs", path))?;
+        Ok(Space {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+}
+
+impl RealFile {
+    fn check_aligned(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        if self.direct {
+            check_aligned(buf, offset)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The kernel's own answer to a misaligned buffer is a bare `EINVAL`, and some file systems accept less than 4,096.
+pub(super) fn check_aligned(buf: &[u8], offset: u64) -> io::Result<()> {
+    let address = buf.as_ptr().addr();
+    let alignment = DIRECT_ALIGNMENT;
+    if address.is_multiple_of(alignment)
+        && buf.len().is_multiple_of(alignment)
+        && offset.is_multiple_of(alignment as u64)
+    {
+        return Ok(());
+    }
+    let text = format!("direct I/O needs buffer, offset and length aligned to {alignment} bytes");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.check_aligned(buf, offset)
+            .map_err(context("read", &self.path))?;
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(context("read", &self.path)(error)),
+            }
+            // A direct read stops inside a block only at the end of the file, and cannot go on from there.
+            if self.direct && !done.is_multiple_of(DIRECT_ALIGNMENT) {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.check_aligned(buf, offset)
+            .map_err(context("write", &self.path))?;
+        self.file
+            .write_all_at(buf, offset)
+            .map_err(context("write", &self.path))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(context("sync", &self.path))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file
+            .set_len(len)
+            .map_err(context("set length of", &self.path))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self
+            .file
+            .metadata()
+            .map_err(context("stat", &self.path))?
+            .len())
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        if len == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(context("reserve space for", &self.path)(error.into())),
+        }
+    }
+
+    fn drop_cache(&self, offset: u64, len: u64) -> io::Result<()> {
+        // Without a length the call would mean "to the end of the file".
+        let Some(len) = NonZeroU64::new(len) else {
+            return Ok(());
+        };
+        rustix::fs::fadvise(&self.file, offset, Some(len), Advice::DontNeed)
+            .map_err(|error| context("drop cache of", &self.path)(error.into()))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+}
