@@ -2,5 +2,8 @@
 
 pub mod error;
 pub mod ids;
+pub mod method;
+pub mod messages;
 
 pub use error::{ErrorCode, Failure};
+pub use method::Method;

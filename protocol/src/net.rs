@@ -1,0 +1,37 @@
+//! The door to the network: real sockets, or turmoil's in the simulator. Nothing else opens one.
+//!
+//! Nagle's algorithm is off on every connection: frames that belong together are already gathered into one write.
+
+use std::io;
+use std::net::SocketAddr;
+
+#[cfg(not(cairn_sim))]
+pub use tokio::net::{
+    TcpListener, TcpStream,
+    tcp::{OwnedReadHalf, OwnedWriteHalf},
+};
+#[cfg(cairn_sim)]
+pub use turmoil::net::{
+    TcpListener, TcpStream,
+    tcp::{OwnedReadHalf, OwnedWriteHalf},
+};
+
+/// Connects to `host:port`. Waits as long as the kernel does: callers set a timeout.
+pub async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Listens on `host:port`; port 0 takes a free one, see [`TcpListener::local_addr`].
+pub async fn listen(address: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// The next connection. Cancel-safe.
+pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, address) = listener.accept().await?;
+    // A connection that is already gone again cannot be configured; its first read will say so.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, address))
+}
