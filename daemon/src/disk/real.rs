@@ -234,3 +234,87 @@ impl DiskFile for RealFile {
         self.path.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::read_file;
+
+    /// A part of a larger vector that starts where direct I/O wants it.
+    fn aligned(bytes: &mut Vec<u8>, len: usize) -> &mut [u8] {
+        bytes.resize(len + DIRECT_ALIGNMENT, 7);
+        let start = bytes.as_ptr().align_offset(DIRECT_ALIGNMENT);
+        &mut bytes[start..start + len]
+    }
+
+    #[test]
+    fn direct_and_buffered_handles_see_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let direct = RealDisk
+            .open(&path, OpenMode::CreateNew, Caching::Direct)
+            .unwrap();
+        direct.reserve(0, 1 << 20).unwrap();
+        assert_eq!(direct.len().unwrap(), 0);
+        direct
+            .write_all_at(aligned(&mut Vec::new(), 8192), 0)
+            .unwrap();
+        let buffered = RealDisk
+            .open(&path, OpenMode::ReadWrite, Caching::Buffered)
+            .unwrap();
+        buffered.write_all_at(b"tail", 8192).unwrap();
+        buffered.sync_data().unwrap();
+        buffered.drop_cache(0, 8192).unwrap();
+        let mut bytes = Vec::new();
+        let buf = aligned(&mut bytes, 16384);
+        assert_eq!(direct.read_at(buf, 0).unwrap(), 8196);
+        assert_eq!(&buf[8190..8196], b"\x07\x07tail");
+        assert_eq!(direct.read_at(buf, 16384).unwrap(), 0);
+        assert_eq!(read_file(&RealDisk, &path, 8196).unwrap().len(), 8196);
+        let error = read_file(&RealDisk, &path, 8195).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent");
+        let Err(error) = RealDisk.open(&path, OpenMode::Read, Caching::Direct) else {
+            panic!("opened a file that is not there")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains(path.to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_lock_excludes_a_second_one_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = RealDisk.lock(&path).unwrap();
+        let Err(error) = RealDisk.lock(&path) else {
+            panic!("locked twice")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        RealDisk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn space_and_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = RealDisk.space(dir.path()).unwrap();
+        assert!(space.available_bytes <= space.total_bytes && space.total_bytes > 0);
+        let nested = dir.path().join("x/y");
+        crate::disk::create_dir_all_synced(&RealDisk, &nested).unwrap();
+        RealDisk.sync_dir(&nested).unwrap();
+        let entries = RealDisk.list(&dir.path().join("x")).unwrap();
+        assert_eq!(
+            entries,
+            [DiskEntry {
+                name: "y".to_owned(),
+                len: 0,
+                is_dir: true
+            }]
+        );
+    }
+}
