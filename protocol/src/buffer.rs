@@ -4,7 +4,10 @@
 //! Guarantees: a buffer starts at a multiple of 4,096, its memory is initialised and stays its owner's alone until
 //! dropped; the pool keeps a bounded number of idle buffers. What a reused buffer holds is left over from its former
 //! life: whoever takes one overwrites or truncates it before passing it on.
-#![expect(unsafe_code, reason = "O_DIRECT wants memory aligned to 4,096 bytes, which Vec cannot promise")]
+#![expect(
+    unsafe_code,
+    reason = "O_DIRECT wants memory aligned to 4,096 bytes, which Vec cannot promise"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -48,7 +51,12 @@ impl BufferPool {
     /// A pool that keeps at most `idle_bytes_max` idle bytes per capacity.
     pub fn new(idle_bytes_max: usize) -> Self {
         let idle = [const { Mutex::new(Vec::new()) }; POOLED.len()];
-        Self { shared: Arc::new(Shared { idle, idle_bytes_max }) }
+        Self {
+            shared: Arc::new(Shared {
+                idle,
+                idle_bytes_max,
+            }),
+        }
     }
 
     /// A buffer of `len` bytes with arbitrary contents: reused if one is idle, else fresh.
@@ -60,7 +68,11 @@ impl BufferPool {
             }
             None => Memory::allocate(len),
         };
-        Buffer { memory: Some(memory), len, pool: self.clone() }
+        Buffer {
+            memory: Some(memory),
+            len,
+            pool: self.clone(),
+        }
     }
 
     /// How many idle buffers the pool holds.
@@ -69,7 +81,10 @@ impl BufferPool {
     }
 
     fn give_back(&self, memory: Memory) {
-        let Some(class) = POOLED.iter().position(|&capacity| capacity == memory.capacity()) else {
+        let Some(class) = POOLED
+            .iter()
+            .position(|&capacity| capacity == memory.capacity())
+        else {
             return;
         };
         let mut idle = lock(&self.shared.idle[class]);
@@ -81,7 +96,9 @@ impl BufferPool {
 
 impl fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BufferPool").field("idle", &self.idle_count()).finish()
+        f.debug_struct("BufferPool")
+            .field("idle", &self.idle_count())
+            .finish()
     }
 }
 
@@ -125,7 +142,11 @@ impl Buffer {
     /// # Panics
     /// If `len` is above [`Buffer::capacity`].
     pub fn resize(&mut self, len: usize) {
-        assert!(len <= self.capacity(), "a buffer of {} bytes cannot show {len}", self.capacity());
+        assert!(
+            len <= self.capacity(),
+            "a buffer of {} bytes cannot show {len}",
+            self.capacity()
+        );
         self.len = len;
     }
 
@@ -135,7 +156,9 @@ impl Buffer {
     }
 
     fn memory(&self) -> &Memory {
-        self.memory.as_ref().expect("memory leaves a buffer only in drop")
+        self.memory
+            .as_ref()
+            .expect("memory leaves a buffer only in drop")
     }
 }
 
@@ -149,7 +172,10 @@ impl Deref for Buffer {
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let memory = self.memory.as_mut().expect("memory leaves a buffer only in drop");
+        let memory = self
+            .memory
+            .as_mut()
+            .expect("memory leaves a buffer only in drop");
         &mut memory.bytes_mut()[..self.len]
     }
 }
@@ -187,8 +213,9 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn allocate(capacity: usize) -> Self {
-        let layout = Layout::from_size_align(capacity.max(1).next_multiple_of(ALIGNMENT), ALIGNMENT)
-            .expect("4,096 is a power of two and lengths are limited to far below isize::MAX");
+        let layout =
+            Layout::from_size_align(capacity.max(1).next_multiple_of(ALIGNMENT), ALIGNMENT)
+                .expect("4,096 is a power of two and lengths are limited to far below isize::MAX");
         // SAFETY: the layout's size is at least 4,096, hence not zero.
         let start = unsafe { alloc_zeroed(layout) };
         match NonNull::new(start) {
@@ -255,7 +282,15 @@ mod tests {
     #[test]
     fn any_length_fits_and_is_exact() {
         let pool = BufferPool::new(BUFFER_BYTES);
-        for len in [0, 1, ALIGNMENT, POOLED[0], POOLED[0] + 1, BUFFER_BYTES + 5, 4 << 20] {
+        for len in [
+            0,
+            1,
+            ALIGNMENT,
+            POOLED[0],
+            POOLED[0] + 1,
+            BUFFER_BYTES + 5,
+            4 << 20,
+        ] {
             let mut buffer = pool.take(len);
             assert_eq!(buffer.len(), len);
             buffer.fill(7);

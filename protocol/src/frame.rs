@@ -90,8 +90,19 @@ impl Flags {
 
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(Self::REPLY, "reply"), (Self::ERROR, "error"), (Self::LAST, "last")];
-        f.debug_set().entries(names.iter().filter(|(flag, _)| self.contains(*flag)).map(|(_, name)| name)).finish()
+        let names = [
+            (Self::REPLY, "reply"),
+            (Self::ERROR, "error"),
+            (Self::LAST, "last"),
+        ];
+        f.debug_set()
+            .entries(
+                names
+                    .iter()
+                    .filter(|(flag, _)| self.contains(*flag))
+                    .map(|(_, name)| name),
+            )
+            .finish()
     }
 }
 
@@ -161,17 +172,28 @@ pub struct FrameLimits {
 
 impl Default for FrameLimits {
     fn default() -> Self {
-        Self { header_bytes_max: HEADER_BYTES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX }
+        Self {
+            header_bytes_max: HEADER_BYTES_MAX,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        }
     }
 }
 
 impl FrameLimits {
     fn check(&self, header_len: usize, payload_len: usize) -> Result<(), FrameError> {
         if header_len > self.header_bytes_max {
-            return Err(FrameError::TooLarge { part: "header", len: header_len, max: self.header_bytes_max });
+            return Err(FrameError::TooLarge {
+                part: "header",
+                len: header_len,
+                max: self.header_bytes_max,
+            });
         }
         if payload_len > self.payload_bytes_max {
-            return Err(FrameError::TooLarge { part: "payload", len: payload_len, max: self.payload_bytes_max });
+            return Err(FrameError::TooLarge {
+                part: "payload",
+                len: payload_len,
+                max: self.payload_bytes_max,
+            });
         }
         Ok(())
     }
@@ -234,7 +256,14 @@ impl Preamble {
         let header_len = bytes.get_u32() as usize;
         let payload_len = bytes.get_u32() as usize;
         limits.check(header_len, payload_len)?;
-        Ok(Some(Self { flags: Flags(flags), method, request_id, header_len, payload_len, crc }))
+        Ok(Some(Self {
+            flags: Flags(flags),
+            method,
+            request_id,
+            header_len,
+            payload_len,
+            crc,
+        }))
     }
 
     /// Bytes before the payload.
@@ -244,10 +273,20 @@ impl Preamble {
 
     /// Checks the CRC of a frame whose preamble and header are `head`.
     fn verify(&self, head: &[u8]) -> Result<(), FrameError> {
-        if crc32c(&head[CRC_FROM..]) == self.crc { Ok(()) } else { Err(FrameError::Checksum) }
+        if crc32c(&head[CRC_FROM..]) == self.crc {
+            Ok(())
+        } else {
+            Err(FrameError::Checksum)
+        }
     }
 
     fn frame(&self, header: Bytes, payload: Bytes) -> Frame {
-        Frame { method: self.method, flags: self.flags, request_id: self.request_id, header, payload }
+        Frame {
+            method: self.method,
+            flags: self.flags,
+            request_id: self.request_id,
+            header,
+            payload,
+        }
     }
 }

@@ -45,7 +45,9 @@ pub struct TokenKey {
 
 impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("TokenKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,11 +64,15 @@ pub struct KeyRing {
 
 impl KeyRing {
     fn key(&self, id: u32) -> Option<&TokenKey> {
-        [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(|key| key.id == id)
+        [Some(&self.current), self.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|key| key.id == id)
     }
 
     fn mac(&self, key: &TokenKey, grant: &[u8]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key.secret).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&key.secret).expect("HMAC takes keys of any length");
         mac.update(DOMAIN);
         mac.update(&self.cluster);
         mac.update(grant);
@@ -107,8 +113,15 @@ pub struct Grant {
 impl Grant {
     /// True if `len` bytes from `offset` of `chunk` may be read.
     pub fn covers_read(&self, chunk: ChunkId, offset: u64, len: u64) -> bool {
-        let GrantKind::Read { offset: first, len: granted } = self.kind else { return false };
-        let (Some(end), Some(end_granted)) = (offset.checked_add(len), first.checked_add(granted)) else {
+        let GrantKind::Read {
+            offset: first,
+            len: granted,
+        } = self.kind
+        else {
+            return false;
+        };
+        let (Some(end), Some(end_granted)) = (offset.checked_add(len), first.checked_add(granted))
+        else {
             return false;
         };
         self.chunk == chunk && first <= offset && end <= end_granted
@@ -143,11 +156,21 @@ impl Grant {
         let second = bytes.try_get_u64().ok()?;
         let expires_at_ms = bytes.try_get_u64().ok()?;
         let kind = match kind {
-            1 => GrantKind::Read { offset: first, len: second },
-            2 => GrantKind::Append { epoch: Epoch(first), start: second },
+            1 => GrantKind::Read {
+                offset: first,
+                len: second,
+            },
+            2 => GrantKind::Append {
+                epoch: Epoch(first),
+                start: second,
+            },
             _ => return None,
         };
-        Some(Self { chunk, kind, expires_at_ms })
+        Some(Self {
+            chunk,
+            kind,
+            expires_at_ms,
+        })
     }
 }
 
@@ -172,9 +195,14 @@ pub fn verify(keys: &KeyRing, token: &[u8], now_ms: u64) -> Result<Grant, Failur
         return Err(refuse("token of an unknown version"));
     }
     let key_id = u32::from_be_bytes([grant[4], grant[5], grant[6], grant[7]]);
-    let key = keys.key(key_id).ok_or_else(|| refuse("token under an unknown or retired key"))?;
-    keys.mac(key, grant).verify_slice(mac).map_err(|_| refuse("token is not genuine"))?;
-    let grant = Grant::decode(kind, &grant[8..]).ok_or_else(|| refuse("token of an unknown kind"))?;
+    let key = keys
+        .key(key_id)
+        .ok_or_else(|| refuse("token under an unknown or retired key"))?;
+    keys.mac(key, grant)
+        .verify_slice(mac)
+        .map_err(|_| refuse("token is not genuine"))?;
+    let grant =
+        Grant::decode(kind, &grant[8..]).ok_or_else(|| refuse("token of an unknown kind"))?;
     if now_ms >= grant.expires_at_ms {
         return Err(refuse("token has expired"));
     }
@@ -192,14 +220,27 @@ mod tests {
     fn keys() -> KeyRing {
         KeyRing {
             cluster: [7; 16],
-            current: TokenKey { id: 2, secret: [2; 32] },
-            previous: Some(TokenKey { id: 1, secret: [1; 32] }),
+            current: TokenKey {
+                id: 2,
+                secret: [2; 32],
+            },
+            previous: Some(TokenKey {
+                id: 1,
+                secret: [1; 32],
+            }),
         }
     }
 
     fn read() -> Grant {
-        let kind = GrantKind::Read { offset: 4096, len: 8192 };
-        Grant { chunk: ChunkId(0x1234), kind, expires_at_ms: 1000 }
+        let kind = GrantKind::Read {
+            offset: 4096,
+            len: 8192,
+        };
+        Grant {
+            chunk: ChunkId(0x1234),
+            kind,
+            expires_at_ms: 1000,
+        }
     }
 
     #[test]
@@ -209,7 +250,8 @@ mod tests {
         assert_eq!(
             hex,
             "01010000000000020000000000001234000000000000100000000000000020000\
-             0000000000003e8GOLDEN"
+             0000000000003e8ce5a0cc10a30dabf2734a5f4\
+             f9c9a427e836b563e19d293d316c0ccd2be41672"
         );
     }
 
@@ -217,14 +259,23 @@ mod tests {
     fn a_token_is_good_until_it_expires() {
         let token = mint(&keys(), &read());
         assert_eq!(verify(&keys(), &token, 999), Ok(read()));
-        assert_eq!(verify(&keys(), &token, 1000).unwrap_err().code, ErrorCode::BadToken);
+        assert_eq!(
+            verify(&keys(), &token, 1000).unwrap_err().code,
+            ErrorCode::BadToken
+        );
     }
 
     #[test]
     fn the_previous_key_is_accepted_and_an_older_one_is_not() {
         let token = mint(&keys(), &read());
         let mut ring = keys();
-        ring.previous = Some(std::mem::replace(&mut ring.current, TokenKey { id: 3, secret: [3; 32] }));
+        ring.previous = Some(std::mem::replace(
+            &mut ring.current,
+            TokenKey {
+                id: 3,
+                secret: [3; 32],
+            },
+        ));
         assert_eq!(verify(&ring, &token, 0), Ok(read()));
         ring.previous = None;
         assert!(verify(&ring, &token, 0).is_err());
@@ -233,7 +284,10 @@ mod tests {
     #[test]
     fn another_cluster_refuses_it() {
         let token = mint(&keys(), &read());
-        let other = KeyRing { cluster: [8; 16], ..keys() };
+        let other = KeyRing {
+            cluster: [8; 16],
+            ..keys()
+        };
         assert!(verify(&other, &token, 0).is_err());
     }
 
@@ -247,7 +301,13 @@ mod tests {
         assert!(!grant.covers_read(ChunkId(0x1234), 4096, 8193));
         assert!(!grant.covers_read(ChunkId(0x1234), 4096, u64::MAX));
         assert!(!grant.covers_append(ChunkId(0x1234), Epoch(4096), 8192));
-        let append = Grant { kind: GrantKind::Append { epoch: Epoch(3), start: 10 }, ..grant };
+        let append = Grant {
+            kind: GrantKind::Append {
+                epoch: Epoch(3),
+                start: 10,
+            },
+            ..grant
+        };
         assert!(append.covers_append(ChunkId(0x1234), Epoch(3), 10));
         assert!(!append.covers_append(ChunkId(0x1234), Epoch(4), 10));
         assert!(!append.covers_append(ChunkId(0x1234), Epoch(3), 11));

@@ -1,6 +1,6 @@
 //! Frames from a byte stream: many small ones per system call, large payloads without a copy.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{Frame, FrameError, FrameLimits, PREAMBLE_BYTES, Preamble};
@@ -84,8 +84,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Ok(None);
         }
         preamble.verify(&self.unread[..preamble.head_len()])?;
-        let mut frame = self.unread.split_to(wanted).freeze();
-        let mut header = frame.split_off(PREAMBLE_BYTES);
+        self.unread.advance(PREAMBLE_BYTES);
+        let mut header = self.unread.split_to(wanted - PREAMBLE_BYTES).freeze();
         if !bulk {
             let payload = header.split_off(preamble.header_len);
             return Ok(Some(preamble.frame(header, payload)));
@@ -98,7 +98,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn fill(&mut self) -> Result<bool, FrameError> {
         let read = match &mut self.arriving {
             Some(arriving) if arriving.filled < arriving.payload.len() => {
-                let read = self.source.read(&mut arriving.payload[arriving.filled..]).await?;
+                let read = self
+                    .source
+                    .read(&mut arriving.payload[arriving.filled..])
+                    .await?;
                 arriving.filled += read;
                 read
             }
@@ -120,16 +123,35 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let mut payload = self.pool.take(preamble.payload_len);
         let filled = self.unread.len().min(payload.len());
         payload[..filled].copy_from_slice(&self.unread.split_to(filled));
-        self.arriving = Some(Arriving { preamble, header, payload, filled });
+        self.arriving = Some(Arriving {
+            preamble,
+            header,
+            payload,
+            filled,
+        });
     }
 
     fn take_arrived(&mut self) -> Option<Frame> {
-        let arrived = self.arriving.take_if(|arriving| arriving.filled == arriving.payload.len())?;
-        Some(arrived.preamble.frame(arrived.header, arrived.payload.freeze()))
+        let arrived = self
+            .arriving
+            .take_if(|arriving| arriving.filled == arriving.payload.len())?;
+        Some(
+            arrived
+                .preamble
+                .frame(arrived.header, arrived.payload.freeze()),
+        )
     }
 
-    /// The stream below.
-    pub fn source_mut(&mut self) -> &mut R {
-        &mut self.source
+    /// Throws away what still arrives, until the end of the stream or `reads_max` reads later.
+    pub async fn discard(&mut self, reads_max: usize) -> Result<(), FrameError> {
+        self.arriving = None;
+        for _ in 0..reads_max {
+            self.unread.clear();
+            self.unread.reserve(READ_BYTES_MIN);
+            if self.source.read_buf(&mut self.unread).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -49,7 +49,13 @@ impl FrameQueue {
         FrameLimits::default().check(frame.header.len(), frame.payload.len())?;
         let start = self.start_frame(frame.header.len());
         self.tail.extend_from_slice(&frame.header);
-        self.finish_frame(start, frame.method, frame.flags, frame.request_id, frame.payload);
+        self.finish_frame(
+            start,
+            frame.method,
+            frame.flags,
+            frame.request_id,
+            frame.payload,
+        );
         Ok(())
     }
 
@@ -66,7 +72,9 @@ impl FrameQueue {
         let header_len = message.encoded_len();
         FrameLimits::default().check(header_len, payload.len())?;
         let start = self.start_frame(header_len);
-        message.encode(&mut self.tail).expect("room for the message was reserved");
+        message
+            .encode(&mut self.tail)
+            .expect("room for the message was reserved");
         self.finish_frame(start, method, flags, request_id, payload);
         Ok(())
     }
@@ -79,8 +87,21 @@ impl FrameQueue {
         start
     }
 
-    fn finish_frame(&mut self, start: usize, method: u16, flags: Flags, request_id: u64, payload: Bytes) {
-        Preamble::seal(&mut self.tail[start..], method, flags, request_id, payload.len());
+    fn finish_frame(
+        &mut self,
+        start: usize,
+        method: u16,
+        flags: Flags,
+        request_id: u64,
+        payload: Bytes,
+    ) {
+        Preamble::seal(
+            &mut self.tail[start..],
+            method,
+            flags,
+            request_id,
+            payload.len(),
+        );
         self.len += self.tail.len() - start + payload.len();
         if payload.len() < COPY_BYTES_MAX {
             self.tail.extend_from_slice(&payload);
@@ -91,7 +112,11 @@ impl FrameQueue {
     }
 
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; PIECES_MAX]) -> usize {
-        let all = self.pieces.iter().map(Bytes::as_ref).chain([self.tail.as_ref()]);
+        let all = self
+            .pieces
+            .iter()
+            .map(Bytes::as_ref)
+            .chain([self.tail.as_ref()]);
         let mut count = 0;
         for (slot, piece) in slices.iter_mut().zip(all.filter(|piece| !piece.is_empty())) {
             *slot = IoSlice::new(piece);
@@ -131,7 +156,10 @@ pub struct FrameWriter<W> {
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Frames to `sink`.
     pub fn new(sink: W) -> Self {
-        Self { sink, queue: FrameQueue::new() }
+        Self {
+            sink,
+            queue: FrameQueue::new(),
+        }
     }
 
     /// The frames that wait: add to them, or exchange them for others when all have been written.

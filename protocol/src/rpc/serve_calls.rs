@@ -1,0 +1,296 @@
+//! One call connection, from its first request to its end, in one task: requests that are ready at once are answered
+//! without a task or a wake-up of their own, and what is answered together leaves in one write.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::hello::Peer;
+use super::message::{Reply, Request, RpcError};
+use super::server::{ServerOptions, Service};
+use super::stream::{FrameReceiver, FrameSender, FramedStream, close_with_error};
+use crate::frame::{Flags, Frame, FrameError};
+use crate::{ErrorCode, Failure};
+
+/// Requests that are started before replies are written and other tasks get their turn.
+const TURN_REQUESTS_MAX: usize = 128;
+
+/// While this many bytes of replies wait for the other end, running requests wait too.
+const REPLY_BYTES_MAX: usize = 8 << 20;
+
+/// Serves until the other end is done, misbehaves or is idle for too long, or `shutdown` is cancelled.
+pub(super) async fn serve_calls<S: Service>(
+    service: &Arc<S>,
+    peer: &Peer,
+    stream: FramedStream,
+    options: &ServerOptions,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let (sender, receiver) = stream.split();
+    let start = |frame: Frame| answer(service, peer, frame);
+    let mut calls = Calls {
+        sender,
+        receiver,
+        options,
+        start,
+        running: FuturesUnordered::new(),
+        running_bytes: 0,
+        last_id: 0,
+        idle: Box::pin(sleep(options.idle_timeout)),
+        active_at: Instant::now(),
+    };
+    match calls.run(shutdown).await {
+        Err(failure) if failure.code != ErrorCode::ConnectionLost => {
+            let Calls {
+                sender, receiver, ..
+            } = calls;
+            close_with_error(sender, receiver, &failure.clone().into()).await;
+            Err(failure)
+        }
+        ended => ended,
+    }
+}
+
+/// A request that has been answered.
+struct Answered {
+    method: u16,
+    request_id: u64,
+    /// What the request counted against the limit.
+    bytes: usize,
+    result: Result<Reply, RpcError>,
+}
+
+async fn answer<S: Service>(service: &Arc<S>, peer: &Peer, frame: Frame) -> Answered {
+    let Frame {
+        method,
+        request_id,
+        header,
+        payload,
+        ..
+    } = frame;
+    let bytes = header.len() + payload.len();
+    let request = Request {
+        method,
+        header,
+        payload,
+    };
+    let result = if service.is_heavy(method) {
+        answer_in_task(service.clone(), peer.clone(), request).await
+    } else {
+        service.call(peer, request).await
+    };
+    Answered {
+        method,
+        request_id,
+        bytes,
+        result,
+    }
+}
+
+async fn answer_in_task<S: Service>(
+    service: Arc<S>,
+    peer: Peer,
+    request: Request,
+) -> Result<Reply, RpcError> {
+    // Holds one task, which ends with this future if the connection breaks.
+    let mut task = JoinSet::new();
+    task.spawn(async move { service.call(&peer, request).await });
+    match task.join_next().await {
+        Some(Ok(result)) => result,
+        _ => Err(RpcError::new(
+            ErrorCode::Internal,
+            "the request's task panicked",
+        )),
+    }
+}
+
+struct Calls<'a, Start, Running> {
+    sender: FrameSender,
+    receiver: FrameReceiver,
+    options: &'a ServerOptions,
+    start: Start,
+    running: FuturesUnordered<Pin<Box<Running>>>,
+    /// Bytes of the requests that run.
+    running_bytes: usize,
+    /// Ids grow, so that a recorded request that is played again is noticed.
+    last_id: u64,
+    /// Looked at again only when it fires: resetting it with every request would cost more than the request.
+    idle: Pin<Box<Sleep>>,
+    active_at: Instant,
+}
+
+impl<Start, Running> Calls<'_, Start, Running>
+where
+    Start: Fn(Frame) -> Running,
+    Running: Future<Output = Answered>,
+{
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), Failure> {
+        // False once the other end is done or we are: what runs is still answered.
+        let mut reading = true;
+        while reading || !self.running.is_empty() {
+            let started = if reading {
+                self.start_buffered().await?
+            } else {
+                0
+            };
+            self.collect();
+            self.flush().await?;
+            if started == TURN_REQUESTS_MAX {
+                yield_now().await;
+                continue;
+            }
+            let has_room = self.has_room();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if reading => reading = false,
+                Some(answered) = self.running.next() => self.queue_reply(answered)?,
+                filled = self.receiver.reader.fill(), if reading && has_room => {
+                    reading = filled?;
+                    self.active_at = Instant::now();
+                }
+                () = &mut self.idle, if reading => reading = !self.is_idle(),
+            }
+        }
+        self.flush().await
+    }
+
+    fn has_room(&self) -> bool {
+        self.running.len() < self.options.in_flight_max
+            && self.running_bytes < self.options.in_flight_bytes_max
+    }
+
+    /// Starts requests that have been read, as far as the limits allow; returns how many.
+    async fn start_buffered(&mut self) -> Result<usize, Failure> {
+        let mut started = 0;
+        while started < TURN_REQUESTS_MAX && self.has_room() {
+            let Some(frame) = self.receiver.recv_buffered()? else {
+                break;
+            };
+            self.check(&frame)?;
+            started += 1;
+            self.running_bytes += frame.header.len() + frame.payload.len();
+            let mut call = Box::pin((self.start)(frame));
+            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+                Poll::Ready(answered) => self.queue_reply(answered)?,
+                Poll::Pending => self.running.push(call),
+            }
+        }
+        Ok(started)
+    }
+
+    fn check(&mut self, frame: &Frame) -> Result<(), Failure> {
+        if frame.flags != Flags::NONE {
+            return Err(Failure::new(ErrorCode::Malformed, "a request with flags"));
+        }
+        if frame.request_id <= self.last_id {
+            let message = format!(
+                "request id {} after {}: ids must grow",
+                frame.request_id, self.last_id
+            );
+            return Err(Failure::new(ErrorCode::Malformed, message));
+        }
+        self.last_id = frame.request_id;
+        Ok(())
+    }
+
+    /// Takes every answer that is ready.
+    fn collect(&mut self) {
+        while let Some(Some(answered)) = self.running.next().now_or_never() {
+            // Only an error reply over the limits could fail, and its text is ours.
+            if self.queue_reply(answered).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn queue_reply(&mut self, answered: Answered) -> Result<(), Failure> {
+        let Answered {
+            method,
+            request_id,
+            bytes,
+            result,
+        } = answered;
+        self.running_bytes -= bytes;
+        let queue = self.sender.writer.queue();
+        let refused = match result {
+            Ok(Reply { header, payload }) => {
+                match queue.push(Frame {
+                    method,
+                    flags: Flags::REPLY,
+                    request_id,
+                    header,
+                    payload,
+                }) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => Failure::from(error).into(),
+                }
+            }
+            Err(error) => error,
+        };
+        Ok(queue.push(Frame::error(method, request_id, &refused))?)
+    }
+
+    /// Writes what is queued, while what runs goes on: a request may hold a lock that others wait for, and must not stop
+    /// because this peer is slow.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        let mut answers = Vec::new();
+        let flushed = {
+            let write_timeout = self.options.write_timeout;
+            let flush = flush_while_taken(&mut self.sender, write_timeout);
+            let mut flush = std::pin::pin!(flush);
+            let mut bytes = 0;
+            loop {
+                tokio::select! {
+                    biased;
+                    flushed = &mut flush => break flushed,
+                    Some(answered) = self.running.next(), if bytes < REPLY_BYTES_MAX => {
+                        bytes += answered.result.as_ref().map_or(0, |reply| reply.header.len() + reply.payload.len());
+                        answers.push(answered);
+                    }
+                }
+            }
+        };
+        flushed?;
+        for answered in answers {
+            self.queue_reply(answered)?;
+        }
+        Ok(())
+    }
+
+    /// True if nothing happened for the whole idle time; else the timer is set to when that would be.
+    fn is_idle(&mut self) -> bool {
+        let until = self.active_at + self.options.idle_timeout;
+        if self.running.is_empty() && Instant::now() >= until {
+            return true;
+        }
+        self.idle
+            .as_mut()
+            .reset(until.max(Instant::now() + Duration::from_millis(1)));
+        false
+    }
+}
+
+async fn flush_while_taken(
+    sender: &mut FrameSender,
+    write_timeout: Duration,
+) -> Result<(), Failure> {
+    // The usual case: the socket takes everything at once, and no timer is set.
+    if let Some(flushed) = sender.writer.flush().now_or_never() {
+        return Ok(flushed.map_err(FrameError::Io)?);
+    }
+    match timeout(write_timeout, sender.writer.flush()).await {
+        Ok(flushed) => Ok(flushed.map_err(FrameError::Io)?),
+        Err(_) => Err(Failure::new(
+            ErrorCode::ConnectionLost,
+            "replies were not taken in time",
+        )),
+    }
+}

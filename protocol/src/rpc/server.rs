@@ -1,0 +1,167 @@
+//! The listening side: accepts connections within limits, shakes hands, and hands each to its service.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::hello::{ConnectionKind, Hello, Peer};
+use super::message::{Reply, Request, RpcError};
+use super::serve_calls::serve_calls;
+use super::stream::{self, FramedStream};
+use crate::net::{TcpListener, TcpStream, accept};
+use crate::{ErrorCode, Failure};
+
+/// Connections beyond the limit are told so, this many at a time; beyond that they are just dropped.
+const REFUSALS_MAX: usize = 64;
+
+/// How long to wait when the process has no file descriptor left for the next connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a process does with the connections that it accepts.
+///
+/// `call` runs inside its connection's task, and is polled at once when the request has arrived: a call that is ready then
+/// costs no task and no wake-up. So it must not block, and must not compute for long between two awaits (100 µs is long) unless
+/// `is_heavy` says so.
+pub trait Service: Send + Sync + 'static {
+    /// Judges who connects, and introduces this process. Clusters and versions are compared afterwards, by the caller.
+    fn hello(&self, theirs: &Hello) -> Result<Hello, Failure>;
+
+    /// Answers one request. Requests of one connection run concurrently; the future is dropped if the connection breaks.
+    fn call(
+        &self,
+        peer: &Peer,
+        request: Request,
+    ) -> impl Future<Output = Result<Reply, RpcError>> + Send;
+
+    /// Serves one stream, until it ends or the process does.
+    fn stream(&self, peer: &Peer, stream: FramedStream) -> impl Future<Output = ()> + Send;
+
+    /// True for methods that may compute for long: each such request becomes a task, so that its connection goes on.
+    fn is_heavy(&self, _method: u16) -> bool {
+        false
+    }
+}
+
+/// Limits of a server.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Most connections at once.
+    pub connections_max: usize,
+    /// Most requests of one connection that run at once; more wait in its socket.
+    pub in_flight_max: usize,
+    /// Most bytes of requests of one connection that run at once.
+    pub in_flight_bytes_max: usize,
+    /// A call connection with nothing to do for this long is closed.
+    pub idle_timeout: Duration,
+    /// A connection that takes none of our replies for this long is closed.
+    pub write_timeout: Duration,
+    /// How long running requests and streams get at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            in_flight_max: 4096,
+            in_flight_bytes_max: 64 << 20,
+            idle_timeout: Duration::from_secs(600),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves connections until `shutdown` is cancelled; then accepts no more, lets running requests finish and returns.
+/// Dropping the future ends every connection at once.
+pub async fn serve<S: Service>(
+    listener: TcpListener,
+    service: Arc<S>,
+    options: ServerOptions,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let options = Arc::new(options);
+    // Each task is one connection. They end with their connection, at shutdown, or with this future.
+    let mut connections = JoinSet::new();
+    let mut refusals = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            Some(ended) = refusals.join_next() => report(ended),
+            accepted = accept(&listener) => match accepted {
+                Ok((stream, address)) if connections.len() < options.connections_max => {
+                    let one = connection(stream, address.to_string(), service.clone(), options.clone(), shutdown.clone());
+                    connections.spawn(one);
+                }
+                Ok((stream, address)) => {
+                    warn!(%address, limit = options.connections_max, "connection refused, too many are open");
+                    if refusals.len() < REFUSALS_MAX {
+                        let message = format!("this process serves at most {} connections", options.connections_max);
+                        let error = RpcError::new(ErrorCode::Overloaded, message);
+                        refusals.spawn(async move { stream::refuse(stream, &error).await });
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "accept failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let drain = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended)
+        }
+    };
+    if timeout(options.drain_timeout, drain).await.is_err() {
+        debug!(left = connections.len(), "connections cut off at shutdown");
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// A panic of a request or stream ends its connection alone.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "connection task panicked");
+    }
+}
+
+async fn connection<S: Service>(
+    stream: TcpStream,
+    address: String,
+    service: Arc<S>,
+    options: Arc<ServerOptions>,
+    shutdown: CancellationToken,
+) {
+    let accepting = FramedStream::accept(stream, address.clone(), |theirs| service.hello(theirs));
+    let accepted = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        accepted = accepting => accepted,
+    };
+    let (stream, kind) = match accepted {
+        Ok(accepted) => accepted,
+        Err(failure) => return debug!(peer = address, error = %failure, "handshake failed"),
+    };
+    let peer = stream.peer().clone();
+    match kind {
+        ConnectionKind::Stream => service.stream(&peer, stream).await,
+        ConnectionKind::Calls => {
+            if let Err(failure) = serve_calls(&service, &peer, stream, &options, &shutdown).await {
+                debug!(peer = address, error = %failure, "connection ended");
+            }
+        }
+    }
+}
