@@ -5,7 +5,13 @@
 
 pub mod blocking;
 pub mod clock;
+pub mod config;
 pub mod disk;
+pub mod durable;
+pub mod identity;
+pub mod tasks;
+pub mod telemetry;
 
 pub use blocking::blocking;
 pub use clock::Clock;
+pub use tasks::Tasks;
