@@ -1,5 +1,5 @@
-//! The door to time. Durations are measured with [`Clock::now`], which never jumps; [`Clock::now_ns`] is the date, which
-//! may jump in both directions and is used only for stamps that people or other machines read.
+//! The door to time. Durations are measured with [`Clock::now`], which never jumps; [`Clock::now_ns`] is the date,
+//! which may jump in both directions and is used only for stamps that people or other machines read.
 //!
 //! In the simulator (`cfg(cairn_sim)`) even the system clock's date is derived from tokio's virtual time.
 

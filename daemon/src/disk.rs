@@ -91,7 +91,8 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `buf`, growing the file as needed (a gap reads as zeros).
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
-    /// `fdatasync`: bytes and length survive power loss afterwards. After an error the file's state is unknown: never retry.
+    /// `fdatasync`: bytes and length survive power loss afterwards. After an error the file's state is unknown: never
+    /// retry.
     fn sync_data(&self) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
@@ -127,21 +128,28 @@ pub fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> io::Result<Vec<u8>
 }
 
 /// Creates a directory and its missing parents so that all of them survive power loss.
+///
+/// The deepest one that exists is synced, too: it may stem from a try that was killed before its sync.
 pub fn create_dir_all_synced(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
-    let mut at = Some(path);
-    while let Some(dir) = at.filter(|dir| !dir.as_os_str().is_empty()) {
+    for dir in path.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
         if disk.exists(dir)? {
+            match disk.sync_dir(parent_of(dir)) {
+                // Then it is not ours: where we may not read, we cannot have made it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result?,
+            }
             break;
         }
         missing.push(dir);
-        at = dir.parent();
     }
-    disk.create_dir_all(path)?;
+    // One by one from the top, so that never more than the last one is in doubt.
     for dir in missing.iter().rev() {
+        disk.create_dir_all(dir)?;
         disk.sync_dir(parent_of(dir))?;
     }
-    Ok(())
+    // Also refuses a file of that name.
+    disk.create_dir_all(path)
 }
 
 /// The directory that holds `path`, in a form that can be opened.

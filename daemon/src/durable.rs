@@ -1,8 +1,11 @@
-//! Small metadata files that are replaced as a whole: after a crash there is the old content or the new one, never a mix
-//! and never nothing.
+//! Small metadata files that are replaced as a whole: after a crash there is the old content or the new one, never a
+//! mix and never nothing.
 //!
-//! A file is written under a temporary name, synced, renamed over the old one, and its directory synced. Reading verifies
-//! every byte; every error names the file. Layout, integers little-endian:
+//! A file is written under a temporary name, synced, renamed over the old one, and its directory synced. Reading
+//! verifies every byte and syncs the directory again: the writer may have been killed between rename and sync, and who
+//! has acted on a content (a vote, say) must never see an older one. Every error names the file.
+//!
+//! Layout, integers little-endian:
 //!
 //! ```text
 //! offset  bytes  field
@@ -16,7 +19,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Caching, Disk, OpenMode, read_file, rename_synced};
+use crate::disk::{Caching, Disk, OpenMode, parent_of, read_file, rename_synced};
 
 /// Longest payload. These files are read whole and written often; what is larger belongs elsewhere.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -137,7 +140,8 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Reads a file, or `None` if there is none. Versions up to `supported` are accepted. Blocks.
+/// Reads a file, or `None` if there is none; what was read survives power loss. Versions up to `supported` are accepted.
+/// Blocks.
 pub fn read(
     disk: &dyn Disk,
     path: &Path,
@@ -166,11 +170,12 @@ pub fn read(
             supported,
         });
     }
+    disk.sync_dir(parent_of(path))?;
     Ok(Some(content))
 }
 
-/// Writes or replaces a file; when it returns, the new content survives power loss. Blocks. Two writers of one path must
-/// exclude each other. After an I/O error either content may be there, whole: stop or read it again.
+/// Writes or replaces a file; when it returns, the new content survives power loss. Blocks. Two writers of one path
+/// must exclude each other. After an I/O error either content may be there, whole: stop or read it again.
 pub fn write(
     disk: &dyn Disk,
     path: &Path,
@@ -314,6 +319,19 @@ mod tests {
             write_v3(&disk, &payload(3)).unwrap();
         }
         assert!(new_seen > 0, "the crash came too early every time");
+    }
+
+    #[test]
+    fn what_was_read_after_a_kill_cannot_be_lost_any_more() {
+        let disk = disk();
+        write_v3(&disk, b"old").unwrap();
+        // Creation, write, sync and rename succeed; the process dies before the sync of the directory.
+        disk.stop_after(4);
+        write_v3(&disk, b"new").unwrap_err();
+        disk.kill();
+        assert_eq!(read_v3(&disk).unwrap().unwrap().payload, b"new");
+        disk.crash_losing_everything_unsynced();
+        assert_eq!(read_v3(&disk).unwrap().unwrap().payload, b"new");
     }
 
     #[test]

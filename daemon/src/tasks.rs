@@ -115,7 +115,12 @@ impl Tasks {
             abort,
             handle: Some(handle),
         };
-        guard(&self.inner.components).push(component);
+        let mut components = guard(&self.inner.components);
+        if self.inner.abandon.is_cancelled() {
+            // Too late: `kill` has been here, or waits for the lock and will find nothing that runs.
+            component.abort.abort();
+        }
+        components.push(component);
     }
 
     fn component_ended(&self, name: &'static str, ending: Result<anyhow::Result<()>, String>) {
@@ -379,6 +384,41 @@ mod tests {
         tasks.run_until_shutdown(TIMEOUT).await.unwrap();
         assert_eq!(start.elapsed(), TIMEOUT);
         dropped.await.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_starts_after_a_kill() {
+        let tasks = Tasks::new();
+        let (sender, dropped) = tokio::sync::oneshot::channel::<()>();
+        tasks.kill();
+        tasks.component("late", |stop| async move {
+            let _sender = sender;
+            until(stop).await
+        });
+        dropped.await.unwrap_err();
+        tasks.run_until_shutdown(TIMEOUT).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_first_signal_begins_the_shutdown_and_a_second_one_ends_it() {
+        fn send(signal: &str) {
+            let pid = std::process::id().to_string();
+            let status = std::process::Command::new("kill")
+                .args([signal, &pid])
+                .status();
+            assert!(status.unwrap().success());
+        }
+        let tasks = Tasks::new();
+        tasks.shutdown_on_signals().unwrap();
+        tasks.component("deaf", |_| std::future::pending::<Nothing>());
+        send("-TERM");
+        tasks.shutdown_token().cancelled().await;
+        send("-INT");
+        // Without the second signal this would take longer than any test may.
+        tasks
+            .run_until_shutdown(Duration::from_secs(1_000_000))
+            .await
+            .unwrap();
     }
 
     #[tokio::test(start_paused = true)]

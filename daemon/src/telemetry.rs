@@ -68,8 +68,8 @@ fn parse_filter(variable: &'static str, filter: String) -> Result<EnvFilter, Log
         })
 }
 
-/// The metrics of one daemon, named `dfs_<daemon>_<noun>_<unit>`. Cheap to clone. Registering is for start-up; counting goes
-/// through the handles that it gives, without a lock.
+/// The metrics of one daemon, named `dfs_<daemon>_<noun>_<unit>`. Cheap to clone. Registering is for start-up; counting
+/// goes through the handles that it gives, without a lock.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Held while registering and rendering.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{BadQuantity, number_and_unit};
 
-/// A size in bytes: `"64 MiB"`, `"1GB"`, or a plain integer. `k`, `M` and `G` alone are refused, because people disagree on what
-/// they mean.
+/// A size in bytes: `"64 MiB"`, `"1GB"`, or a plain integer. `k`, `M` and `G` alone are refused, because people
+/// disagree on what they mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(u64);
 

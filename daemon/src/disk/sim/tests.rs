@@ -86,6 +86,21 @@ fn a_directory_needs_the_sync_of_its_parent() {
 }
 
 #[test]
+fn directories_whose_creation_was_cut_short_are_made_durable_by_the_next_try() {
+    for calls in 0..8 {
+        let disk = SimDisk::new();
+        disk.stop_after(calls);
+        let first = crate::disk::create_dir_all_synced(&disk, path("/x/y/z"));
+        disk.kill();
+        if first.is_err() {
+            crate::disk::create_dir_all_synced(&disk, path("/x/y/z")).unwrap();
+        }
+        disk.crash_losing_everything_unsynced();
+        assert!(disk.exists(path("/x/y/z")).unwrap(), "after {calls} calls");
+    }
+}
+
+#[test]
 fn unsynced_writes_are_kept_lost_and_torn_but_never_invented() {
     let mut seen = BTreeSet::new();
     for seed in 0..200 {
