@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! 0   version     u8   1
-//! 1   kind        u8   1 read, 2 append
+//! 1   kind        u8   1 read, 2 append, 3 instruct
 //! 2   reserved    u16  0
 //! 4   key id      u32
-//! 8   chunk       u64
-//! 16  offset      u64  (read: first byte; append: epoch)
-//! 24  length      u64  (read: bytes; append: start, the replica's length when the stream opens)
+//! 8   chunk       u64  (instruct: 0)
+//! 16  offset      u64  (read: first byte; append: epoch; instruct: datanode)
+//! 24  length      u64  (read: bytes; append: start, the replica's length when the stream opens; instruct: the leader's term)
 //! 32  expires at  u64  milliseconds since 1970, namenode time
 //! 40  mac         32 bytes over "cairn token", cluster id (16 bytes), bytes 0..40
 //! 72
@@ -23,7 +23,7 @@ use bytes::{Buf, BufMut};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::ids::{ChunkId, Epoch};
+use crate::ids::{ChunkId, DatanodeId, Epoch};
 use crate::{ErrorCode, Failure};
 
 /// Length of every token of this version.
@@ -97,6 +97,13 @@ pub enum GrantKind {
         /// The replica's length when the stream opens.
         start: u64,
     },
+    /// Instruct a datanode as the leader of a term: only namenodes mint these, for themselves.
+    Instruct {
+        /// The datanode that is meant.
+        datanode: DatanodeId,
+        /// The leader's term.
+        term: u64,
+    },
 }
 
 /// What a token says.
@@ -132,10 +139,16 @@ impl Grant {
         self.chunk == chunk && self.kind == GrantKind::Append { epoch, start }
     }
 
+    /// True if the bearer may instruct `datanode` as the leader of `term`.
+    pub fn covers_instruct(&self, datanode: DatanodeId, term: u64) -> bool {
+        self.kind == GrantKind::Instruct { datanode, term }
+    }
+
     fn encode(&self, key_id: u32) -> Vec<u8> {
         let (kind, first, second) = match self.kind {
             GrantKind::Read { offset, len } => (1, offset, len),
             GrantKind::Append { epoch, start } => (2, epoch.0, start),
+            GrantKind::Instruct { datanode, term } => (3, datanode.0, term),
         };
         let mut bytes = Vec::with_capacity(TOKEN_BYTES);
         bytes.put_u8(VERSION);
@@ -163,6 +176,10 @@ impl Grant {
             2 => GrantKind::Append {
                 epoch: Epoch(first),
                 start: second,
+            },
+            3 => GrantKind::Instruct {
+                datanode: DatanodeId(first),
+                term: second,
             },
             _ => return None,
         };

@@ -19,7 +19,7 @@ const READ_BYTES_MIN: usize = 8 << 10;
 /// Every method is cancel-safe: what has been read stays in the reader.
 #[derive(Debug)]
 pub struct FrameReader<R> {
-    source: R,
+    pub(super) source: R,
     /// Read and not yet taken.
     unread: BytesMut,
     /// A bulk frame whose payload is still arriving.

@@ -22,7 +22,7 @@ const TAIL_BYTES_KEPT: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub struct FrameQueue {
     /// Complete pieces, in order.
-    pieces: VecDeque<Bytes>,
+    pub(super) pieces: VecDeque<Bytes>,
     /// Bytes after the last piece, still growing.
     tail: BytesMut,
     len: usize,
@@ -149,7 +149,7 @@ impl FrameQueue {
 /// Writes frames. Nothing leaves before [`FrameWriter::flush`].
 #[derive(Debug)]
 pub struct FrameWriter<W> {
-    sink: W,
+    pub(super) sink: W,
     queue: FrameQueue,
 }
 

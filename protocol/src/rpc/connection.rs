@@ -17,6 +17,10 @@ use super::stream::{FrameReceiver, FrameSender, FramedStream};
 use crate::frame::{Flags, Frame, FrameError, FrameQueue};
 use crate::{ErrorCode, Failure};
 
+/// Bytes that may wait for a process that does not read; calls beyond are refused. Requests whose callers have given up
+/// count, so that a stuck peer cannot fill our memory.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+
 /// Limits of a client connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
@@ -221,6 +225,12 @@ impl Shared {
             if let Some(error) = &state.closed {
                 return Err(error.clone());
             }
+            if state.queue.len() > QUEUE_BYTES_MAX {
+                return Err(RpcError::new(
+                    ErrorCode::Overloaded,
+                    "requests are not taken in time",
+                ));
+            }
             let id = state.last_id + 1;
             state
                 .queue
@@ -285,27 +295,27 @@ async fn drive(shared: Arc<Shared>, stream: FramedStream) {
     let address = stream.peer().address.clone();
     let (sender, receiver) = stream.split();
     let closing = CloseOnDrop(shared.clone());
-    let mut error = tokio::select! {
+    let reason = tokio::select! {
         biased;
-        error = read_replies(&shared, receiver) => error,
-        error = write_requests(&shared, sender) => error,
+        reason = read_replies(&shared, receiver) => reason,
+        reason = write_requests(&shared, sender) => reason,
     };
-    error.failure.message = match error.failure.message.as_str() {
-        "" => address,
-        message => format!("{address}: {message}"),
-    };
-    closing.0.close(error);
+    // Whatever the reason, to a call in flight it means that its outcome is not known.
+    closing.0.close(RpcError::new(
+        ErrorCode::ConnectionLost,
+        format!("{address}: {reason}"),
+    ));
 }
 
 /// Hands replies to their callers, all that were read together at once. Returns why the connection is over.
-async fn read_replies(shared: &Shared, mut receiver: FrameReceiver) -> RpcError {
+async fn read_replies(shared: &Shared, mut receiver: FrameReceiver) -> String {
     let mut frames = Vec::new();
     let mut replies = Vec::new();
     loop {
         match receiver.reader.fill().await {
             Ok(true) => shared.hear(),
-            Ok(false) => return ErrorCode::ConnectionLost.into(),
-            Err(error) => return Failure::from(error).into(),
+            Ok(false) => return "closed by the other end".to_owned(),
+            Err(error) => return Failure::from(error).message,
         }
         let outcome = take_buffered(&mut receiver, &mut frames);
         {
@@ -327,19 +337,19 @@ async fn read_replies(shared: &Shared, mut receiver: FrameReceiver) -> RpcError 
 }
 
 /// Moves what has been read to `frames`. Fails if the other end broke the protocol, or tells us that it hangs up and why.
-fn take_buffered(receiver: &mut FrameReceiver, frames: &mut Vec<Frame>) -> Result<(), RpcError> {
-    while let Some(frame) = receiver.recv_buffered()? {
+fn take_buffered(receiver: &mut FrameReceiver, frames: &mut Vec<Frame>) -> Result<(), String> {
+    while let Some(frame) = receiver
+        .recv_buffered()
+        .map_err(|failure| failure.message)?
+    {
         if !frame.flags.contains(Flags::REPLY) {
-            return Err(RpcError::new(
-                ErrorCode::Malformed,
-                "a reply without the reply flag",
-            ));
+            return Err("a reply without the reply flag".to_owned());
         }
         if frame.request_id == 0 {
-            return Err(frame
-                .into_reply()
-                .err()
-                .unwrap_or_else(|| ErrorCode::Malformed.into()));
+            return Err(match frame.into_reply() {
+                Ok(_) => "a reply to no request".to_owned(),
+                Err(error) => error.to_string(),
+            });
         }
         frames.push(frame);
     }
@@ -347,14 +357,14 @@ fn take_buffered(receiver: &mut FrameReceiver, frames: &mut Vec<Frame>) -> Resul
 }
 
 /// Writes queued requests. Returns why the connection is over.
-async fn write_requests(shared: &Shared, mut sender: FrameSender) -> RpcError {
+async fn write_requests(shared: &Shared, mut sender: FrameSender) -> String {
     loop {
         shared.wake.notified().await;
         loop {
             let others_in_flight = {
                 let state = shared.lock();
                 if let Some(error) = &state.closed {
-                    return error.clone();
+                    return error.to_string();
                 }
                 if state.queue.is_empty() {
                     break;
@@ -367,7 +377,7 @@ async fn write_requests(shared: &Shared, mut sender: FrameSender) -> RpcError {
             }
             std::mem::swap(&mut shared.lock().queue, sender.writer.queue());
             if let Err(error) = sender.writer.flush().await {
-                return Failure::from(FrameError::Io(error)).into();
+                return Failure::from(FrameError::Io(error)).message;
             }
         }
     }

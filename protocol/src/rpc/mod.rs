@@ -14,8 +14,12 @@ mod message;
 mod peers;
 mod serve_calls;
 mod server;
+#[cfg(test)]
+#[cfg(cairn_sim)]
+mod sim_tests;
 mod stream;
 #[cfg(test)]
+#[cfg(not(cairn_sim))]
 mod tests;
 
 pub use connection::{Connection, ConnectionOptions};

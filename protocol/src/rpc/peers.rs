@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, ConnectionOptions};
 use super::hello::Hello;
 use super::message::{Reply, RpcError};
-use crate::Failure;
+use crate::{ErrorCode, Failure};
 
 /// After a failed attempt the address is left alone for this long, then twice as long, …
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -116,7 +116,7 @@ impl Peers {
         }
     }
 
-    /// Sends a request to `address`, see [`Connection::call`]. Connecting counts against its own timeout.
+    /// Sends a request to `address`, see [`Connection::call`]. Connecting, if need be, counts against `timeout` as well.
     pub async fn call(
         &self,
         address: &str,
@@ -125,10 +125,18 @@ impl Peers {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Reply, RpcError> {
-        self.get(address)
-            .await?
-            .call(method, header, payload, timeout)
-            .await
+        let deadline = Instant::now() + timeout;
+        let connection = match timeout_at(deadline, self.get(address)).await {
+            Ok(connection) => connection?,
+            Err(_) => {
+                return Err(RpcError::new(
+                    ErrorCode::TimedOut,
+                    format!("connect to {address}"),
+                ));
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        connection.call(method, header, payload, left).await
     }
 
     /// Like [`Peers::call`], for a reply message of type `M`.
@@ -140,10 +148,8 @@ impl Peers {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<(M, Bytes), RpcError> {
-        self.get(address)
-            .await?
-            .call_typed(method, header, payload, timeout)
-            .await
+        let reply = self.call(address, method, header, payload, timeout).await?;
+        Ok((reply.decode()?, reply.payload))
     }
 
     fn slot(&self, address: &str) -> Arc<tokio::sync::Mutex<Slot>> {

@@ -2,7 +2,7 @@
 //! without a task or a wake-up of their own, and what is answered together leaves in one write.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -47,16 +47,24 @@ pub(super) async fn serve_calls<S: Service>(
         idle: Box::pin(sleep(options.idle_timeout)),
         active_at: Instant::now(),
     };
-    match calls.run(shutdown).await {
-        Err(failure) if failure.code != ErrorCode::ConnectionLost => {
-            let Calls {
-                sender, receiver, ..
-            } = calls;
+    let ended = calls.run(shutdown).await;
+    let Calls {
+        sender,
+        receiver,
+        mut running,
+        ..
+    } = calls;
+    // What was started is finished even if nobody hears of it: a request is not cancelled halfway because its caller left.
+    let finish = async { while running.next().await.is_some() {} };
+    let part = async {
+        if let Err(failure) = &ended
+            && failure.code != ErrorCode::ConnectionLost
+        {
             close_with_error(sender, receiver, &failure.clone().into()).await;
-            Err(failure)
         }
-        ended => ended,
-    }
+    };
+    tokio::join!(part, finish);
+    ended
 }
 
 /// A request that has been answered.
@@ -66,6 +74,14 @@ struct Answered {
     /// What the request counted against the limit.
     bytes: usize,
     result: Result<Reply, RpcError>,
+}
+
+impl Answered {
+    fn reply_bytes(&self) -> usize {
+        self.result
+            .as_ref()
+            .map_or(0, |reply| reply.header.len() + reply.payload.len())
+    }
 }
 
 async fn answer<S: Service>(service: &Arc<S>, peer: &Peer, frame: Frame) -> Answered {
@@ -238,31 +254,35 @@ where
         Ok(queue.push(Frame::error(method, request_id, &refused))?)
     }
 
-    /// Writes what is queued, while what runs goes on: a request may hold a lock that others wait for, and must not stop
-    /// because this peer is slow.
+    /// Writes all that is queued, and all that becomes ready meanwhile.
     async fn flush(&mut self) -> Result<(), Failure> {
-        let mut answers = Vec::new();
-        let flushed = {
-            let write_timeout = self.options.write_timeout;
-            let flush = flush_while_taken(&mut self.sender, write_timeout);
-            let mut flush = std::pin::pin!(flush);
-            let mut bytes = 0;
-            loop {
-                tokio::select! {
-                    biased;
-                    flushed = &mut flush => break flushed,
-                    Some(answered) = self.running.next(), if bytes < REPLY_BYTES_MAX => {
-                        bytes += answered.result.as_ref().map_or(0, |reply| reply.header.len() + reply.payload.len());
-                        answers.push(answered);
-                    }
-                }
+        while self.sender.writer.queued_bytes() > 0 {
+            for answered in self.flush_once().await? {
+                self.queue_reply(answered)?;
             }
-        };
-        flushed?;
-        for answered in answers {
-            self.queue_reply(answered)?;
         }
         Ok(())
+    }
+
+    /// Writes what is queued, while what runs goes on: a request may hold a lock that others wait for, and must not stop
+    /// because this peer is slow. Returns what was answered meanwhile.
+    async fn flush_once(&mut self) -> Result<Vec<Answered>, Failure> {
+        let mut flush = pin!(flush_while_taken(
+            &mut self.sender,
+            self.options.write_timeout
+        ));
+        let mut answers = Vec::new();
+        let mut answers_bytes = 0;
+        loop {
+            tokio::select! {
+                biased;
+                flushed = &mut flush => return flushed.map(|()| answers),
+                Some(answered) = self.running.next(), if answers_bytes < REPLY_BYTES_MAX => {
+                    answers_bytes += answered.reply_bytes();
+                    answers.push(answered);
+                }
+            }
+        }
     }
 
     /// True if nothing happened for the whole idle time; else the timer is set to when that would be.

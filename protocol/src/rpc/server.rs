@@ -32,7 +32,8 @@ pub trait Service: Send + Sync + 'static {
     /// Judges who connects, and introduces this process. Clusters and versions are compared afterwards, by the caller.
     fn hello(&self, theirs: &Hello) -> Result<Hello, Failure>;
 
-    /// Answers one request. Requests of one connection run concurrently; the future is dropped if the connection breaks.
+    /// Answers one request. Requests of one connection run concurrently. What was started runs to its end even if the
+    /// connection breaks; only the process's own shutdown drops the future, after `drain_timeout`.
     fn call(
         &self,
         peer: &Peer,
@@ -68,7 +69,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
-            connections_max: 10_000,
+            connections_max: 4096,
             in_flight_max: 4096,
             in_flight_bytes_max: 64 << 20,
             idle_timeout: Duration::from_secs(600),
