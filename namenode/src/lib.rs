@@ -1,1 +1,3 @@
-//! Its first slice is on its way.
+//! The namenode: the namespace, kept by one Raft group in RocksDB.
+
+pub mod store;

@@ -297,3 +297,36 @@ pub struct ClusterRecord {
     #[prost(uint32, tag = "18")]
     pub feature_level: u32,
 }
+
+/// What the state reflects; in the batch of each entry.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AppliedState {
+    /// Index of the last applied entry.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Its term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Its leader, where the consensus keeps one in log ids; else 0.
+    #[prost(uint64, tag = "3")]
+    pub leader: u64,
+    /// Last applied membership, as the consensus encodes it.
+    #[prost(bytes = "vec", tag = "4")]
+    pub membership: Vec<u8>,
+}
+
+/// A map on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct DeadMapRecord {
+    /// Extents below this file offset are released already.
+    #[prost(uint64, tag = "1")]
+    pub next_offset: u64,
+}
+
+/// Whose extents a map holds.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct MapOwnerRecord {
+    /// Inode id.
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+}

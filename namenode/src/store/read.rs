@@ -1,0 +1,114 @@
+//! Reading the state: what a snapshot and a transaction have in common.
+
+use rocksdb::{DB, DBRawIterator, ReadOptions};
+
+use super::cluster;
+use super::error::StoreError;
+use super::key::{Key, KeyKind};
+use super::records::ClusterRecord;
+
+/// Is called with (key, value) in key order until it returns false.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'v;
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// A consistent view of the state.
+pub trait Read {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Calls `visit(key, value)` in key order for start <= key < end until it returns false.
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// The last key with start <= key < end, for look-backs.
+    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError>;
+
+    /// The cluster record; a transaction answers with its own changes.
+    fn cluster_record(&self) -> Result<ClusterRecord, StoreError> {
+        cluster::get(self)
+    }
+}
+
+/// The state as it was when the snapshot was taken.
+pub struct Snapshot<'a>(rocksdb::Snapshot<'a>);
+
+impl<'a> Snapshot<'a> {
+    pub(super) fn new(db: &'a DB) -> Self {
+        Self(db.snapshot())
+    }
+}
+
+impl Read for Snapshot<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0
+            .get(key)
+            .map_err(StoreError::rocks("read", || name(key)))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut iterator = self.0.raw_iterator_opt(bounds(start, end));
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        finished(&iterator, start)
+    }
+
+    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError> {
+        let mut iterator = self.0.raw_iterator_opt(bounds(start, end));
+        iterator.seek_to_last();
+        let found = iterator
+            .item()
+            .map(|(key, value)| (key.to_vec(), value.to_vec()));
+        finished(&iterator, start)?;
+        Ok(found)
+    }
+}
+
+/// Read options that never look outside start <= key < end, not even at tombstones.
+pub(super) fn bounds(start: &[u8], end: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    options
+}
+
+/// An iterator that stopped may have stopped because of an error.
+pub(super) fn finished(iterator: &DBRawIterator<'_>, start: &[u8]) -> Result<(), StoreError> {
+    iterator
+        .status()
+        .map_err(StoreError::rocks("scan from", || name(start)))
+}
+
+/// A key for people: its bytes in hex.
+pub(super) fn name(key: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("key ");
+    for byte in key {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+    text
+}
+
+/// Visits all keys of a kind whose fields begin with those of `prefix`, from `start` on.
+pub(super) fn scan_prefix(
+    reader: &(impl Read + ?Sized),
+    start: Vec<u8>,
+    prefix: Key,
+    visit: &mut Visit<'_>,
+) -> Result<(), StoreError> {
+    reader.scan(&start, &prefix.end(), visit)
+}
+
+/// Visits all keys of a kind.
+pub fn scan_kind(
+    reader: &(impl Read + ?Sized),
+    kind: KeyKind,
+    visit: &mut Visit<'_>,
+) -> Result<(), StoreError> {
+    scan_prefix(reader, Key::new(kind).finish(), Key::new(kind), visit)
+}

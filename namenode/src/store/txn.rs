@@ -1,0 +1,275 @@
+//! One apply batch: an overlay of changes over the store, written at once or not at all.
+//!
+//! Savepoints nest: each command has one, and each operation of a transaction inside it; what fails is rolled back
+//! and leaves no trace.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use cairn_protocol::ids::ChunkId;
+use prost::Message;
+use rocksdb::{DBRawIterator, WriteBatch};
+
+use super::error::StoreError;
+use super::read::{Pair, Read, Visit, bounds, finished, name};
+use super::records::{AppliedState, ClusterRecord};
+use super::{Store, applied_key, cluster};
+
+/// A value that a transaction wrote, or `None` for a key that it deleted.
+type Written = Option<Vec<u8>>;
+
+/// How to undo one write: the key, and what the overlay had for it.
+struct Undo {
+    key: Vec<u8>,
+    before: Option<Written>,
+}
+
+/// What a savepoint has to remember.
+struct Savepoint {
+    undo_len: usize,
+    touched_len: usize,
+    /// The cluster record as it was, once it was changed above this savepoint.
+    cluster: Option<Box<(ClusterRecord, bool)>>,
+}
+
+/// Changes on their way into the store. Dropped without [`Txn::commit`], it never was.
+pub struct Txn<'a> {
+    store: &'a Store,
+    overlay: BTreeMap<Vec<u8>, Written>,
+    undo: Vec<Undo>,
+    savepoints: Vec<Savepoint>,
+    cluster: ClusterRecord,
+    cluster_changed: bool,
+    touched: Vec<ChunkId>,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(store: &'a Store, cluster: ClusterRecord) -> Self {
+        Self {
+            store,
+            overlay: BTreeMap::new(),
+            undo: Vec::new(),
+            savepoints: Vec::new(),
+            cluster,
+            cluster_changed: false,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Writes a key.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.write(key, Some(value));
+    }
+
+    /// Removes a key; one that does not exist is fine.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.write(key, None);
+    }
+
+    fn write(&mut self, key: Vec<u8>, value: Written) {
+        if self.savepoints.is_empty() {
+            self.overlay.insert(key, value);
+        } else {
+            let before = self.overlay.insert(key.clone(), value);
+            self.undo.push(Undo { key, before });
+        }
+    }
+
+    /// Marks a state to which [`Txn::rollback_to_savepoint`] returns.
+    pub fn savepoint(&mut self) {
+        self.savepoints.push(Savepoint {
+            undo_len: self.undo.len(),
+            touched_len: self.touched.len(),
+            cluster: None,
+        });
+    }
+
+    /// Undoes everything since the last savepoint, and forgets that one.
+    pub fn rollback_to_savepoint(&mut self) {
+        let savepoint = self
+            .savepoints
+            .pop()
+            .expect("a rollback follows its savepoint");
+        while self.undo.len() > savepoint.undo_len {
+            let Undo { key, before } = self.undo.pop().expect("longer than another length");
+            match before {
+                Some(written) => self.overlay.insert(key, written),
+                None => self.overlay.remove(&key),
+            };
+        }
+        self.touched.truncate(savepoint.touched_len);
+        if let Some(saved) = savepoint.cluster {
+            (self.cluster, self.cluster_changed) = *saved;
+        }
+    }
+
+    /// Keeps everything since the last savepoint, and forgets that one.
+    pub fn release_savepoint(&mut self) {
+        let savepoint = self
+            .savepoints
+            .pop()
+            .expect("a release follows its savepoint");
+        match self.savepoints.last_mut() {
+            // The one below has to undo this one's changes too; its own copy, if it has one, is older.
+            Some(below) => below.cluster = below.cluster.take().or(savepoint.cluster),
+            None => self.undo.clear(),
+        }
+    }
+
+    /// Counters, identity, settings.
+    pub fn cluster(&self) -> &ClusterRecord {
+        &self.cluster
+    }
+
+    /// The same, to change; it is written with the batch.
+    pub fn cluster_mut(&mut self) -> &mut ClusterRecord {
+        if let Some(savepoint) = self.savepoints.last_mut()
+            && savepoint.cluster.is_none()
+        {
+            savepoint.cluster = Some(Box::new((self.cluster.clone(), self.cluster_changed)));
+        }
+        self.cluster_changed = true;
+        &mut self.cluster
+    }
+
+    /// Notes that a chunk's record changed in a way that controllers act on.
+    pub fn touched_chunk(&mut self, chunk: ChunkId) {
+        self.touched.push(chunk);
+    }
+
+    /// The chunks noted since the last call, each once, in order.
+    pub fn take_touched(&mut self) -> Vec<ChunkId> {
+        let mut touched = std::mem::take(&mut self.touched);
+        for savepoint in &mut self.savepoints {
+            savepoint.touched_len = 0;
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    /// Writes everything and `applied` in one batch.
+    pub fn commit(self, applied: AppliedState) -> Result<(), StoreError> {
+        assert!(
+            self.savepoints.is_empty(),
+            "every savepoint was released or rolled back"
+        );
+        let mut batch = WriteBatch::default();
+        for (key, written) in &self.overlay {
+            match written {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        if self.cluster_changed {
+            batch.put(cluster::encode(), self.cluster.encode_to_vec());
+        }
+        batch.put(applied_key(), applied.encode_to_vec());
+        self.store
+            .db
+            .write_opt(batch, &self.store.write_options)
+            .map_err(StoreError::rocks("write", || {
+                format!("batch of entry {}", applied.index)
+            }))?;
+        if self.cluster_changed {
+            *self.store.lock_cluster() = self.cluster;
+        }
+        Ok(())
+    }
+
+    fn iterator(&self, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
+        self.store.db.raw_iterator_opt(bounds(start, end))
+    }
+}
+
+impl Read for Txn<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.overlay.get(key) {
+            Some(written) => Ok(written.clone()),
+            None => self
+                .store
+                .db
+                .get(key)
+                .map_err(StoreError::rocks("read", || name(key))),
+        }
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if start >= end {
+            return Ok(());
+        }
+        let mut above = self
+            .overlay
+            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
+            .peekable();
+        let mut below = self.iterator(start, end);
+        below.seek(start);
+        loop {
+            let order = match (above.peek(), below.key()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((key, _)), Some(below_key)) => key.as_slice().cmp(below_key),
+            };
+            let go_on = match order {
+                // The overlay's key comes first, or hides the same key below.
+                Ordering::Less | Ordering::Equal => {
+                    let (key, written) = above.next().expect("it was peeked");
+                    let go_on = match written {
+                        Some(value) => visit(key, value)?,
+                        None => true,
+                    };
+                    if order == Ordering::Equal {
+                        below.next();
+                    }
+                    go_on
+                }
+                Ordering::Greater => {
+                    let (key, value) = below.item().expect("it has a key");
+                    let go_on = visit(key, value)?;
+                    below.next();
+                    go_on
+                }
+            };
+            if !go_on {
+                return Ok(());
+            }
+        }
+        finished(&below, start)
+    }
+
+    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError> {
+        if start >= end {
+            return Ok(None);
+        }
+        let above = self
+            .overlay
+            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
+            .rev()
+            .find_map(|(key, written)| written.as_ref().map(|value| (key, value)));
+        let mut below = self.iterator(start, end);
+        below.seek_to_last();
+        while let Some(key) = below.key() {
+            // What the overlay says about a key counts, whether it wrote or deleted it.
+            if !self.overlay.contains_key(key) {
+                break;
+            }
+            below.prev();
+        }
+        let found = match (above, below.item()) {
+            (Some((key, value)), Some((below_key, _))) if key.as_slice() > below_key => {
+                Some((key.clone(), value.clone()))
+            }
+            (_, Some((key, value))) => Some((key.to_vec(), value.to_vec())),
+            (Some((key, value)), None) => Some((key.clone(), value.clone())),
+            (None, None) => None,
+        };
+        finished(&below, start)?;
+        Ok(found)
+    }
+
+    fn cluster_record(&self) -> Result<ClusterRecord, StoreError> {
+        Ok(self.cluster.clone())
+    }
+}
