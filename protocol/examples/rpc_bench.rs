@@ -1,7 +1,7 @@
 //! What calls and streams cost over loopback, with client and server in processes of their own.
 //!
 //! `cargo run --release -p cairn-protocol --example rpc_bench [seconds]` starts its own server and prints small calls per
-//! second, 1 and 64 in flight, and the rate of a 1 GiB stream of 1 MiB frames, each with the CPU time of both processes.
+//! second, 1, 64 and 256 in flight, and the rate of a 1 GiB stream of 1 MiB frames, each with the CPU time of both processes.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -18,9 +18,14 @@ use cairn_protocol::rpc::{
     ServerOptions, Service, serve,
 };
 use cairn_protocol::{Failure, net};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Answered when first polled.
+const READY: u16 = 20;
+/// Answered when polled again, as a request that waits for a commit would be.
+const DEFERRED: u16 = 21;
 
 const STREAM_BYTES: usize = 1 << 30;
 
@@ -44,6 +49,9 @@ impl Service for Echo {
 
     async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         let lookup: Lookup = request.decode()?;
+        if request.method == DEFERRED {
+            yield_now().await;
+        }
         Ok(Reply::new(&Lookup {
             inode: lookup.inode + 1,
             text: vec![b'r'; 110],
@@ -113,8 +121,9 @@ async fn client(server: &mut Child, duration: Duration) -> Result<(), AnyError> 
     let address = address.trim();
     let pids = [std::process::id(), server.id()];
     for in_flight in [1, 64, 256] {
-        calls(address, in_flight, duration, pids).await?;
+        calls(address, READY, in_flight, duration, pids).await?;
     }
+    calls(address, DEFERRED, 64, duration, pids).await?;
     for _ in 0..3 {
         stream(address, pids).await?;
     }
@@ -123,6 +132,7 @@ async fn client(server: &mut Child, duration: Duration) -> Result<(), AnyError> 
 
 async fn calls(
     address: &str,
+    method: u16,
     in_flight: usize,
     duration: Duration,
     pids: [u32; 2],
@@ -144,7 +154,7 @@ async fn calls(
                 let asked = Instant::now();
                 let timeout = Duration::from_secs(5);
                 let (_, _) = connection
-                    .call_typed::<Lookup>(20, &request, Bytes::new(), timeout)
+                    .call_typed::<Lookup>(method, &request, Bytes::new(), timeout)
                     .await?;
                 latencies_us.push(asked.elapsed().as_micros() as u32);
             }
@@ -160,7 +170,8 @@ async fn calls(
     latencies_us.sort_unstable();
     let count = latencies_us.len();
     println!(
-        "calls, {in_flight:3} in flight: {:8.0}/s  p50 {:4} us  p99 {:5} us  {:5.2} us CPU each (both ends)",
+        "calls ({}), {in_flight:3} in flight: {:8.0}/s  p50 {:4} us  p99 {:5} us  {:5.2} us CPU each (both ends)",
+        if method == READY { "ready" } else { "deferred" },
         count as f64 / elapsed,
         latencies_us[count / 2],
         latencies_us[count * 99 / 100],

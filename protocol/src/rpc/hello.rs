@@ -134,8 +134,24 @@ pub struct Peer {
 
 #[cfg(test)]
 mod tests {
-    use super::Hello;
+    use prost::Message;
+
+    use super::{ConnectionKind, Hello};
     use crate::ErrorCode;
+
+    #[test]
+    fn bytes_are_golden() {
+        let hello = Hello {
+            version_min: 1,
+            version_max: 2,
+            ..Hello::new("dn", Some([0xAB; 16]), 5)
+        };
+        let bytes = hello.with_kind(ConnectionKind::Stream).encode_to_vec();
+        let mut golden = vec![0x08, 1, 0x10, 2, 0x1A, 16];
+        golden.extend([0xAB; 16]);
+        golden.extend([0x22, 2, b'd', b'n', 0x28, 5, 0x30, 2]);
+        assert_eq!(bytes, golden);
+    }
 
     #[test]
     fn the_newest_common_version_is_chosen() {

@@ -183,3 +183,50 @@ impl Frame {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::{any, prop, proptest};
+    use prost::Message;
+
+    use super::{ErrorReply, RpcError};
+    use crate::ErrorCode;
+    use crate::frame::{Flags, Frame};
+
+    #[test]
+    fn error_bytes_are_golden() {
+        let error = RpcError::not_leader(Some("a:1".to_owned()));
+        let golden = [0x08, 32, 0x1A, 3, b'a', b':', b'1'];
+        assert_eq!(ErrorReply::from(&error).encode_to_vec(), golden);
+    }
+
+    #[test]
+    fn every_error_survives_the_wire() {
+        for &code in ErrorCode::ALL {
+            let error = RpcError::new(code, "/a/b");
+            assert_eq!(Frame::error(1, 2, &error).into_reply(), Err(error));
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_is_not_taken_for_a_known_one() {
+        let reply = ErrorReply {
+            code: 4_000_000,
+            message: "news".to_owned(),
+            ..ErrorReply::default()
+        };
+        let error = RpcError::from(reply);
+        assert_eq!(error.code(), ErrorCode::Internal);
+        assert_eq!(error.failure.message, "unknown error code 4000000: news");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_error_replies_never_panic(header in prop::collection::vec(any::<u8>(), 0..200)) {
+            let flags = Flags::REPLY.with(Flags::ERROR);
+            let frame = Frame { flags, header: Bytes::from(header), ..Frame::default() };
+            assert!(frame.into_reply().is_err());
+        }
+    }
+}

@@ -40,7 +40,8 @@ pub trait Service: Send + Sync + 'static {
         request: Request,
     ) -> impl Future<Output = Result<Reply, RpcError>> + Send;
 
-    /// Serves one stream, until it ends or the process does.
+    /// Serves one stream. At shutdown it has `drain_timeout` to end: a service that can end it sooner watches a token of
+    /// its own.
     fn stream(&self, peer: &Peer, stream: FramedStream) -> impl Future<Output = ()> + Send;
 
     /// True for methods that may compute for long: each such request becomes a task, so that its connection goes on.
@@ -70,7 +71,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             connections_max: 4096,
-            in_flight_max: 4096,
+            in_flight_max: 1024,
             in_flight_bytes_max: 64 << 20,
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
