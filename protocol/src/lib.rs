@@ -6,11 +6,11 @@ pub mod error;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod messages;
 pub mod method;
 pub mod net;
 pub mod rpc;
 pub mod token;
-pub mod messages;
 
 pub use error::{ErrorCode, Failure};
 pub use method::Method;

@@ -1,7 +1,7 @@
 //! Connections to many processes, by address: dialled when first needed, dialled again when broken.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,17 +31,18 @@ pub struct Peers {
 struct Inner {
     hello: Mutex<Hello>,
     options: ConnectionOptions,
-    /// Held for a look-up only. A slot's own lock is held while its address is dialled, so that all who want it share the attempt.
-    slots: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Slot>>>>,
+    /// Held for a look-up or an insertion only, never across an await.
+    slots: Mutex<BTreeMap<String, Slot>>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     connection: Option<Connection>,
-    /// The last attempt, if it failed.
-    failed: Option<Failed>,
+    /// Held while the address is dialled, so that all who want it share the attempt. Taken before `slots`.
+    dialling: Arc<tokio::sync::Mutex<Option<Failed>>>,
 }
 
+/// The last attempt, if it failed.
 #[derive(Debug)]
 struct Failed {
     failure: Failure,
@@ -63,50 +64,40 @@ impl Peers {
 
     /// Introduces this process differently from the next connection on: once it has learnt its cluster or id.
     pub fn set_hello(&self, hello: Hello) {
-        *self
-            .inner
-            .hello
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = hello;
+        *lock(&self.inner.hello) = hello;
     }
 
-    /// A live connection to `address`. If the last attempt failed a moment ago, so does this one, at once and in the same way:
-    /// the caller knows better where else to go.
+    /// A live connection to `address`. If the last attempt failed a moment ago, so does this one, at once and in the same
+    /// way: the caller knows better where else to go.
     pub async fn get(&self, address: &str) -> Result<Connection, Failure> {
-        let slot = self.slot(address);
-        let mut slot = slot.lock().await;
-        if let Some(connection) = &slot.connection
-            && !connection.is_closed()
-        {
-            return Ok(connection.clone());
+        let dialling = match self.live_or_dialling(address) {
+            Ok(connection) => return Ok(connection),
+            Err(dialling) => dialling,
+        };
+        let mut failed = dialling.lock().await;
+        if let Ok(connection) = self.live_or_dialling(address) {
+            return Ok(connection);
         }
-        slot.connection = None;
-        if let Some(failed) = &slot.failed
+        if let Some(failed) = &*failed
             && Instant::now() < failed.retry_at
         {
             return Err(failed.failure.clone());
         }
-        let hello = self
-            .inner
-            .hello
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let hello = lock(&self.inner.hello).clone();
         match Connection::connect(address, hello, self.inner.options.clone()).await {
             Ok(connection) => {
-                *slot = Slot {
-                    connection: Some(connection.clone()),
-                    failed: None,
-                };
+                *failed = None;
+                let mut slots = lock(&self.inner.slots);
+                slots.entry(address.to_owned()).or_default().connection = Some(connection.clone());
                 Ok(connection)
             }
             Err(failure) => {
-                let backoff = match &slot.failed {
+                let backoff = match &*failed {
                     Some(failed) => (failed.backoff * 2).min(BACKOFF_MAX),
                     None => BACKOFF_MIN,
                 };
                 let retry_at = Instant::now() + backoff;
-                slot.failed = Some(Failed {
+                *failed = Some(Failed {
                     failure: failure.clone(),
                     backoff,
                     retry_at,
@@ -152,27 +143,40 @@ impl Peers {
         Ok((reply.decode()?, reply.payload))
     }
 
-    fn slot(&self, address: &str) -> Arc<tokio::sync::Mutex<Slot>> {
-        let mut slots = self
-            .inner
-            .slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// The live connection, or else what to hold while dialling.
+    fn live_or_dialling(
+        &self,
+        address: &str,
+    ) -> Result<Connection, Arc<tokio::sync::Mutex<Option<Failed>>>> {
+        let mut slots = lock(&self.inner.slots);
         if let Some(slot) = slots.get(address) {
-            return slot.clone();
+            return match &slot.connection {
+                Some(connection) if !connection.is_closed() => Ok(connection.clone()),
+                _ => Err(slot.dialling.clone()),
+            };
         }
         if slots.len() >= ADDRESSES_MAX {
-            // A slot that somebody is dialling is locked, and stays.
-            slots.retain(|_, slot| slot.try_lock().map_or(true, |slot| slot.is_live()));
+            slots.retain(|_, slot| slot.is_in_use());
         }
-        slots.entry(address.to_owned()).or_default().clone()
+        Err(slots
+            .entry(address.to_owned())
+            .or_default()
+            .dialling
+            .clone())
     }
 }
 
 impl Slot {
-    fn is_live(&self) -> bool {
-        self.connection
+    fn is_in_use(&self) -> bool {
+        let live = self
+            .connection
             .as_ref()
-            .is_some_and(|connection| !connection.is_closed())
+            .is_some_and(|connection| !connection.is_closed());
+        live || Arc::strong_count(&self.dialling) > 1
     }
+}
+
+/// Nothing can leave these values half changed, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
