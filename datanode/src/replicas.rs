@@ -1,0 +1,476 @@
+//! The chunk store as the rest of the datanode uses it: asynchronous, by incarnation, failures as the wire knows them.
+//!
+//! Everything here runs through `daemon::blocking`. What goes wrong with a replica or a volume on the way is noted in
+//! [`Changes`], so that the next heartbeat tells the leader, at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use cairn_daemon::blocking;
+use cairn_protocol::Failure;
+use cairn_protocol::buffer;
+use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
+use cairn_protocol::limits::BUFFER_BYTES;
+use cairn_protocol::messages::datanode::{ReplicaState as ReplicaStateMessage, VolumeReport};
+
+use crate::chunk_store::{
+    Append, Appender, BlockChecksum, ChunkStore, READ_MARGIN, ReplicaInfo, ReplicaState,
+    StoreError, VerifyStep, Volume, VolumeState, VolumeStatus,
+};
+use crate::metrics::Metrics;
+use crate::transfer::Packet;
+
+/// Replicas whose state the leader should hear of.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    chunks: Mutex<BTreeSet<ChunkId>>,
+    /// The heartbeat waits for it.
+    wake: Notify,
+}
+
+impl Changes {
+    /// The leader should hear of this replica now.
+    pub(crate) fn note(&self, chunk: ChunkId) {
+        self.lock().insert(chunk);
+        self.wake.notify_one();
+    }
+
+    /// The leader should hear of something else now: a volume's state.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something to tell. Cancel-safe.
+    pub(crate) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Some of them, which are forgotten here. Whoever cannot deliver them puts them back.
+    pub(crate) fn take(&self, count_max: usize) -> Vec<ChunkId> {
+        let mut chunks = self.lock();
+        let mut taken = Vec::new();
+        while taken.len() < count_max
+            && let Some(chunk) = chunks.pop_first()
+        {
+            taken.push(chunk);
+        }
+        if !chunks.is_empty() {
+            self.wake.notify_one();
+        }
+        taken
+    }
+
+    /// Back to be told with the next heartbeat.
+    pub(crate) fn put_back(&self, taken: Vec<ChunkId>) {
+        self.lock().extend(taken);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<ChunkId>> {
+        // A push or pop cannot leave the set broken.
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who wants to append, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriterRequest {
+    pub chunk: ChunkId,
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub start: u64,
+}
+
+/// Checksum blocks and their bytes, not verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Blocks {
+    /// Where in the chunk `bytes` begin.
+    pub offset: u64,
+    pub bytes: Bytes,
+    pub blocks: Vec<BlockChecksum>,
+}
+
+/// The replicas of this datanode. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Replicas {
+    store: Arc<ChunkStore>,
+    changes: Arc<Changes>,
+    metrics: Arc<Metrics>,
+}
+
+impl Replicas {
+    pub(crate) fn new(
+        store: Arc<ChunkStore>,
+        changes: Arc<Changes>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            changes,
+            metrics,
+        }
+    }
+
+    pub(crate) fn changes(&self) -> &Arc<Changes> {
+        &self.changes
+    }
+
+    /// Runs one operation of the store where blocking is allowed, and notes what its failure means.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&ChunkStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let store = Arc::clone(&self.store);
+        let result = blocking(move || operation(&store)).await;
+        result.map_err(|error| {
+            match &error {
+                StoreError::BadBlock { chunk, .. } => {
+                    self.metrics.bad_replica();
+                    self.changes.note(*chunk);
+                }
+                StoreError::DiskFailed { .. } => self.changes.wake(),
+                _ => {}
+            }
+            error.into()
+        })
+    }
+
+    /// Opens the replica for its writer, and makes it if the writer is the first and it is not there. A replica of
+    /// another incarnation is refused.
+    pub(crate) async fn open_writer(&self, request: WriterRequest) -> Result<Writer, Failure> {
+        let WriterRequest {
+            chunk,
+            incarnation,
+            epoch,
+            start,
+        } = request;
+        let opened = self.run(move |store| match store.find(chunk) {
+            None if start == 0 => store.create(chunk, incarnation, epoch),
+            None => Err(StoreError::NoReplica { chunk }),
+            Some(info) => {
+                expect_incarnation(&info, incarnation)?;
+                store.open_append(chunk, epoch, start)
+            }
+        });
+        Ok(Writer {
+            replicas: self.clone(),
+            chunk,
+            appender: Arc::new(opened.await?),
+        })
+    }
+
+    /// Makes the destination of a copy.
+    pub(crate) async fn create_copy(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+    ) -> Result<Writer, Failure> {
+        let created = self
+            .run(move |store| store.create_copy(chunk, incarnation, epoch))
+            .await?;
+        Ok(Writer {
+            replicas: self.clone(),
+            chunk,
+            appender: Arc::new(created),
+        })
+    }
+
+    /// Reads the checksum blocks that cover a range.
+    pub(crate) async fn read(&self, chunk: ChunkId, range: Range<u64>) -> Result<Blocks, Failure> {
+        self.run(move |store| {
+            let length = range.end - range.start;
+            let wanted = length as usize + READ_MARGIN;
+            let mut buffer = buffer::pool().take(wanted.min(BUFFER_BYTES));
+            let found = match store.read(chunk, range.start, length, &mut buffer, false) {
+                // Rare: a range so large and so far off its blocks that a pooled buffer is too small.
+                Err(StoreError::InvalidArgument { .. }) if wanted > BUFFER_BYTES => {
+                    buffer = buffer::pool().take(wanted);
+                    store.read(chunk, range.start, length, &mut buffer, false)?
+                }
+                other => other?,
+            };
+            let bytes = buffer.freeze().slice(found.buffer);
+            Ok(Blocks {
+                offset: found.offset,
+                bytes,
+                blocks: found.blocks,
+            })
+        })
+        .await
+    }
+
+    /// A reader's bytes did not match: looks at the place again, so that what is bad is remembered and reported.
+    pub(crate) async fn suspect(&self, chunk: ChunkId, offset: u64) {
+        // What it finds is noted; the reader has its answer already.
+        let _ = self.verify_step(chunk, offset, 1).await;
+    }
+
+    /// Verifies about `budget_bytes` from `from` on; what is bad is reported.
+    pub(crate) async fn verify_step(
+        &self,
+        chunk: ChunkId,
+        from: u64,
+        budget_bytes: u64,
+    ) -> Result<VerifyStep, Failure> {
+        let step = self
+            .run(move |store| store.verify(chunk, from, budget_bytes))
+            .await?;
+        if !step.bad.is_empty() {
+            self.metrics.bad_replica();
+            self.changes.note(chunk);
+        }
+        Ok(step)
+    }
+
+    /// Makes the replica of this incarnation durable through `through`.
+    pub(crate) async fn sync(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        through: u64,
+    ) -> Result<(), Failure> {
+        self.metrics.synced();
+        self.run(move |store| {
+            expect(store, chunk, incarnation)?;
+            store.sync(chunk, through).map(drop)
+        })
+        .await
+    }
+
+    /// Cuts, syncs and seals the replica of this incarnation.
+    pub(crate) async fn seal(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+        length: u64,
+    ) -> Result<(), Failure> {
+        self.run(move |store| {
+            expect(store, chunk, incarnation)?;
+            store.seal(chunk, epoch, length).map(drop)
+        })
+        .await?;
+        self.changes.note(chunk);
+        Ok(())
+    }
+
+    /// Seals the destination of a copy, which nobody else sees yet.
+    pub(crate) async fn seal_copy(
+        &self,
+        chunk: ChunkId,
+        epoch: Epoch,
+        length: u64,
+    ) -> Result<(), Failure> {
+        self.run(move |store| store.seal(chunk, epoch, length).map(drop))
+            .await?;
+        self.changes.note(chunk);
+        Ok(())
+    }
+
+    /// Removes the replica of this incarnation. One that is not there is removed already.
+    pub(crate) async fn delete(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+    ) -> Result<(), Failure> {
+        self.run(move |store| match store.delete(chunk, incarnation) {
+            Err(StoreError::NoReplica { .. }) => Ok(()),
+            other => other,
+        })
+        .await
+    }
+
+    /// Makes durable what open replicas hold.
+    pub(crate) async fn sync_all_open(&self) -> usize {
+        let store = Arc::clone(&self.store);
+        blocking(move || store.sync_all_open()).await
+    }
+
+    /// One replica, as the leader knows it; on a volume that failed it is gone. Looks into memory only.
+    pub(crate) fn find(&self, chunk: ChunkId) -> Option<ReplicaStateMessage> {
+        if let Some(info) = self.store.find(chunk) {
+            return Some(state_message(&info));
+        }
+        let lost = self
+            .failed_volumes()
+            .find_map(|volume| volume.find(chunk))?;
+        Some(ReplicaStateMessage {
+            gone: true,
+            ..state_message(&lost)
+        })
+    }
+
+    /// Every replica, by chunk; those on volumes that failed are gone.
+    pub(crate) async fn list(&self) -> Vec<ReplicaStateMessage> {
+        let replicas = self.clone();
+        blocking(move || {
+            let mut all: BTreeMap<u64, ReplicaStateMessage> = BTreeMap::new();
+            for info in replicas.failed_volumes().flat_map(|volume| volume.list()) {
+                all.insert(
+                    info.chunk.0,
+                    ReplicaStateMessage {
+                        gone: true,
+                        ..state_message(&info)
+                    },
+                );
+            }
+            all.extend(
+                replicas
+                    .store
+                    .list()
+                    .iter()
+                    .map(|info| (info.chunk.0, state_message(info))),
+            );
+            all.into_values().collect()
+        })
+        .await
+    }
+
+    fn failed_volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.store
+            .volumes()
+            .iter()
+            .filter(|volume| is_failed(volume))
+    }
+
+    /// The volumes, after a look at their free space. Replicas of a volume that has failed since `known_failed` was
+    /// written are noted as changed.
+    pub(crate) async fn volumes(&self, known_failed: BTreeSet<PathBuf>) -> Vec<VolumeReport> {
+        let replicas = self.clone();
+        blocking(move || {
+            let statuses = replicas.store.status();
+            for volume in replicas
+                .failed_volumes()
+                .filter(|volume| !known_failed.contains(volume.path()))
+            {
+                volume
+                    .list()
+                    .iter()
+                    .for_each(|info| replicas.changes.note(info.chunk));
+            }
+            let used = |path: &Path| {
+                replicas
+                    .store
+                    .volume_at(path)
+                    .map_or(0, |volume| used_bytes(volume))
+            };
+            statuses
+                .iter()
+                .map(|status| volume_report(status, used(&status.path)))
+                .collect()
+        })
+        .await
+    }
+}
+
+fn is_failed(volume: &Volume) -> bool {
+    matches!(volume.state(), VolumeState::Failed(_))
+}
+
+fn used_bytes(volume: &Volume) -> u64 {
+    volume.list().iter().map(|info| info.length).sum()
+}
+
+fn volume_report(status: &VolumeStatus, used_bytes: u64) -> VolumeReport {
+    let (failed, reason) = match &status.state {
+        VolumeState::Serving => (false, String::new()),
+        VolumeState::Full => (false, "full".to_owned()),
+        VolumeState::Failed(reason) => (true, reason.clone()),
+    };
+    VolumeReport {
+        path: status.path.display().to_string(),
+        capacity_bytes: status.total_bytes,
+        used_bytes,
+        available_bytes: if failed { 0 } else { status.usable_bytes },
+        replica_count: status.replica_count as u64,
+        failed,
+        reason,
+    }
+}
+
+/// The right to append to one replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    replicas: Replicas,
+    chunk: ChunkId,
+    appender: Arc<Appender>,
+}
+
+impl Writer {
+    /// Appends contiguous packets in one go, and makes them durable if `sync`.
+    pub(crate) async fn append(&self, batch: Vec<Packet>, sync: bool) -> Result<(), Failure> {
+        let Some(end) = batch.last().map(Packet::end) else {
+            return Ok(());
+        };
+        let has_bytes = batch.iter().any(|packet| !packet.payload.is_empty());
+        if !has_bytes && !sync {
+            return Ok(());
+        }
+        let (chunk, appender) = (self.chunk, Arc::clone(&self.appender));
+        let metrics = &self.replicas.metrics;
+        metrics.appended();
+        if sync {
+            metrics.synced();
+        }
+        let append = move |store: &ChunkStore| {
+            let parts: Vec<_> = batch
+                .iter()
+                .filter(|p| !p.payload.is_empty())
+                .map(as_append)
+                .collect();
+            if !parts.is_empty() {
+                appender.append_many(&parts)?;
+            }
+            if sync {
+                store.sync(chunk, end).map(drop)
+            } else {
+                Ok(())
+            }
+        };
+        self.replicas.run(append).await
+    }
+}
+
+fn as_append(packet: &Packet) -> Append<'_> {
+    Append {
+        offset: packet.offset,
+        data: &packet.payload,
+        blocks: &packet.blocks,
+        verified: true,
+    }
+}
+
+fn expect(store: &ChunkStore, chunk: ChunkId, incarnation: Incarnation) -> Result<(), StoreError> {
+    let info = store.find(chunk).ok_or(StoreError::NoReplica { chunk })?;
+    expect_incarnation(&info, incarnation)
+}
+
+fn expect_incarnation(info: &ReplicaInfo, given: Incarnation) -> Result<(), StoreError> {
+    if info.incarnation == given {
+        return Ok(());
+    }
+    Err(StoreError::WrongIncarnation {
+        chunk: info.chunk,
+        given,
+        recorded: info.incarnation,
+    })
+}
+
+/// A replica as reports have it.
+pub(crate) fn state_message(info: &ReplicaInfo) -> ReplicaStateMessage {
+    ReplicaStateMessage {
+        chunk: info.chunk.0,
+        incarnation: info.incarnation.0,
+        epoch: info.epoch.0,
+        length: info.length,
+        sealed: info.state == ReplicaState::Sealed,
+        synced_length: info.synced_length,
+        bad: info.bad || info.state == ReplicaState::Damaged,
+        gone: false,
+    }
+}

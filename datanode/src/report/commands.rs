@@ -1,0 +1,207 @@
+//! Instructions from the leader: seal, delete, copy, sync, verify. Each is idempotent and names the incarnation that is
+//! meant; any other is left alone. A leader whose term is over is refused, so that its late orders do nothing.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
+use cairn_protocol::messages::datanode::{
+    CopyReplica, DeleteReplica, InstructReply, InstructRequest, InstructResult, Instruction,
+    InstructionKind, ReplicaState, SealReplica, SyncReplica, VerifyReplica,
+};
+use cairn_protocol::{ErrorCode, Failure};
+
+use crate::transfer::{Copies, CopyOrder, Transfer};
+
+/// Instructions in one request.
+const INSTRUCTIONS_MAX: usize = 256;
+
+/// How much of a replica one step of a verification reads; between steps others get their turn.
+const VERIFY_STEP_BYTES: u64 = 8 << 20;
+
+/// The longest chunk that is copied.
+const LENGTH_MAX: u64 = 128 << 20;
+
+/// Carries out what the leader says. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    transfer: Transfer,
+    copies: Copies,
+    /// One seal, delete or sync at a time, so that nothing happens between the look at an incarnation and the deed.
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+impl Commands {
+    pub(crate) fn new(transfer: Transfer, copies: Copies) -> Self {
+        Self {
+            transfer,
+            copies,
+            one_at_a_time: Arc::default(),
+        }
+    }
+
+    /// Answers `Instruct`.
+    pub(crate) async fn instruct(
+        &self,
+        request: InstructRequest,
+    ) -> Result<InstructReply, Failure> {
+        self.authorise(&request)?;
+        let mut results = Vec::with_capacity(request.instructions.len());
+        for instruction in request.instructions {
+            // A newer leader may have spoken since the last one.
+            self.transfer.cluster.accept_term(request.term)?;
+            let (chunk, incarnation) = (
+                ChunkId(instruction.chunk),
+                Incarnation(instruction.incarnation),
+            );
+            let result = self.carry_out(chunk, incarnation, instruction).await;
+            if let Err(failure) = &result {
+                tracing::debug!(%chunk, %incarnation, error = %failure, "instruction not carried out");
+            }
+            results.push(InstructResult {
+                failure: result.err().map(Into::into),
+                state: self.transfer.replicas.find(chunk),
+            });
+        }
+        Ok(InstructReply { results })
+    }
+
+    fn authorise(&self, request: &InstructRequest) -> Result<(), Failure> {
+        let known = self.transfer.cluster.known()?;
+        let us = known.identity.datanode;
+        if request.datanode != us.0 {
+            let text = format!("datanode {} was meant, this one is {us}", request.datanode);
+            return Err(Failure::new(ErrorCode::InvalidArgument, text));
+        }
+        if !known
+            .verify(&request.token)?
+            .covers_instruct(us, request.term)
+        {
+            return Err(Failure::new(
+                ErrorCode::BadToken,
+                "token is not for these instructions",
+            ));
+        }
+        if request.instructions.len() > INSTRUCTIONS_MAX {
+            let text = format!(
+                "{} instructions, at most {INSTRUCTIONS_MAX}",
+                request.instructions.len()
+            );
+            return Err(Failure::new(ErrorCode::TooLarge, text));
+        }
+        self.transfer.cluster.accept_term(request.term)
+    }
+
+    async fn carry_out(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        instruction: Instruction,
+    ) -> Result<(), Failure> {
+        let Some(kind) = instruction.kind else {
+            return Err(Failure::new(
+                ErrorCode::Malformed,
+                "an instruction of an unknown kind",
+            ));
+        };
+        let Transfer {
+            replicas, streams, ..
+        } = &self.transfer;
+        match kind {
+            InstructionKind::Copy(copy) => self.copy(chunk, incarnation, copy),
+            InstructionKind::Verify(VerifyReplica {}) => self.verify(chunk, incarnation).await,
+            InstructionKind::Seal(SealReplica { epoch, length }) => {
+                let _one = self.one_at_a_time.lock().await;
+                replicas
+                    .seal(chunk, incarnation, Epoch(epoch), length)
+                    .await?;
+                streams.end(chunk);
+                Ok(())
+            }
+            InstructionKind::Delete(DeleteReplica {}) => {
+                let _one = self.one_at_a_time.lock().await;
+                replicas.delete(chunk, incarnation).await?;
+                if replicas.find(chunk).is_none() {
+                    streams.end(chunk);
+                }
+                Ok(())
+            }
+            InstructionKind::Sync(SyncReplica { through }) => {
+                replicas.sync(chunk, incarnation, through).await
+            }
+        }
+    }
+
+    /// Success means that the copy is there or is being made; the state in the reply, or the next heartbeat, tells.
+    fn copy(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        copy: CopyReplica,
+    ) -> Result<(), Failure> {
+        if let Some(state) = self.here(chunk, incarnation)? {
+            let there = state.sealed && (state.epoch, state.length) == (copy.epoch, copy.length);
+            return if there {
+                Ok(())
+            } else {
+                Err(ErrorCode::AlreadyExists.into())
+            };
+        }
+        if copy.length > LENGTH_MAX {
+            let text = format!("a replica of {} bytes, at most {LENGTH_MAX}", copy.length);
+            return Err(Failure::new(ErrorCode::InvalidArgument, text));
+        }
+        self.copies.start(CopyOrder {
+            chunk,
+            incarnation,
+            epoch: Epoch(copy.epoch),
+            length: copy.length,
+            sources: copy
+                .sources
+                .into_iter()
+                .map(|source| source.datanode)
+                .collect(),
+            token: copy.token,
+        })
+    }
+
+    async fn verify(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), Failure> {
+        if self.here(chunk, incarnation)?.is_none() {
+            return Err(Failure::new(ErrorCode::NoReplica, format!("chunk {chunk}")));
+        }
+        let mut from = Some(0);
+        while let Some(offset) = from {
+            from = self
+                .transfer
+                .replicas
+                .verify_step(chunk, offset, VERIFY_STEP_BYTES)
+                .await?
+                .next;
+        }
+        Ok(())
+    }
+
+    /// The replica, if it is here; another incarnation of it is a failure.
+    fn here(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+    ) -> Result<Option<ReplicaState>, Failure> {
+        match self
+            .transfer
+            .replicas
+            .find(chunk)
+            .filter(|state| !state.gone)
+        {
+            Some(state) if state.incarnation != incarnation.0 => {
+                let text = format!(
+                    "chunk {chunk}: the replica here is incarnation {}",
+                    state.incarnation
+                );
+                Err(Failure::new(ErrorCode::PreconditionFailed, text))
+            }
+            found => Ok(found),
+        }
+    }
+}

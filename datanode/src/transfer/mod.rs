@@ -1,0 +1,46 @@
+//! Chunk data between clients and datanodes.
+//!
+//! ```text
+//! open_write   checks and opens a pipeline      receiver    one write stream         downstream  its next hop
+//! packet       decoded and verified             progress    what may be acknowledged
+//! streams      open streams, by chunk           budget      their memory
+//! sender       reads                            copy        replicas made from other datanodes' replicas
+//! ```
+
+mod budget;
+mod copy;
+mod downstream;
+mod open_write;
+mod packet;
+mod progress;
+mod receiver;
+mod sender;
+mod streams;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+use crate::metrics::Metrics;
+use crate::replicas::Replicas;
+
+pub(crate) use budget::Budget;
+pub(crate) use copy::{Copies, CopyOrder};
+pub(crate) use open_write::serve as serve_write;
+pub(crate) use packet::Packet;
+pub(crate) use sender::{ReadSlots, read};
+pub(crate) use streams::Streams;
+
+/// What moving data needs of the rest of the datanode.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) replicas: Replicas,
+    pub(crate) streams: Streams,
+    pub(crate) budget: Budget,
+    pub(crate) reads: ReadSlots,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Ends write streams when the daemon stops: their clients go on elsewhere at once.
+    pub(crate) shutdown: CancellationToken,
+}
