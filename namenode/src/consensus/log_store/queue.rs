@@ -1,7 +1,7 @@
 //! The way from the log store to its writer: a bounded channel and one thread, or a plain call in the simulator.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
@@ -71,13 +71,11 @@ impl Permit<'_> {
     pub(super) fn submit(self, job: Job) {
         match self {
             Permit::Thread(permit) => permit.send(job),
-            // A writer that panicked has left the log as a crash would; the memory's failure mark decides.
-            Permit::Inline(writer) => {
-                writer
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .write(&mut vec![job]);
-            }
+            Permit::Inline(writer) => match writer.lock() {
+                Ok(mut writer) => writer.write(&mut vec![job]),
+                // It panicked in the middle of something: it must not go on from there.
+                Err(_) => job.refuse("the writer of the raft log has panicked"),
+            },
         }
     }
 }

@@ -60,6 +60,11 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Answers without having written anything.
+    pub(super) fn refuse(self, reason: &str) {
+        self.done.complete(Err(io::Error::other(reason.to_owned())));
+    }
+
     /// Payload bytes, roughly: enough to bound a batch.
     pub(super) fn bytes(&self) -> u64 {
         match &self.op {
