@@ -1,0 +1,771 @@
+//! One volume: a local directory with replicas, its table of them, and the operations on each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use cairn_daemon::disk::{Caching, Disk, DiskFile, OpenMode};
+use cairn_protocol::checksum::crc32c;
+use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
+
+use super::cache::{Cache, HotReplica};
+use super::data_file::{DataFile, DirectFrom};
+use super::error::StoreError;
+use super::health::{Health, SPACE_CHECK_BYTES, VolumeState};
+use super::index::BlockIndex;
+use super::layout;
+use super::record::{self, HEADER_LEN, Header, Origin};
+use super::replica::{Appender, OpenReplica, Opened, Parts};
+use super::startup::{Scan, read_exactly};
+use super::sum_file::{self, SUM_BYTES_MAX};
+use super::{BlockChecksum, ReadRange, ReplicaInfo, ReplicaState, SealOutcome};
+
+/// Bad ranges remembered of one replica; beyond, the rest of it is called bad.
+const BAD_RANGES_MAX: usize = 64;
+
+/// How a volume is used.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeOptions {
+    /// Free bytes that appends leave alone, so that a full volume can still seal and delete. At least 32 MiB are kept.
+    pub reserve_bytes: u64,
+    /// Memory for the block indexes of recently read replicas, in bytes.
+    pub index_cache_bytes: usize,
+    /// Appends with at least this many whole pages bypass the page cache.
+    pub direct_write_bytes: usize,
+    /// Reads of at least this many bytes bypass the page cache.
+    pub direct_read_bytes: usize,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        Self {
+            reserve_bytes: 1 << 30,
+            index_cache_bytes: 64 << 20,
+            direct_write_bytes: 64 << 10,
+            direct_read_bytes: 256 << 10,
+        }
+    }
+}
+
+/// A volume at one moment, for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is good for.
+    pub state: VolumeState,
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// What new data may use: free space without the reserve.
+    pub usable_bytes: u64,
+    /// Replicas here, damaged ones included.
+    pub replica_count: usize,
+    /// Of those, not sealed.
+    pub open_count: usize,
+}
+
+/// A replica in the table.
+pub(super) enum Entry {
+    Sealed(Sealed),
+    Open(Arc<OpenReplica>),
+    Damaged(Damaged),
+}
+
+/// All that memory holds of a sealed replica that nobody reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sealed {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub length: u64,
+}
+
+/// What is left of a replica without one of its files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Damaged {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub reason: &'static str,
+}
+
+/// Where a replica's bytes and block records come from.
+pub(super) enum Source {
+    Open(Arc<OpenReplica>),
+    Sealed(Arc<HotReplica>),
+}
+
+/// A local directory full of replicas. Shared by threads; every call blocks.
+pub struct Volume {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    options: VolumeOptions,
+    health: Arc<Health>,
+    table: RwLock<BTreeMap<ChunkId, Entry>>,
+    /// Ranges of replicas that reads or scrubs found to be bad. In memory only: found again by the next scrub.
+    bad: Mutex<BTreeMap<ChunkId, Vec<Range<u64>>>>,
+    cache: Cache,
+    /// One creation or deletion at a time, so that a chunk's files always belong to one replica.
+    naming: Mutex<()>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Volume({})", self.path.display())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Volume {
+    /// Opens a volume and looks at every replica in it; see `startup`. The caller holds the directory's `DataDir`: what it
+    /// is, and that nobody else uses it, was settled there.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: VolumeOptions,
+    ) -> Result<Self, StoreError> {
+        let reserve = options.reserve_bytes.max(2 * SPACE_CHECK_BYTES);
+        let health = Arc::new(Health::new(Arc::clone(&disk), path, reserve));
+        make_folders(&disk, path).map_err(|source| health.failure("create folders", source))?;
+        health.refresh_space()?;
+        let scan = Scan {
+            disk: &disk,
+            volume: path,
+            health: &health,
+            direct_from: direct_from(&options),
+        };
+        let found = scan.run()?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            options,
+            health,
+            table: RwLock::new(found.table),
+            bad: Mutex::new(found.bad),
+            cache: Cache::new(options.index_cache_bytes),
+            naming: Mutex::new(()),
+            disk,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The paths of a replica's `.data` and `.sum`.
+    pub fn files_of(&self, chunk: ChunkId) -> (PathBuf, PathBuf) {
+        (
+            layout::data_path(&self.path, chunk),
+            layout::sum_path(&self.path, chunk),
+        )
+    }
+
+    fn read_table(&self) -> RwLockReadGuard<'_, BTreeMap<ChunkId, Entry>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self) -> RwLockWriteGuard<'_, BTreeMap<ChunkId, Entry>> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates an empty replica and returns its first stream. Durable with its first sync or seal.
+    pub fn create(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+    ) -> Result<Appender, StoreError> {
+        self.create_replica(Header {
+            chunk,
+            incarnation,
+            epoch,
+            copy: false,
+        })
+    }
+
+    /// Creates the destination of a copy: filled through the stream, it counts once it is sealed, and is gone after a
+    /// restart if it was not.
+    pub fn create_copy(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+    ) -> Result<Appender, StoreError> {
+        self.create_replica(Header {
+            chunk,
+            incarnation,
+            epoch,
+            copy: true,
+        })
+    }
+
+    fn create_replica(&self, header: Header) -> Result<Appender, StoreError> {
+        let Header {
+            chunk,
+            incarnation,
+            epoch,
+            copy,
+        } = header;
+        let _one = lock(&self.naming);
+        if let Some(entry) = self.read_table().get(&chunk) {
+            return Err(StoreError::ReplicaExists {
+                chunk,
+                incarnation: entry.incarnation(),
+            });
+        }
+        self.health.admit(HEADER_LEN as u64)?;
+        let created = self.create_files(&header);
+        let (data, sum) = created.map_err(|source| {
+            // What was created is in nobody's way: the next attempt replaces it.
+            self.health.failure("create replica", source)
+        })?;
+        let parts = Parts {
+            disk: Arc::clone(&self.disk),
+            health: Arc::clone(&self.health),
+            folder: layout::folder_of(&self.path, chunk),
+            data,
+            sum,
+            named: false,
+        };
+        let opened = Opened {
+            epoch,
+            synced_length: 0,
+            index: BlockIndex::default(),
+            sum_end: HEADER_LEN as u64,
+            stopped: false,
+        };
+        let replica = Arc::new(OpenReplica::new(chunk, incarnation, copy, parts, opened));
+        self.write_table()
+            .insert(chunk, Entry::Open(Arc::clone(&replica)));
+        replica.open_append(epoch, 0)
+    }
+
+    fn create_files(&self, header: &Header) -> io::Result<(DataFile, Arc<dyn DiskFile>)> {
+        let (data_path, sum_path) = self.files_of(header.chunk);
+        for leftover in [&data_path, &sum_path] {
+            // A failed creation or deletion may have left one; the table says that no replica lives here.
+            if self.disk.exists(leftover)? {
+                self.disk.remove_file(leftover)?;
+            }
+        }
+        let sum = self
+            .disk
+            .open(&sum_path, OpenMode::CreateNew, Caching::Buffered)?;
+        sum.write_all_at(&record::encode_header(header), 0)?;
+        let direct_from = direct_from(&self.options);
+        let data = DataFile::open(&self.disk, data_path, OpenMode::CreateNew, direct_from)?;
+        Ok((data, sum))
+    }
+
+    /// Opens a stream that appends from `start`, which must be the replica's length, at `epoch`, which must not be older
+    /// than the highest seen. It takes over from any stream before it.
+    pub fn open_append(
+        &self,
+        chunk: ChunkId,
+        epoch: Epoch,
+        start: u64,
+    ) -> Result<Appender, StoreError> {
+        match self.read_table().get(&chunk) {
+            None => return Err(StoreError::NoReplica { chunk }),
+            Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),
+            Some(Entry::Sealed(sealed)) => return Err(sealed.error(chunk)),
+            Some(Entry::Open(replica)) => Arc::clone(replica),
+        }
+        .open_append(epoch, start)
+    }
+
+    /// Makes all that was appended so far durable, and at least `through`; the synced length.
+    pub fn sync(&self, chunk: ChunkId, through: u64) -> Result<u64, StoreError> {
+        let replica = match self.read_table().get(&chunk) {
+            None => return Err(StoreError::NoReplica { chunk }),
+            Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),
+            Some(Entry::Sealed(Sealed { length, .. })) if through <= *length => return Ok(*length),
+            Some(Entry::Sealed(Sealed { length, .. })) => {
+                return Err(StoreError::WrongLength {
+                    chunk,
+                    asked: through,
+                    length: *length,
+                });
+            }
+            Some(Entry::Open(replica)) => Arc::clone(replica),
+        };
+        replica.sync(through)
+    }
+
+    /// Makes everything durable that was appended to any open replica; how many needed it. For the periodic sync. A
+    /// failure of one ends the volume, so the first error is the only one.
+    pub fn sync_all_open(&self) -> Result<usize, StoreError> {
+        let open: Vec<Arc<OpenReplica>> =
+            self.read_table().values().filter_map(Entry::open).collect();
+        let mut count = 0;
+        for replica in open {
+            let now = replica.snapshot();
+            if now.length > now.synced_length {
+                match replica.sync(now.length) {
+                    Ok(_) => count += 1,
+                    // Sealed shorter, or deleted, since the list was made.
+                    Err(StoreError::WrongLength { .. } | StoreError::NoReplica { .. }) => {}
+                    Err(StoreError::Sealed { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Ends a replica's growth at `length`, durably; what lies beyond is cut. Repeating it is fine.
+    pub fn seal(
+        &self,
+        chunk: ChunkId,
+        epoch: Epoch,
+        length: u64,
+    ) -> Result<SealOutcome, StoreError> {
+        let replica = match self.read_table().get(&chunk) {
+            None => return Err(StoreError::NoReplica { chunk }),
+            Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),
+            Some(Entry::Sealed(sealed)) if (sealed.epoch, sealed.length) == (epoch, length) => {
+                return Ok(SealOutcome {
+                    bad: lock(&self.bad).contains_key(&chunk),
+                });
+            }
+            Some(Entry::Sealed(sealed)) => return Err(sealed.error(chunk)),
+            Some(Entry::Open(replica)) => Arc::clone(replica),
+        };
+        let outcome = replica.seal(epoch, length)?;
+        for hole in replica.holes() {
+            self.note_bad(chunk, hole);
+        }
+        let mut table = self.write_table();
+        if let Some(entry) = table.get_mut(&chunk)
+            && entry
+                .open()
+                .is_some_and(|open| Arc::ptr_eq(&open, &replica))
+        {
+            *entry = Entry::Sealed(Sealed {
+                incarnation: replica.incarnation(),
+                epoch,
+                length,
+            });
+        }
+        Ok(outcome)
+    }
+
+    /// Removes a replica of this incarnation.
+    pub fn delete(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), StoreError> {
+        let _one = lock(&self.naming);
+        self.health.expect_working()?;
+        {
+            let mut table = self.write_table();
+            let entry = table.get(&chunk).ok_or(StoreError::NoReplica { chunk })?;
+            let recorded = entry.incarnation();
+            if recorded != incarnation {
+                return Err(StoreError::WrongIncarnation {
+                    chunk,
+                    given: incarnation,
+                    recorded,
+                });
+            }
+            table.remove(&chunk)
+        }
+        .and_then(|entry| entry.open())
+        .inspect(|replica| replica.forget());
+        self.cache.remove(chunk);
+        lock(&self.bad).remove(&chunk);
+        // A deletion that a crash undoes, wholly or by half, leaves a surplus replica, which is deleted again. Data first:
+        // what is left then still says which incarnation it was.
+        let (data, sum) = self.files_of(chunk);
+        for path in [data, sum] {
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.health.failure("delete replica", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the checksum blocks around `length` bytes at `offset` into `buffer`, which needs room for them (up to
+    /// `READ_MARGIN` more than `length`), and should be aligned to `ALIGNMENT` for large reads. The caller of the caller
+    /// verifies; with `verify` this does too.
+    pub fn read(
+        &self,
+        chunk: ChunkId,
+        offset: u64,
+        length: u64,
+        buffer: &mut [u8],
+        verify: bool,
+    ) -> Result<ReadRange, StoreError> {
+        let source = self.source(chunk)?;
+        let end = offset
+            .checked_add(length)
+            .ok_or(StoreError::InvalidArgument {
+                chunk,
+                reason: "the range to read ends beyond the largest offset",
+            })?;
+        let blocks = source.cover(chunk, offset..end)?;
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+            return Ok(ReadRange {
+                offset,
+                buffer: 0..0,
+                blocks,
+            });
+        };
+        let range = first.offset..last.end();
+        if let Some(bad) = self.known_bad(chunk, &range) {
+            return Err(StoreError::BadBlock {
+                chunk,
+                offset: bad.start,
+                end: bad.end,
+            });
+        }
+        let read = self.read_blocks(chunk, &source, range.clone(), buffer);
+        let read = read.and_then(|bytes| {
+            let mismatch =
+                first_mismatch(if verify { &blocks } else { &[] }, &buffer[bytes.clone()]);
+            match mismatch {
+                Some(bad) => Err(StoreError::BadBlock {
+                    chunk,
+                    offset: bad.offset,
+                    end: bad.end(),
+                }),
+                None => Ok(bytes),
+            }
+        });
+        if let Err(StoreError::BadBlock { offset, end, .. }) = &read {
+            self.note_bad(chunk, *offset..*end);
+        }
+        let buffer_range = read?;
+        Ok(ReadRange {
+            offset: range.start,
+            buffer: buffer_range,
+            blocks,
+        })
+    }
+
+    /// Reads a range of whole blocks, known to be bad or not. `BadBlock` if it cannot be read.
+    pub(super) fn read_blocks(
+        &self,
+        chunk: ChunkId,
+        source: &Source,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<Range<usize>, StoreError> {
+        if range.end - range.start > buffer.len() as u64 {
+            let reason = "the buffer is too small for the checksum blocks around the range";
+            return Err(StoreError::InvalidArgument { chunk, reason });
+        }
+        match source.data().read(range.clone(), buffer) {
+            Ok(Some(buffer_range)) => Ok(buffer_range),
+            Ok(None) => Err(StoreError::BadBlock {
+                chunk,
+                offset: range.start,
+                end: range.end,
+            }),
+            Err(source) => Err(self.health.read_failure(chunk, range, source)),
+        }
+    }
+
+    pub(super) fn source(&self, chunk: ChunkId) -> Result<Source, StoreError> {
+        let sealed = match self.read_table().get(&chunk) {
+            None => return Err(StoreError::NoReplica { chunk }),
+            Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),
+            // What an open replica of a failed volume holds may be in memory only.
+            Some(Entry::Open(replica)) if !replica.is_copy() && !self.health.is_failed() => {
+                return Ok(Source::Open(Arc::clone(replica)));
+            }
+            Some(Entry::Open(_)) => return Err(StoreError::NoReplica { chunk }),
+            Some(Entry::Sealed(sealed)) => *sealed,
+        };
+        if let Some(hot) = self.cache.find(chunk, sealed.incarnation) {
+            return Ok(Source::Sealed(hot));
+        }
+        let hot = Arc::new(self.load(chunk, sealed)?);
+        self.cache.insert(chunk, Arc::clone(&hot));
+        Ok(Source::Sealed(hot))
+    }
+
+    /// Opens a sealed replica and reads all its records, past the cache.
+    pub(super) fn load(&self, chunk: ChunkId, sealed: Sealed) -> Result<HotReplica, StoreError> {
+        let (data_path, sum_path) = self.files_of(chunk);
+        let Sealed {
+            incarnation,
+            epoch,
+            length,
+        } = sealed;
+        let opened = || {
+            let sum = self
+                .disk
+                .open(&sum_path, OpenMode::Read, Caching::Buffered)?;
+            let mut bytes = vec![0; sum.len()?.min(SUM_BYTES_MAX) as usize];
+            read_exactly(sum.as_ref(), &mut bytes, 0)?;
+            let direct_from = direct_from(&self.options);
+            let data = DataFile::open(&self.disk, data_path, OpenMode::Read, direct_from)?;
+            let data_length = data.length()?;
+            Ok((bytes, data, data_length))
+        };
+        let (bytes, data, data_length) = opened().map_err(|source: io::Error| {
+            if source.kind() == io::ErrorKind::NotFound {
+                return StoreError::NoReplica { chunk };
+            }
+            self.health.read_failure(chunk, 0..length, source)
+        })?;
+        let mut replayed = sum_file::replay_records(Origin { chunk, incarnation }, &bytes);
+        if replayed
+            .seal
+            .is_none_or(|seal| (seal.epoch, seal.length) != (epoch, length))
+        {
+            // The seal was good at start-up and is not any more: nothing here can be told from a torn tail.
+            self.note_bad(chunk, 0..length.max(1));
+            return Err(StoreError::BadBlock {
+                chunk,
+                offset: 0,
+                end: length,
+            });
+        }
+        replayed.index.mark_missing_from(data_length);
+        for hole in replayed.index.holes() {
+            self.note_bad(chunk, hole);
+        }
+        Ok(HotReplica {
+            incarnation,
+            data,
+            index: replayed.index,
+        })
+    }
+
+    pub(super) fn sealed(&self, chunk: ChunkId) -> Option<Sealed> {
+        match self.read_table().get(&chunk) {
+            Some(Entry::Sealed(sealed)) => Some(*sealed),
+            _ => None,
+        }
+    }
+
+    /// Remembers that a range is bad: it is not read again, and reported.
+    pub(super) fn note_bad(&self, chunk: ChunkId, range: Range<u64>) {
+        let mut bad = lock(&self.bad);
+        let ranges = bad.entry(chunk).or_default();
+        if ranges.contains(&range) {
+            return;
+        }
+        tracing::warn!(%chunk, volume = %self.path.display(), ?range, "bad range in a replica");
+        if ranges.len() >= BAD_RANGES_MAX {
+            ranges.clear();
+            ranges.push(0..u64::MAX);
+        } else {
+            ranges.push(range);
+        }
+    }
+
+    fn known_bad(&self, chunk: ChunkId, range: &Range<u64>) -> Option<Range<u64>> {
+        let bad = lock(&self.bad);
+        let ranges = bad.get(&chunk)?;
+        ranges
+            .iter()
+            .find(|bad| bad.start < range.end && range.start < bad.end)
+            .cloned()
+    }
+
+    /// The ranges of a replica that are known to be bad.
+    pub fn bad_ranges(&self, chunk: ChunkId) -> Vec<Range<u64>> {
+        lock(&self.bad).get(&chunk).cloned().unwrap_or_default()
+    }
+
+    /// One replica; `None` if it is not here (or an unfinished copy).
+    pub fn find(&self, chunk: ChunkId) -> Option<ReplicaInfo> {
+        let info = self
+            .read_table()
+            .get(&chunk)
+            .and_then(|entry| entry.info(chunk));
+        info.map(|info| self.with_bad(info))
+    }
+
+    /// Every replica but unfinished copies, by chunk.
+    pub fn list(&self) -> Vec<ReplicaInfo> {
+        let table = self.read_table();
+        let infos: Vec<_> = table
+            .iter()
+            .filter_map(|(chunk, entry)| entry.info(*chunk))
+            .collect();
+        drop(table);
+        infos.into_iter().map(|info| self.with_bad(info)).collect()
+    }
+
+    fn with_bad(&self, mut info: ReplicaInfo) -> ReplicaInfo {
+        info.bad |= lock(&self.bad).contains_key(&info.chunk);
+        info
+    }
+
+    /// Whether anything lies here under this chunk's name, unfinished copies included.
+    pub(super) fn holds(&self, chunk: ChunkId) -> bool {
+        self.read_table().contains_key(&chunk)
+    }
+
+    /// Hides a replica from every operation; its files stay.
+    pub(super) fn hide(&self, chunk: ChunkId) {
+        self.write_table().remove(&chunk);
+    }
+
+    /// What the volume is good for.
+    pub fn state(&self) -> VolumeState {
+        self.health.state()
+    }
+
+    /// Whether the volume is withdrawn for good.
+    pub fn is_failed(&self) -> bool {
+        self.health.is_failed()
+    }
+
+    /// Asks the file system for its free space; for the heartbeat.
+    pub fn refresh_space(&self) -> Result<(), StoreError> {
+        self.health.refresh_space()
+    }
+
+    /// The volume at this moment, as of the last look at its free space.
+    pub fn status(&self) -> VolumeStatus {
+        let table = self.read_table();
+        VolumeStatus {
+            path: self.path.clone(),
+            state: self.health.state(),
+            total_bytes: self.health.total_bytes(),
+            usable_bytes: self.health.usable_bytes(),
+            replica_count: table.len(),
+            open_count: table
+                .values()
+                .filter(|entry| entry.open().is_some())
+                .count(),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn incarnation(&self) -> Incarnation {
+        match self {
+            Self::Sealed(sealed) => sealed.incarnation,
+            Self::Open(replica) => replica.incarnation(),
+            Self::Damaged(damaged) => damaged.incarnation,
+        }
+    }
+
+    fn open(&self) -> Option<Arc<OpenReplica>> {
+        match self {
+            Self::Open(replica) => Some(Arc::clone(replica)),
+            Self::Sealed(_) | Self::Damaged(_) => None,
+        }
+    }
+
+    fn info(&self, chunk: ChunkId) -> Option<ReplicaInfo> {
+        let incarnation = self.incarnation();
+        let sealed_info = |epoch, length| ReplicaInfo {
+            chunk,
+            incarnation,
+            epoch,
+            length,
+            synced_length: length,
+            state: ReplicaState::Sealed,
+            bad: false,
+        };
+        match self {
+            Self::Sealed(sealed) => Some(sealed_info(sealed.epoch, sealed.length)),
+            Self::Damaged(damaged) => {
+                let info = sealed_info(damaged.epoch, 0);
+                Some(ReplicaInfo {
+                    state: ReplicaState::Damaged,
+                    bad: true,
+                    ..info
+                })
+            }
+            Self::Open(replica) => {
+                let now = replica.snapshot();
+                let info = sealed_info(now.epoch, now.length);
+                let synced_length = now.synced_length;
+                match now.sealed {
+                    Some(_) => Some(ReplicaInfo {
+                        bad: now.bad,
+                        ..info
+                    }),
+                    None if replica.is_copy() => None,
+                    None => {
+                        let state = ReplicaState::Open;
+                        Some(ReplicaInfo {
+                            state,
+                            synced_length,
+                            bad: now.bad,
+                            ..info
+                        })
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Sealed {
+    fn error(&self, chunk: ChunkId) -> StoreError {
+        StoreError::Sealed {
+            chunk,
+            epoch: self.epoch,
+            length: self.length,
+        }
+    }
+}
+
+impl Damaged {
+    fn error(&self, chunk: ChunkId) -> StoreError {
+        StoreError::Damaged {
+            chunk,
+            reason: self.reason,
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn data(&self) -> &DataFile {
+        match self {
+            Self::Open(replica) => replica.data(),
+            Self::Sealed(hot) => &hot.data,
+        }
+    }
+
+    fn cover(&self, chunk: ChunkId, range: Range<u64>) -> Result<Vec<BlockChecksum>, StoreError> {
+        match self {
+            Self::Open(replica) => replica.cover(range),
+            Self::Sealed(hot) => hot.index.cover_checked(chunk, range),
+        }
+    }
+}
+
+/// The first block whose bytes are not what they should be; `bytes` are those of all blocks.
+pub(super) fn first_mismatch(blocks: &[BlockChecksum], bytes: &[u8]) -> Option<BlockChecksum> {
+    let start = blocks.first()?.offset;
+    let bytes_of = |block: &BlockChecksum| {
+        &bytes[(block.offset - start) as usize..(block.end() - start) as usize]
+    };
+    blocks
+        .iter()
+        .find(|block| crc32c(bytes_of(block)) != block.crc32c)
+        .copied()
+}
+
+fn direct_from(options: &VolumeOptions) -> DirectFrom {
+    DirectFrom {
+        write_bytes: options.direct_write_bytes,
+        read_bytes: options.direct_read_bytes,
+    }
+}
+
+/// Creates what is missing of `chunks/00` to `chunks/ff`, durably, so that a replica's own folder is all it has to sync.
+fn make_folders(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<()> {
+    // The last one made tells that the others are there.
+    if disk.exists(&layout::folder(path, layout::FOLDER_COUNT - 1))? {
+        return Ok(());
+    }
+    for number in 0..layout::FOLDER_COUNT {
+        disk.create_dir_all(&layout::folder(path, number))?;
+    }
+    disk.sync_dir(&layout::chunks(path))?;
+    disk.sync_dir(path)
+}
