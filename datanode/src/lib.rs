@@ -17,6 +17,8 @@ mod replicas;
 mod report;
 mod scrubber;
 pub mod server;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod volumes;
 

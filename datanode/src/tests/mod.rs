@@ -1,0 +1,7 @@
+//! Datanodes in one process, on real sockets and disks, with a namenode that only says yes.
+
+mod harness;
+mod instructions;
+mod pipeline;
+mod reads;
+mod restart;
