@@ -1,1 +1,42 @@
-//! Its first slice is on its way.
+//! The client of Cairn: [`FileSystem`], the only implementation of client semantics. The command line, the mount and the
+//! HTTP gateway translate names, errors and flags, and stand on this.
+//!
+//! | module | what |
+//! |---|---|
+//! | `file_system` | connects, owns what operations share |
+//! | `operations`, `queries`, `admin`, `sync` | one method per operation of the namenode |
+//! | `read`, `write` | data |
+//! | `session` | why a change happens exactly once |
+//! | `namenode`, `retry` | finds the leader; the one place that repeats requests |
+//! | `datanodes` | connections to datanodes |
+//! | `place`, `error`, `config` | names, failures, settings |
+//!
+//! Memory is bounded whatever a file's size. Nothing panics on what the network says. Futures say in their documentation
+//! whether they may be dropped half-way.
+
+mod admin;
+mod config;
+mod datanodes;
+mod error;
+mod file_system;
+mod namenode;
+mod operations;
+mod place;
+mod queries;
+mod read;
+mod retry;
+mod session;
+mod sync;
+mod write;
+
+pub use config::{ClusterConfig, Timeouts};
+pub use error::{Error, Result, Subject};
+pub use file_system::FileSystem;
+pub use operations::AttributeChange;
+pub use place::{Place, normalise};
+pub use queries::Directory;
+pub use read::checksum::FileChecksum;
+pub use read::reader::{READ_AT_BYTES_MAX, Reader};
+pub use read::sequential::ReadStream;
+pub use write::whole::{RECORD_BYTES_MAX, WriteOptions};
+pub use write::writer::Writer;

@@ -1,0 +1,118 @@
+//! What operators ask and do. Questions are cancel-safe; changes may be repeated and end in the same state.
+
+use cairn_protocol::Method;
+use cairn_protocol::ids::{DatanodeId, NamenodeId};
+use cairn_protocol::messages::admin::{
+    AddNamenodeRequest, AdminReply, DatanodeAdminState, FsckReply, FsckRequest,
+    RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
+    TransferLeadershipRequest,
+};
+use prost::Message;
+
+use crate::error::{Result, Subject};
+use crate::file_system::FileSystem;
+
+impl FileSystem {
+    /// The whole cluster at a glance.
+    pub async fn status(&self) -> Result<StatusReply> {
+        let caller = self.core().namenode.caller();
+        self.ask(Method::Status, &StatusRequest { caller }).await
+    }
+
+    /// One page of consistency checks: `cursor` is empty for the first, and comes from the last reply for the next.
+    pub async fn fsck_page(&self, cursor: Vec<u8>, limit: u32) -> Result<FsckReply> {
+        let caller = self.core().namenode.caller();
+        self.ask(
+            Method::Fsck,
+            &FsckRequest {
+                caller,
+                cursor,
+                limit,
+            },
+        )
+        .await
+    }
+
+    /// Adds the namenode that listens at `address`, in place of `replaces` if that is given.
+    pub async fn add_namenode(
+        &self,
+        address: impl Into<String>,
+        replaces: Option<NamenodeId>,
+    ) -> Result<()> {
+        let request = AddNamenodeRequest {
+            caller: self.core().namenode.caller(),
+            address: address.into(),
+            replaces: replaces.map_or(0, |id| id.0),
+        };
+        self.ask::<AdminReply>(Method::AddNamenode, &request)
+            .await
+            .map(|_| ())
+    }
+
+    /// Removes a namenode.
+    pub async fn remove_namenode(&self, namenode: NamenodeId) -> Result<()> {
+        let caller = self.core().namenode.caller();
+        let request = RemoveNamenodeRequest {
+            caller,
+            namenode: namenode.0,
+        };
+        self.ask::<AdminReply>(Method::RemoveNamenode, &request)
+            .await
+            .map(|_| ())
+    }
+
+    /// Hands leadership over, to the member that is furthest if `to` is `None`.
+    pub async fn transfer_leadership(&self, to: Option<NamenodeId>) -> Result<()> {
+        let caller = self.core().namenode.caller();
+        let request = TransferLeadershipRequest {
+            caller,
+            to: to.map_or(0, |id| id.0),
+        };
+        self.ask::<AdminReply>(Method::TransferLeadership, &request)
+            .await
+            .map(|_| ())
+    }
+
+    /// Decommissions a datanode, takes it into maintenance or back into service.
+    pub async fn set_datanode_state(
+        &self,
+        datanode: DatanodeId,
+        state: DatanodeAdminState,
+    ) -> Result<()> {
+        self.change_datanode(datanode, state, false).await
+    }
+
+    /// Forgets a dead or decommissioned datanode altogether.
+    pub async fn forget_datanode(&self, datanode: DatanodeId) -> Result<()> {
+        self.change_datanode(datanode, DatanodeAdminState::Decommissioned, true)
+            .await
+    }
+
+    async fn change_datanode(
+        &self,
+        datanode: DatanodeId,
+        state: DatanodeAdminState,
+        forget: bool,
+    ) -> Result<()> {
+        let request = SetDatanodeStateRequest {
+            caller: self.core().namenode.caller(),
+            datanode: datanode.0,
+            state: state as i32,
+            forget,
+        };
+        self.ask::<AdminReply>(Method::SetDatanodeState, &request)
+            .await
+            .map(|_| ())
+    }
+
+    /// An operator's request may take long: an attempt gets more time than others do.
+    async fn ask<R: Message + Default>(&self, method: Method, request: &impl Message) -> Result<R> {
+        let patience = self.core().config.timeouts.patience;
+        let reply = self
+            .core()
+            .namenode
+            .call_within(method, request, patience / 6, patience)
+            .await;
+        reply.map_err(|error| error.into_error(&Subject::Cluster, patience))
+    }
+}

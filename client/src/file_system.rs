@@ -1,0 +1,161 @@
+//! The file system as a value: connects, owns what its operations share, and closes.
+//!
+//! The operations are in `operations.rs` (changes), `queries.rs` (questions), `admin.rs` (operators), `read/` and `write/`.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cairn_protocol::messages::common::ClusterSettings;
+use cairn_protocol::rpc::{ConnectionOptions, Hello};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::config::ClusterConfig;
+use crate::datanodes::Datanodes;
+use crate::error::{Result, Subject};
+use crate::namenode::{Namenode, lock};
+use crate::session::Sessions;
+use crate::write::small::SmallFiles;
+
+/// How long [`FileSystem::close`] waits for writers to give their chunks back.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connected file system. Cheap to clone: clones share session, connections and limits.
+///
+/// ```no_run
+/// use cairn_client::{ClusterConfig, FileSystem, WriteOptions};
+/// use cairn_protocol::messages::common::Caller;
+///
+/// # async fn example() -> Result<(), cairn_client::Error> {
+/// let caller = Caller { uid: 1000, gid: 1000, groups: vec![] };
+/// let config = ClusterConfig::new(vec!["namenode1:9820".into()], caller);
+/// let fs = FileSystem::connect(config).await?;
+/// fs.mkdir("/logs", 0o755).await?;
+/// fs.write_file("/logs/today", "hello\n".into(), &WriteOptions::default()).await?;
+/// assert_eq!(fs.open("/logs/today").await?.read_at(0, 100).await?, "hello\n");
+/// fs.close().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct FileSystem {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the operations share. Dropped with the last clone, and with it every background task.
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) small: SmallFiles,
+    /// See [`Background`].
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// What background tasks share with operations. It does not own the tasks, which hold it.
+pub(crate) struct Core {
+    pub(crate) config: ClusterConfig,
+    pub(crate) namenode: Arc<Namenode>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) datanodes: Datanodes,
+    /// One permit per byte that is sent and not yet committed, over all writers.
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) background: Background,
+}
+
+/// Tasks that outlive the operation that started them: writers' engines, chunks being given back, reports.
+///
+/// Owned by `Inner`, which ends them on drop; whoever starts one holds a clone that keeps nothing alive.
+#[derive(Clone, Default)]
+pub(crate) struct Background(std::sync::Weak<Mutex<JoinSet<()>>>);
+
+impl Background {
+    /// Runs `future` until it ends or the file system is dropped.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if let Some(tasks) = self.0.upgrade() {
+            let mut tasks = lock(&tasks);
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(future);
+        }
+    }
+}
+
+impl FileSystem {
+    /// Connects to the cluster: asks a namenode who belongs to it. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Unavailable` or the like if no namenode answers within [`crate::Timeouts::patience`].
+    pub async fn connect(config: ClusterConfig) -> Result<Self> {
+        let config = config.clamped();
+        let namenode = Arc::new(Namenode::new(&config)?);
+        let patience = config.timeouts.patience;
+        let refreshed = namenode.refresh(patience).await;
+        refreshed.map_err(|error| error.into_error(&Subject::Cluster, patience))?;
+        let hello = Hello::new("client", namenode.cluster_id(), 0);
+        let options = ConnectionOptions {
+            connect_timeout: config.timeouts.connect,
+            ..Default::default()
+        };
+        let sessions = Arc::new(Sessions::new(namenode.clone(), config.client_name.clone()));
+        let tasks = Arc::new(Mutex::new(JoinSet::new()));
+        let core = Arc::new(Core {
+            datanodes: Datanodes::new(hello, options, config.host.clone()),
+            in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
+            background: Background(Arc::downgrade(&tasks)),
+            namenode,
+            sessions,
+            config,
+        });
+        Ok(Self {
+            inner: Arc::new(Inner {
+                small: SmallFiles::new(core.clone()),
+                core,
+                tasks,
+            }),
+        })
+    }
+
+    /// The cluster's settings as last heard.
+    pub fn settings(&self) -> ClusterSettings {
+        self.core().namenode.settings()
+    }
+
+    /// The cluster's id: 16 bytes.
+    pub fn cluster_id(&self) -> [u8; 16] {
+        self.core().namenode.cluster_id().unwrap_or_default()
+    }
+
+    /// Gives open chunks back and ends the session. Writers should be closed before: those that are not will fail. Without
+    /// this call the cluster cleans up by itself when the session expires. Not cancel-safe.
+    pub async fn close(self) -> Result<()> {
+        self.inner.small.close();
+        // Engines end once their callers are gone and their chunks are given back.
+        if timeout(CLOSE_TIMEOUT, self.drain()).await.is_err() {
+            debug!("background tasks cut off at close");
+        }
+        self.core().sessions.close().await
+    }
+
+    /// Waits until no background task is left; those that run may start others.
+    async fn drain(&self) {
+        loop {
+            let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
+            if tasks.is_empty() {
+                return;
+            }
+            while tasks.join_next().await.is_some() {}
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+}
+
+impl std::fmt::Debug for FileSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileSystem")
+            .field("namenodes", &self.core().config.namenodes)
+            .finish()
+    }
+}

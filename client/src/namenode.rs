@@ -1,0 +1,318 @@
+//! Calls to the namenodes: finds the leader, and sends a request again, to the same or another member, until it is
+//! answered or the caller's patience is over. Nothing else in this crate repeats a request to a namenode.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_protocol::messages::common::{Caller, ClusterSettings};
+use cairn_protocol::messages::query::{
+    Freshness, QueryKind, QueryReply, QueryRequest, QueryResult,
+};
+use cairn_protocol::messages::session::{ClusterInfo, ClusterInfoRequest};
+use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
+use cairn_protocol::{ErrorCode, Failure, Method};
+use prost::Message;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::config::{ClusterConfig, Timeouts};
+use crate::error::{Error, Result, Subject};
+use crate::retry::{Backoff, Randomness};
+
+/// A leader that names another leader is believed this often in a row; then we pause, as for any failure.
+const HINTS_MAX: u32 = 3;
+
+/// Why a call was given up.
+#[derive(Debug)]
+pub(crate) struct CallError {
+    /// The answer, or the last thing that went wrong.
+    pub(crate) failure: Failure,
+    /// True if a namenode decided; false if nobody did within the patience.
+    pub(crate) answered: bool,
+    /// True if some attempt may have reached a namenode without a decisive answer.
+    pub(crate) maybe_done: bool,
+}
+
+impl CallError {
+    /// For calls that change nothing, or nothing that cannot be repeated.
+    pub(crate) fn into_error(self, subject: &Subject, patience: Duration) -> Error {
+        let subject = subject.clone();
+        let failure = self.failure;
+        if self.answered {
+            Error::Refused { subject, failure }
+        } else {
+            Error::Unreachable {
+                subject,
+                patience,
+                failure,
+            }
+        }
+    }
+}
+
+/// The group of namenodes as this client knows it.
+#[derive(Debug)]
+pub(crate) struct Namenode {
+    peers: Peers,
+    caller: Caller,
+    timeouts: Timeouts,
+    pub(crate) randomness: Randomness,
+    /// Held for a look-up or an update, never across an await.
+    members: Mutex<Members>,
+    /// The cluster as last heard, and when that was.
+    info: Mutex<Option<(ClusterInfo, Instant)>>,
+}
+
+#[derive(Debug)]
+struct Members {
+    /// As configured: tried again when those learnt later are all gone.
+    seeds: Vec<String>,
+    /// All that are known, without repetition.
+    addresses: Vec<String>,
+    leader: Option<String>,
+    next: usize,
+}
+
+impl Members {
+    fn target(&mut self) -> String {
+        if let Some(leader) = &self.leader {
+            return leader.clone();
+        }
+        let address = self.addresses[self.next % self.addresses.len()].clone();
+        self.next = (self.next + 1) % self.addresses.len();
+        address
+    }
+
+    fn learn(&mut self, addresses: impl Iterator<Item = String>) {
+        let mut all: Vec<String> = Vec::new();
+        for address in addresses.chain(self.seeds.iter().cloned()) {
+            if !address.is_empty() && !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        self.addresses = all;
+    }
+}
+
+impl Namenode {
+    pub(crate) fn new(config: &ClusterConfig) -> Result<Self> {
+        if config.namenodes.is_empty() {
+            return Err(Error::invalid(
+                &Subject::Cluster,
+                "no namenode is configured",
+            ));
+        }
+        let options = ConnectionOptions {
+            connect_timeout: config.timeouts.connect,
+            ..Default::default()
+        };
+        let members = Members {
+            seeds: config.namenodes.clone(),
+            addresses: config.namenodes.clone(),
+            leader: None,
+            next: 0,
+        };
+        Ok(Self {
+            peers: Peers::new(Hello::new("client", None, 0), options),
+            caller: config.caller.clone(),
+            timeouts: config.timeouts.clone(),
+            randomness: Randomness::new(config.seed),
+            members: Mutex::new(members),
+            info: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller.clone()
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Asks about the cluster, and remembers its members, settings and time.
+    pub(crate) async fn refresh(&self, patience: Duration) -> std::result::Result<(), CallError> {
+        let asked_at = Instant::now();
+        let info: ClusterInfo = self
+            .call(Method::ClusterInfo, &ClusterInfoRequest {}, patience)
+            .await?;
+        let Ok(cluster) = <[u8; 16]>::try_from(info.cluster_id.as_slice()) else {
+            let failure = Failure::new(ErrorCode::Malformed, "a cluster id has 16 bytes");
+            return Err(CallError {
+                failure,
+                answered: true,
+                maybe_done: false,
+            });
+        };
+        self.peers.set_hello(Hello::new("client", Some(cluster), 0));
+        let leader = info.namenodes.iter().find(|n| n.namenode == info.leader);
+        let leader = leader.map(|n| n.address.clone());
+        {
+            let mut members = lock(&self.members);
+            members.learn(info.namenodes.iter().map(|n| n.address.clone()));
+            if members.leader.is_none() {
+                members.leader = leader;
+            }
+        }
+        *lock(&self.info) = Some((info, asked_at));
+        Ok(())
+    }
+
+    /// The cluster's id, once [`Namenode::refresh`] has succeeded.
+    pub(crate) fn cluster_id(&self) -> Option<[u8; 16]> {
+        let info = lock(&self.info);
+        info.as_ref()
+            .and_then(|(info, _)| info.cluster_id.as_slice().try_into().ok())
+    }
+
+    /// The cluster's settings as last heard.
+    pub(crate) fn settings(&self) -> ClusterSettings {
+        lock(&self.info)
+            .as_ref()
+            .map(|(info, _)| info.settings.clone())
+            .unwrap_or_default()
+    }
+
+    /// The cluster's time now: as last heard, plus what has passed since. May be behind, by half a round trip.
+    pub(crate) fn cluster_time_ms(&self) -> u64 {
+        lock(&self.info)
+            .as_ref()
+            .map(|(info, at)| info.time_ms.saturating_add(at.elapsed().as_millis() as u64))
+            .unwrap_or_default()
+    }
+
+    /// One read.
+    pub(crate) async fn query(&self, subject: &Subject, kind: QueryKind) -> Result<QueryResult> {
+        let request = QueryRequest {
+            caller: self.caller(),
+            freshness: Freshness::Linearizable as i32,
+            kind: Some(kind),
+        };
+        let patience = self.timeouts.patience;
+        let reply: QueryReply = self
+            .call(Method::Query, &request, patience)
+            .await
+            .map_err(|error| error.into_error(subject, patience))?;
+        reply.result.ok_or_else(|| Error::unexpected(subject))
+    }
+
+    /// Sends `request` until it is answered. Cancel-safe for requests that change nothing.
+    pub(crate) async fn call<R: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+        patience: Duration,
+    ) -> std::result::Result<R, CallError> {
+        self.call_within(method, request, self.timeouts.request, patience)
+            .await
+    }
+
+    /// Like [`Namenode::call`], with another limit for a single answer.
+    pub(crate) async fn call_within<R: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+        answer_timeout: Duration,
+        patience: Duration,
+    ) -> std::result::Result<R, CallError> {
+        let mut backoff = Backoff::new(&self.randomness, patience);
+        let mut maybe_done = false;
+        let mut hints = 0;
+        loop {
+            let address = lock(&self.members).target();
+            let limit = answer_timeout.min(backoff.remaining());
+            let (failure, hint) = match self.attempt(&address, method, request, limit).await {
+                Ok(reply) => {
+                    self.believe(address, method);
+                    return Ok(reply);
+                }
+                Err(Attempt::NotSent(failure)) => (failure, None),
+                Err(Attempt::Failed(failure, hint)) => {
+                    if !failure.code.is_retryable() {
+                        return Err(CallError {
+                            failure,
+                            answered: true,
+                            maybe_done,
+                        });
+                    }
+                    maybe_done |= failure.code != ErrorCode::NotLeader;
+                    (failure, hint)
+                }
+            };
+            debug!(%address, method = method.name(), error = %failure, "namenode call failed");
+            let hinted = self.doubt(&address, hint);
+            hints = if hinted { hints + 1 } else { 0 };
+            if hinted && hints <= HINTS_MAX {
+                continue;
+            }
+            if !backoff.pause().await {
+                return Err(CallError {
+                    failure,
+                    answered: false,
+                    maybe_done,
+                });
+            }
+        }
+    }
+
+    async fn attempt<R: Message + Default>(
+        &self,
+        address: &str,
+        method: Method,
+        request: &impl Message,
+        limit: Duration,
+    ) -> std::result::Result<R, Attempt> {
+        let connection = self.peers.get(address).await.map_err(Attempt::NotSent)?;
+        match connection
+            .call(method as u16, request, Bytes::new(), limit)
+            .await
+        {
+            Ok(reply) => reply
+                .decode()
+                .map_err(|failure| Attempt::Failed(failure, None)),
+            Err(error) => Err(Attempt::Failed(error.failure, error.leader_hint)),
+        }
+    }
+
+    /// Who answers a leader's method is the leader.
+    fn believe(&self, address: String, method: Method) {
+        if method != Method::ClusterInfo {
+            let mut members = lock(&self.members);
+            if members.leader.as_ref() != Some(&address) {
+                members.leader = Some(address);
+            }
+        }
+    }
+
+    /// Forgets a leader that failed us; true if `hint` names another one to try at once.
+    fn doubt(&self, failed: &str, hint: Option<String>) -> bool {
+        let mut members = lock(&self.members);
+        match hint.filter(|hint| hint != failed) {
+            Some(hint) => {
+                members.leader = Some(hint);
+                true
+            }
+            None => {
+                // Another caller may have found the new leader meanwhile.
+                if members.leader.as_deref() == Some(failed) {
+                    members.leader = None;
+                }
+                false
+            }
+        }
+    }
+}
+
+/// How a single attempt failed.
+enum Attempt {
+    /// The request never left.
+    NotSent(Failure),
+    /// The request may have been received; perhaps the answer names the leader.
+    Failed(Failure, Option<String>),
+}
+
+/// Every update is complete when the lock is released, so a poisoned lock is as good as any.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

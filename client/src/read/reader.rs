@@ -1,0 +1,243 @@
+//! Positional reads of a file.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::{ErrorCode, Failure};
+
+use super::extents::{ExtentPage, PageExtent, Piece};
+use super::replica::{self, READ_BYTES};
+use super::sequential::ReadStream;
+use crate::error::{Error, Result, Subject};
+use crate::file_system::FileSystem;
+use crate::namenode::lock;
+use crate::place::Place;
+
+/// Most bytes of one [`Reader::read_at`]: for more, [`Reader::stream`] keeps memory bounded.
+pub const READ_AT_BYTES_MAX: usize = 64 << 20;
+
+/// Zeros for holes, shared by all.
+static ZEROS: [u8; READ_BYTES as usize] = [0; READ_BYTES as usize];
+
+/// An open file. Cheap to clone: clones share what is known of the file.
+///
+/// It reads as of its last fetched extents: those of the open, fetched again when tokens expire, at the end of the file as
+/// then known, and by [`Reader::refresh`]. All its futures are cancel-safe.
+#[derive(Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    fs: FileSystem,
+    subject: Subject,
+    inode: InodeId,
+    /// Held for a look-up or an exchange.
+    page: Mutex<Arc<ExtentPage>>,
+}
+
+impl FileSystem {
+    /// Opens a file for reading: one request to the namenode. Cancel-safe.
+    pub async fn open(&self, place: impl Into<Place>) -> Result<Reader> {
+        let (page, subject) = ExtentPage::fetch(self, &place.into(), 0).await?;
+        if page.attributes.kind == InodeKind::Directory as i32 {
+            return Err(Error::refused(&subject, ErrorCode::IsADirectory));
+        }
+        if page.attributes.kind != InodeKind::File as i32 {
+            return Err(Error::invalid(&subject, "not a regular file"));
+        }
+        let inode = InodeId(page.attributes.inode);
+        let page = Mutex::new(Arc::new(page));
+        Ok(Reader {
+            inner: Arc::new(Inner {
+                fs: self.clone(),
+                subject,
+                inode,
+                page,
+            }),
+        })
+    }
+
+    /// Reads a whole file of at most 64 MiB. Cancel-safe.
+    pub async fn read_file(&self, place: impl Into<Place>) -> Result<Bytes> {
+        let reader = self.open(place).await?;
+        let size = reader.attributes().size;
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        reader.read_at(0, length).await
+    }
+}
+
+impl Reader {
+    /// The file as of its last fetched extents.
+    pub fn attributes(&self) -> Attributes {
+        self.page().attributes.clone()
+    }
+
+    /// Which file it is, whatever its name is now.
+    pub fn inode(&self) -> InodeId {
+        self.inner.inode
+    }
+
+    /// Fetches attributes and extents again: what has been committed by now is seen from now on.
+    pub async fn refresh(&self) -> Result<Attributes> {
+        Ok(self.fetch(0).await?.attributes.clone())
+    }
+
+    /// Reads at most `length` bytes from `offset`; fewer only at the end of the file. Holes read as zeros.
+    pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        if length > READ_AT_BYTES_MAX {
+            let message = format!("{length} bytes at once, at most {READ_AT_BYTES_MAX}");
+            let failure = Failure::new(ErrorCode::InvalidArgument, message);
+            return Err(Error::refused(&self.inner.subject, failure));
+        }
+        let first = self.read_piece(offset, length as u64, false).await?;
+        if first.len() == length || first.is_empty() {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity(length.min(first.len() * 2));
+        all.extend_from_slice(&first);
+        while all.len() < length {
+            let at = offset.saturating_add(all.len() as u64);
+            let piece = self
+                .read_piece(at, (length - all.len()) as u64, false)
+                .await?;
+            if piece.is_empty() {
+                break;
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Reads into `buffer` from `offset`; returns how many bytes, fewer only at the end of the file.
+    pub async fn read_at_into(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset.saturating_add(filled as u64);
+            let wanted = (buffer.len() - filled) as u64;
+            let piece = self.read_piece(at, wanted, false).await?;
+            if piece.is_empty() {
+                break;
+            }
+            buffer[filled..filled + piece.len()].copy_from_slice(&piece);
+            filled += piece.len();
+        }
+        Ok(filled)
+    }
+
+    /// The file from `offset` to its end, read ahead.
+    pub fn stream(&self, offset: u64) -> ReadStream {
+        ReadStream::new(
+            self.clone(),
+            offset,
+            self.inner.fs.core().config.read_ahead_bytes,
+        )
+    }
+
+    /// Bytes of one extent or hole from `offset`, at most `length` and at most 1 MiB; none only at the end of the file.
+    pub(crate) async fn read_piece(
+        &self,
+        offset: u64,
+        length: u64,
+        sequential: bool,
+    ) -> Result<Bytes> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let length = length.min(READ_BYTES);
+        let page = self.page_at(offset).await?;
+        if offset >= page.range.end {
+            return Ok(Bytes::new());
+        }
+        let (first_failure, wanted) = match page.piece(offset, length) {
+            Piece::Hole { length } => return Ok(zeros(length)),
+            Piece::Bytes {
+                extent,
+                offset_in_extent,
+                length,
+            } => {
+                match self
+                    .read_extent(extent, offset_in_extent, length, sequential)
+                    .await
+                {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(failure) => (failure, length),
+                }
+            }
+        };
+        // The file may have been compacted, or the tokens expired: once more, with what is true now.
+        tracing::debug!(offset, error = %first_failure, "no replica served, extents fetched again");
+        let page = self.fetch(offset).await?;
+        match page.piece(offset, wanted) {
+            Piece::Hole { length } => Ok(zeros(length)),
+            Piece::Bytes {
+                extent,
+                offset_in_extent,
+                length,
+            } => self
+                .read_extent(extent, offset_in_extent, length, sequential)
+                .await
+                .map_err(|failure| Error::DataLost {
+                    subject: self.inner.subject.clone(),
+                    offset,
+                    length,
+                    failure,
+                }),
+        }
+    }
+
+    async fn read_extent(
+        &self,
+        extent: &PageExtent,
+        offset_in_extent: u64,
+        length: u64,
+        sequential: bool,
+    ) -> std::result::Result<Bytes, Failure> {
+        let range = offset_in_extent..offset_in_extent + length;
+        replica::read(self.inner.fs.core(), extent, range, sequential).await
+    }
+
+    /// The size as known at `offset`: at the end of the file it is asked again.
+    pub(crate) async fn size_at(&self, offset: u64) -> Result<u64> {
+        Ok(self.page_at(offset).await?.attributes.size)
+    }
+
+    /// A page that describes `offset`, or the file's end.
+    pub(crate) async fn page_at(&self, offset: u64) -> Result<Arc<ExtentPage>> {
+        let page = self.page();
+        let now_ms = self.inner.fs.core().namenode.cluster_time_ms();
+        if page.range.contains(&offset) && page.is_fresh(now_ms) {
+            return Ok(page);
+        }
+        self.fetch(offset).await
+    }
+
+    async fn fetch(&self, offset: u64) -> Result<Arc<ExtentPage>> {
+        let place = Place::Inode(self.inner.inode);
+        let fetched = ExtentPage::fetch(&self.inner.fs, &place, offset).await;
+        let (page, _) = fetched.map_err(|error| match error {
+            Error::Refused { failure, .. } => Error::refused(&self.inner.subject, failure),
+            other => other,
+        })?;
+        let page = Arc::new(page);
+        *lock(&self.inner.page) = page.clone();
+        Ok(page)
+    }
+
+    fn page(&self) -> Arc<ExtentPage> {
+        lock(&self.inner.page).clone()
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.inner.subject
+    }
+}
+
+fn zeros(length: u64) -> Bytes {
+    let length = usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .min(ZEROS.len());
+    Bytes::from_static(&ZEROS[..length])
+}

@@ -1,0 +1,221 @@
+//! A range of one chunk, from whichever replica serves it. Every byte that leaves this file has passed its CRC.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use cairn_protocol::checksum::crc32c;
+use cairn_protocol::messages::common::DatanodeAddress;
+use cairn_protocol::messages::session::{
+    FailedReplica, ReportReplicasReply, ReportReplicasRequest,
+};
+use cairn_protocol::messages::transfer::{ReadReplica, ReadReply};
+use cairn_protocol::{ErrorCode, Failure, Method};
+
+use super::extents::PageExtent;
+use crate::datanodes::ReadKind;
+use crate::file_system::Core;
+
+/// Most bytes of one request.
+pub(crate) const READ_BYTES: u64 = 1 << 20;
+
+/// Reads from this size on travel on bulk connections.
+const BULK_BYTES: u64 = 128 << 10;
+
+/// Reads `range` of an extent, at most [`READ_BYTES`], from the nearest replica that has it right. Replicas that failed are
+/// reported. Fails with the last one's answer. Cancel-safe.
+pub(crate) async fn read(
+    core: &Core,
+    page_extent: &PageExtent,
+    range: Range<u64>,
+    sequential: bool,
+) -> Result<Bytes, Failure> {
+    let length = range.end - range.start;
+    let kind = match length {
+        _ if sequential => ReadKind::Sequential,
+        ..BULK_BYTES => ReadKind::Small,
+        BULK_BYTES.. => ReadKind::Bulk,
+    };
+    let extent = &page_extent.extent;
+    let request = ReadReplica {
+        chunk: extent.chunk,
+        offset: extent.offset_in_chunk + range.start,
+        length: length as u32,
+        token: page_extent.token.to_vec(),
+        sequential,
+    };
+    let mut failed = Vec::new();
+    let mut last = Failure::new(ErrorCode::NoReplica, "no replica is known");
+    for datanode in by_distance(core, &page_extent.replicas) {
+        match ask(core, datanode, &request, kind).await {
+            Ok(bytes) => {
+                report(core, failed);
+                return Ok(bytes);
+            }
+            Err(failure) => {
+                tracing::debug!(
+                    chunk = request.chunk, datanode = datanode.datanode, error = %failure,
+                    "replica did not serve"
+                );
+                core.datanodes.avoid(&datanode.address, failure.code);
+                // An expired token says nothing about the replica.
+                if failure.code != ErrorCode::BadToken {
+                    let (chunk, datanode) = (request.chunk, datanode.datanode);
+                    failed.push(FailedReplica {
+                        chunk,
+                        datanode,
+                        code: failure.code as u32,
+                    });
+                }
+                last = failure;
+            }
+        }
+    }
+    report(core, failed);
+    Err(last)
+}
+
+/// Same machine first, then as the namenode ordered them; those that just failed us at the end.
+fn by_distance<'a>(core: &Core, replicas: &'a [DatanodeAddress]) -> Vec<&'a DatanodeAddress> {
+    let host = core.datanodes.host();
+    let mut ordered: Vec<&DatanodeAddress> = replicas.iter().collect();
+    ordered.sort_by_cached_key(|datanode| {
+        let elsewhere = host.is_empty() || datanode.host != host;
+        (core.datanodes.is_avoided(&datanode.address), elsewhere)
+    });
+    ordered
+}
+
+async fn ask(
+    core: &Core,
+    datanode: &DatanodeAddress,
+    request: &ReadReplica,
+    kind: ReadKind,
+) -> Result<Bytes, Failure> {
+    let connection = core.datanodes.connection(&datanode.address, kind).await?;
+    let limit = core.config.timeouts.read;
+    let reply = connection
+        .call(Method::ReadReplica as u16, request, Bytes::new(), limit)
+        .await
+        .map_err(|error| error.failure)?;
+    let header: ReadReply = reply.decode()?;
+    verify(request, &header, &reply.payload)
+}
+
+/// The bytes that were asked for, cut out of the checksum blocks that cover them, all of which are right.
+fn verify(request: &ReadReplica, header: &ReadReply, payload: &Bytes) -> Result<Bytes, Failure> {
+    let malformed = |message: &str| Failure::new(ErrorCode::Malformed, message);
+    if header.block_lengths.len() != header.block_crcs.len() {
+        return Err(malformed("as many lengths as CRCs"));
+    }
+    let mut start = 0;
+    for (&length, &crc) in header.block_lengths.iter().zip(&header.block_crcs) {
+        let block = payload
+            .get(start..start + length as usize)
+            .ok_or_else(|| malformed("blocks longer than the payload"))?;
+        if crc32c(block) != crc {
+            let at = header.offset.saturating_add(start as u64);
+            let message = format!("checksum block at {at} of chunk {:016x}", request.chunk);
+            return Err(Failure::new(ErrorCode::ChecksumMismatch, message));
+        }
+        start += length as usize;
+    }
+    if start != payload.len() {
+        return Err(malformed("payload longer than its blocks"));
+    }
+    let skip = request
+        .offset
+        .checked_sub(header.offset)
+        .and_then(|n| usize::try_from(n).ok());
+    let skip = skip.filter(|&skip| skip <= payload.len());
+    let skip = skip.ok_or_else(|| malformed("bytes from behind the offset"))?;
+    let length = request.length as usize;
+    if payload.len() - skip < length {
+        return Err(malformed("fewer bytes than asked for"));
+    }
+    Ok(payload.slice(skip..skip + length))
+}
+
+/// Tells the namenode, in the background, which replicas failed. It checks for itself.
+fn report(core: &Core, replicas: Vec<FailedReplica>) {
+    if replicas.is_empty() {
+        return;
+    }
+    let namenode = core.namenode.clone();
+    core.background.spawn(async move {
+        let patience = namenode.timeouts().request;
+        let request = ReportReplicasRequest { replicas };
+        let reply: Result<ReportReplicasReply, _> = namenode
+            .call(Method::ReportReplicas, &request, patience)
+            .await;
+        if let Err(error) = reply {
+            tracing::debug!(error = %error.failure, "replicas not reported");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verify;
+    use bytes::Bytes;
+    use cairn_protocol::ErrorCode;
+    use cairn_protocol::checksum::crc32c;
+    use cairn_protocol::messages::transfer::{ReadReplica, ReadReply};
+
+    fn reply() -> (ReadReply, Bytes) {
+        let payload = Bytes::from_static(b"aaaabbbbcc");
+        let header = ReadReply {
+            offset: 100,
+            block_lengths: vec![4, 4, 2],
+            block_crcs: vec![crc32c(b"aaaa"), crc32c(b"bbbb"), crc32c(b"cc")],
+            recomputed: false,
+        };
+        (header, payload)
+    }
+
+    fn request(offset: u64, length: u32) -> ReadReplica {
+        ReadReplica {
+            chunk: 1,
+            offset,
+            length,
+            ..ReadReplica::default()
+        }
+    }
+
+    #[test]
+    fn wider_replies_are_cut() {
+        let (header, payload) = reply();
+        assert_eq!(verify(&request(103, 3), &header, &payload).unwrap(), "abb");
+        assert_eq!(
+            verify(&request(100, 10), &header, &payload).unwrap(),
+            "aaaabbbbcc"
+        );
+    }
+
+    #[test]
+    fn any_wrong_byte_is_noticed_also_outside_the_range() {
+        let (header, payload) = reply();
+        for index in 0..payload.len() {
+            let mut bad = payload.to_vec();
+            bad[index] ^= 1;
+            let error = verify(&request(103, 3), &header, &bad.into()).unwrap_err();
+            assert_eq!(error.code, ErrorCode::ChecksumMismatch);
+        }
+    }
+
+    #[test]
+    fn replies_that_do_not_cover_the_range_are_refused() {
+        let (header, payload) = reply();
+        for request in [
+            request(99, 2),
+            request(109, 2),
+            request(111, 1),
+            request(0, 1),
+        ] {
+            assert!(verify(&request, &header, &payload).is_err());
+        }
+        let short = payload.slice(..9);
+        assert!(verify(&request(103, 3), &header, &short).is_err());
+        let long = Bytes::from_static(b"aaaabbbbccx");
+        assert!(verify(&request(103, 3), &header, &long).is_err());
+    }
+}

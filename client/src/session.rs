@@ -1,0 +1,288 @@
+//! The client's registered life. Opened with the first mutation, kept alive in the background, and the reason why a
+//! mutation happens exactly once: every attempt of one mutation carries the same (session, sequence).
+//!
+//! After a session has expired its pending mutations are `OutcomeUnknown`; they are never sent under another session. New
+//! mutations open a new one.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cairn_protocol::messages::operation::{CloseSession, InodeOutcome, OperationKind, OutcomeKind};
+use cairn_protocol::messages::session::{
+    KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, OpenSessionReply,
+    OpenSessionRequest,
+};
+use cairn_protocol::{ErrorCode, Failure, Method};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use crate::error::{Error, Result, Subject};
+use crate::namenode::{CallError, Namenode, lock};
+
+/// Most mutations in flight: bounds what the namenode must remember of one session.
+const MUTATIONS_MAX: usize = 1024;
+
+/// Sessions opened in a row for one mutation, if opening takes longer than they live.
+const OPENINGS_MAX: u32 = 3;
+
+/// Opens, keeps and uses sessions, one at a time.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    namenode: Arc<Namenode>,
+    client_name: String,
+    /// The session for new mutations.
+    current: Mutex<Option<Arc<Session>>>,
+    /// Held while a session is opened, so that all who need one share it.
+    opening: tokio::sync::Mutex<()>,
+    /// Keep-alive of the current session; replaced with it, ended by drop.
+    keep_alive: Mutex<JoinSet<()>>,
+    turns: Semaphore,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    state: Mutex<SessionState>,
+}
+
+#[derive(Debug)]
+struct SessionState {
+    last_sequence: u64,
+    unanswered: BTreeSet<u64>,
+    /// By our own clock; the namenode's is later.
+    expires_at: Instant,
+    expired: bool,
+}
+
+/// A mutation's place in its session. Dropped when the answer, or nobody's interest in it, is certain.
+struct Ticket {
+    session: Arc<Session>,
+    sequence: u64,
+    lowest_unanswered: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        lock(&self.session.state).unanswered.remove(&self.sequence);
+    }
+}
+
+impl Session {
+    /// The next sequence number; `None` if the session is over by our own clock.
+    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+        let mut state = lock(&self.state);
+        if state.expired || Instant::now() >= state.expires_at {
+            return None;
+        }
+        state.last_sequence += 1;
+        let sequence = state.last_sequence;
+        state.unanswered.insert(sequence);
+        let lowest_unanswered = state.unanswered.first().copied().unwrap_or(sequence);
+        Some(Ticket {
+            session: self.clone(),
+            sequence,
+            lowest_unanswered,
+        })
+    }
+
+    fn expire(&self) {
+        lock(&self.state).expired = true;
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(namenode: Arc<Namenode>, client_name: String) -> Self {
+        Self {
+            namenode,
+            client_name,
+            current: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+            keep_alive: Mutex::new(JoinSet::new()),
+            turns: Semaphore::new(MUTATIONS_MAX),
+        }
+    }
+
+    /// Carries one mutation out, exactly once. Not cancel-safe: if the future is dropped, the mutation may happen or not.
+    pub(crate) async fn mutate(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+    ) -> Result<OutcomeKind> {
+        let turn = self.turns.acquire().await;
+        let ticket = self.ticket(subject).await?;
+        let result = self.send(subject, operation, &ticket).await;
+        drop((ticket, turn));
+        result
+    }
+
+    /// A mutation whose outcome is an inode.
+    pub(crate) async fn mutate_inode(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+    ) -> Result<InodeOutcome> {
+        match self.mutate(subject, operation).await? {
+            OutcomeKind::Inode(outcome) => Ok(outcome),
+            _ => Err(Error::unexpected(subject)),
+        }
+    }
+
+    async fn send(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+        ticket: &Ticket,
+    ) -> Result<OutcomeKind> {
+        let request = MutateRequest {
+            session: ticket.session.id,
+            sequence: ticket.sequence,
+            lowest_unanswered: ticket.lowest_unanswered,
+            caller: self.namenode.caller(),
+            operation: Some(operation.into()),
+        };
+        let patience = self.namenode.timeouts().patience;
+        let reply: std::result::Result<MutateReply, CallError> =
+            self.namenode.call(Method::Mutate, &request, patience).await;
+        match reply {
+            Ok(reply) => reply
+                .outcome
+                .and_then(|outcome| outcome.kind)
+                .ok_or_else(|| Error::unexpected(subject)),
+            Err(error) => {
+                let expired = error.failure.code == ErrorCode::SessionExpired;
+                if expired {
+                    ticket.session.expire();
+                }
+                if expired || (!error.answered && error.maybe_done) {
+                    let subject = subject.clone();
+                    return Err(Error::OutcomeUnknown {
+                        subject,
+                        failure: error.failure,
+                    });
+                }
+                Err(error.into_error(subject, patience))
+            }
+        }
+    }
+
+    async fn ticket(&self, subject: &Subject) -> Result<Ticket> {
+        for _ in 0..OPENINGS_MAX {
+            if let Some(ticket) = self.current().and_then(|session| session.ticket()) {
+                return Ok(ticket);
+            }
+            let _opening = self.opening.lock().await;
+            // Whoever held the lock before us may have opened one.
+            if let Some(ticket) = self.current().and_then(|session| session.ticket()) {
+                return Ok(ticket);
+            }
+            self.open(subject).await?;
+        }
+        let failure = Failure::new(
+            ErrorCode::SessionExpired,
+            "sessions end before they are used",
+        );
+        let patience = self.namenode.timeouts().patience;
+        Err(Error::Unreachable {
+            subject: subject.clone(),
+            patience,
+            failure,
+        })
+    }
+
+    fn current(&self) -> Option<Arc<Session>> {
+        lock(&self.current).clone()
+    }
+
+    async fn open(&self, subject: &Subject) -> Result<()> {
+        let request = OpenSessionRequest {
+            client_name: self.client_name.clone(),
+            nonce: self.namenode.randomness.nonce().to_vec(),
+        };
+        let patience = self.namenode.timeouts().patience;
+        let asked_at = Instant::now();
+        let reply: OpenSessionReply = self
+            .namenode
+            .call(Method::OpenSession, &request, patience)
+            .await
+            .map_err(|error| error.into_error(subject, patience))?;
+        // A retry with the same nonce finds the same session, whose life may have begun with the first attempt.
+        let ttl = Duration::from_millis(reply.ttl_ms.max(1));
+        let state = SessionState {
+            last_sequence: 0,
+            unanswered: BTreeSet::new(),
+            expires_at: asked_at + ttl,
+            expired: false,
+        };
+        let session = Arc::new(Session {
+            id: reply.session,
+            state: Mutex::new(state),
+        });
+        debug!(
+            session = session.id,
+            ttl_ms = reply.ttl_ms,
+            "session opened"
+        );
+        let mut keep_alive = JoinSet::new();
+        keep_alive.spawn(keep_alive_loop(self.namenode.clone(), session.clone(), ttl));
+        *lock(&self.keep_alive) = keep_alive;
+        *lock(&self.current) = Some(session);
+        Ok(())
+    }
+
+    /// Ends the session at the namenode, which then need not wait for it to expire.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let Some(session) = lock(&self.current).take() else {
+            return Ok(());
+        };
+        let result = match session.ticket() {
+            Some(ticket) => {
+                let close = OperationKind::CloseSession(CloseSession {});
+                self.send(&Subject::Cluster, close, &ticket)
+                    .await
+                    .map(|_| ())
+            }
+            None => Ok(()),
+        };
+        session.expire();
+        lock(&self.keep_alive).abort_all();
+        result
+    }
+}
+
+/// Keeps `session` alive until it expires or the task is aborted; refreshes what we know of the cluster on the way.
+async fn keep_alive_loop(namenode: Arc<Namenode>, session: Arc<Session>, mut ttl: Duration) {
+    loop {
+        sleep(ttl / 4).await;
+        let request = KeepAliveRequest {
+            session: session.id,
+        };
+        let asked_at = Instant::now();
+        let reply: std::result::Result<KeepAliveReply, CallError> =
+            namenode.call(Method::KeepAlive, &request, ttl).await;
+        match reply {
+            Ok(reply) => {
+                ttl = Duration::from_millis(reply.ttl_ms.max(1));
+                lock(&session.state).expires_at = asked_at + ttl;
+                if let Err(error) = namenode.refresh(ttl / 8).await {
+                    debug!(error = %error.failure, "cluster information not refreshed");
+                }
+            }
+            Err(CallError {
+                failure:
+                    Failure {
+                        code: ErrorCode::SessionExpired,
+                        ..
+                    },
+                ..
+            }) => {
+                warn!(session = session.id, "session expired");
+                session.expire();
+                return;
+            }
+            Err(error) => debug!(session = session.id, error = %error.failure, "keep-alive failed"),
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! One large content on its way into a file: a task that owns the pipeline, keeps every byte until it is committed, commits at
+//! least every 16 MiB, and goes on in another chunk when one is full or fails.
+//!
+//! Bytes are, in order of the file: `acked` (all replicas have them; the first `committing` of them are in a commit that
+//! runs), `sent`, `unsent`. A failure moves them to the right, never loses or reorders them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cairn_protocol::checksum::combine;
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::Location;
+use cairn_protocol::messages::operation::{
+    Commit, CommitExtent, CommitPlace, InodeOutcome, OperationKind,
+};
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::packet::{PACKET_BYTES, Packet};
+use super::pipeline::{Pipeline, PipelineFailure, seal};
+use super::placement::{Placement, lost_the_chunk};
+use crate::error::{Error, Result, Subject};
+use crate::file_system::Core;
+use crate::namenode::lock;
+
+/// Acknowledged bytes are committed when there are this many.
+const COMMIT_BYTES: u64 = 16 << 20;
+/// Most extents in one commit.
+const COMMIT_EXTENTS: usize = 1024;
+/// Acknowledged bytes of a writer that pauses are committed after this long, so that they do not hold memory.
+const COMMIT_IDLE: Duration = Duration::from_millis(100);
+/// Pipelines in a row that fail without a single acknowledgement or commit between them, before the writer gives up.
+const FAILURES_MAX: u32 = 8;
+/// Commands that wait in a stream's channel.
+const QUEUE: usize = 4;
+
+/// What a stream writes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) inode: InodeId,
+    pub(crate) subject: Subject,
+    /// `At` the offsets of its units, or `Append`ed wherever the file ends at each commit.
+    pub(crate) place: CommitPlace,
+}
+
+/// A packet and where in the file it goes.
+pub(crate) struct Unit {
+    pub(crate) offset_in_file: u64,
+    pub(crate) packet: Packet,
+    /// Holds its share of the memory for bytes in flight until it is committed.
+    _permit: OwnedSemaphorePermit,
+    /// Where it was sent to.
+    placed: Option<(ChunkEpoch, u64)>,
+}
+
+impl Unit {
+    pub(crate) fn new(offset_in_file: u64, packet: Packet, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            offset_in_file,
+            packet,
+            _permit: permit,
+            placed: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ChunkEpoch {
+    chunk: u64,
+    epoch: u64,
+}
+
+enum Command {
+    Data(Unit),
+    Flush(oneshot::Sender<Result<()>>),
+}
+
+/// The writer's end of a stream. Dropping it lets the stream commit what it has and give its chunk back.
+pub(crate) struct StreamHandle {
+    commands: mpsc::Sender<Command>,
+    /// Why the stream ended, once it has.
+    failed: Arc<Mutex<Option<Error>>>,
+    subject: Subject,
+}
+
+impl StreamHandle {
+    /// Hands a unit over. Waits while the window is full. Cancel-safe in that the unit is handed over wholly or dropped.
+    pub(crate) async fn send(&self, unit: Unit) -> Result<()> {
+        self.commands
+            .send(Command::Data(unit))
+            .await
+            .map_err(|_| self.error())
+    }
+
+    /// Returns once all that was handed over is committed. Cancel-safe.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.commands
+            .send(Command::Flush(answer))
+            .await
+            .map_err(|_| self.error())?;
+        answered.await.map_err(|_| self.error())?
+    }
+
+    fn error(&self) -> Error {
+        lock(&self.failed).clone().unwrap_or_else(|| {
+            let closed = cairn_protocol::Failure::new(
+                cairn_protocol::ErrorCode::Unavailable,
+                "the file system is closed",
+            );
+            Error::refused(&self.subject, closed)
+        })
+    }
+}
+
+/// Starts a stream; chunks are chosen as `placement` says.
+pub(crate) fn start(core: &Arc<Core>, target: Target, placement: Placement) -> StreamHandle {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let failed = Arc::new(Mutex::new(None));
+    let handle = StreamHandle {
+        commands: sender,
+        failed: failed.clone(),
+        subject: target.subject.clone(),
+    };
+    let stream = Stream {
+        core: core.clone(),
+        target,
+        placement,
+        commands,
+        unsent: VecDeque::new(),
+        sent: VecDeque::new(),
+        acked: VecDeque::new(),
+        acked_bytes: 0,
+        committing: 0,
+        commit: None,
+        commit_now: false,
+        pipeline: None,
+        retiring: Vec::new(),
+        flushes: Vec::new(),
+        failures: 0,
+        closing: false,
+    };
+    core.background.spawn(stream.run(failed));
+    handle
+}
+
+type CommitFuture = BoxFuture<'static, Result<InodeOutcome>>;
+
+struct Stream {
+    core: Arc<Core>,
+    target: Target,
+    placement: Placement,
+    commands: mpsc::Receiver<Command>,
+    unsent: VecDeque<Unit>,
+    sent: VecDeque<Unit>,
+    acked: VecDeque<Unit>,
+    acked_bytes: u64,
+    committing: usize,
+    commit: Option<CommitFuture>,
+    /// Commit at the next chance, however little it is.
+    commit_now: bool,
+    pipeline: Option<Pipeline>,
+    /// Chunks that get nothing more, but have bytes that are not yet committed.
+    retiring: Vec<Retiring>,
+    flushes: Vec<oneshot::Sender<Result<()>>>,
+    failures: u32,
+    closing: bool,
+}
+
+struct Retiring {
+    pipeline: Pipeline,
+    /// The datanode that failed, or 0; `None` if the chunk can be given back.
+    failed: Option<u64>,
+}
+
+enum Event {
+    Progress(std::result::Result<u64, PipelineFailure>),
+    Committed(Result<InodeOutcome>),
+    Command(Option<Command>),
+    Idle,
+}
+
+impl Stream {
+    async fn run(mut self, failed: Arc<Mutex<Option<Error>>>) {
+        let Err(error) = self.drive().await else {
+            return;
+        };
+        *lock(&failed) = Some(error.clone());
+        self.commands.close();
+        for flush in self.flushes.drain(..) {
+            // A caller that has gone does not miss the answer.
+            let _ = flush.send(Err(error.clone()));
+        }
+        self.retire(Some(0));
+        self.finish_retiring(true);
+    }
+
+    async fn drive(&mut self) -> Result<()> {
+        loop {
+            self.push_unsent().await?;
+            self.start_commit();
+            if self.is_settled() {
+                for flush in self.flushes.drain(..) {
+                    // A caller that has gone does not miss the answer.
+                    let _ = flush.send(Ok(()));
+                }
+                if self.closing {
+                    self.retire(None);
+                    self.finish_retiring(true);
+                    return Ok(());
+                }
+            }
+            match self.event().await {
+                Event::Progress(Ok(acked_to)) => self.acknowledge(acked_to),
+                Event::Progress(Err(failure)) => self.recover(failure)?,
+                Event::Committed(result) => self.committed(result)?,
+                Event::Command(Some(Command::Data(unit))) => self.unsent.push_back(unit),
+                Event::Command(Some(Command::Flush(flush))) => self.flushes.push(flush),
+                Event::Command(None) => self.closing = true,
+                Event::Idle => self.commit_now = true,
+            }
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn event(&mut self) -> Event {
+        let hungry = !self.closing && self.unsent.is_empty();
+        let idle = self.commit.is_none() && !self.acked.is_empty() && self.sent.is_empty();
+        let Self {
+            pipeline,
+            commit,
+            commands,
+            ..
+        } = self;
+        let progress = async {
+            match pipeline {
+                Some(pipeline) => pipeline.progress().await,
+                None => std::future::pending().await,
+            }
+        };
+        let committed = async {
+            match commit {
+                Some(commit) => commit.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            progress = progress => Event::Progress(progress),
+            result = committed => Event::Committed(result),
+            command = commands.recv(), if hungry => Event::Command(command),
+            () = sleep(COMMIT_IDLE), if idle => Event::Idle,
+        }
+    }
+
+    /// Nothing is on its way.
+    fn is_settled(&self) -> bool {
+        self.unsent.is_empty()
+            && self.sent.is_empty()
+            && self.acked.is_empty()
+            && self.commit.is_none()
+    }
+
+    /// Sends what waits, as far as window and chunk allow; opens the next chunk when there is none with room.
+    async fn push_unsent(&mut self) -> Result<()> {
+        while let Some(unit) = self.unsent.front() {
+            let length = unit.packet.len();
+            let Some(pipeline) = &mut self.pipeline else {
+                let subject = &self.target.subject;
+                let opened = self.placement.open(&self.core, subject, length).await?;
+                self.pipeline = Some(opened);
+                continue;
+            };
+            if !pipeline.has_room(length) {
+                if pipeline.in_flight() > 0 {
+                    return Ok(());
+                }
+                self.placement.forgive();
+                self.retire(None);
+                continue;
+            }
+            if !pipeline.has_credit(length) {
+                return Ok(());
+            }
+            match pipeline.push(&unit.packet) {
+                Ok(offset) => {
+                    let place = ChunkEpoch {
+                        chunk: pipeline.chunk,
+                        epoch: pipeline.epoch,
+                    };
+                    if let Some(mut unit) = self.unsent.pop_front() {
+                        unit.placed = Some((place, offset));
+                        self.sent.push_back(unit);
+                    }
+                }
+                Err(failure) => self.recover(failure)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, acked_to: u64) {
+        while let Some(unit) = self.sent.pop_front_if(|unit| {
+            unit.placed
+                .is_some_and(|(_, offset)| offset + unit.packet.len() <= acked_to)
+        }) {
+            self.failures = 0;
+            self.acked_bytes += unit.packet.len();
+            self.acked.push_back(unit);
+        }
+    }
+
+    /// After a pipeline has failed: what is acknowledged will be committed, the rest goes into another chunk.
+    fn recover(&mut self, failure: PipelineFailure) -> Result<()> {
+        let Some(pipeline) = &self.pipeline else {
+            return Ok(());
+        };
+        tracing::debug!(
+            chunk = pipeline.chunk, datanode = failure.datanode, error = %failure.failure,
+            "pipeline failed"
+        );
+        let acked_to = pipeline.acked_to();
+        self.acknowledge(acked_to);
+        self.take_back_sent();
+        self.placement.exclude(&failure);
+        self.retire(Some(failure.datanode));
+        self.commit_now = true;
+        self.count_failure(|subject| Error::refused(subject, failure.failure))
+    }
+
+    fn count_failure(&mut self, error: impl FnOnce(&Subject) -> Error) -> Result<()> {
+        self.failures += 1;
+        if self.failures < FAILURES_MAX {
+            Ok(())
+        } else {
+            Err(error(&self.target.subject))
+        }
+    }
+
+    fn take_back_sent(&mut self) {
+        while let Some(unit) = self.sent.pop_back() {
+            self.unsent.push_front(unit);
+        }
+    }
+
+    /// Starts a commit of what is acknowledged, if it is time to.
+    fn start_commit(&mut self) {
+        let waiting = !self.flushes.is_empty() || self.closing;
+        let all_acked = self.sent.is_empty() && self.unsent.is_empty();
+        let memory_is_short = self.core.in_flight.available_permits() < PACKET_BYTES;
+        let due = self.commit_now
+            || self.acked_bytes >= COMMIT_BYTES
+            || (waiting && all_acked)
+            || memory_is_short;
+        if self.commit.is_some() || self.acked.is_empty() || !due {
+            return;
+        }
+        let (extents, count) = self.commit_extents();
+        self.committing = count;
+        self.commit_now = false;
+        let commit = OperationKind::Commit(Commit {
+            location: Location::inode(self.target.inode),
+            extents,
+            place: self.target.place as i32,
+            mtime_ns: 0,
+            size_at_least: 0,
+        });
+        let sessions = self.core.sessions.clone();
+        let subject = self.target.subject.clone();
+        self.commit = Some(Box::pin(async move {
+            sessions.mutate_inode(&subject, commit).await
+        }));
+    }
+
+    /// The extents of the next commit, and of how many units they are. Neighbours in file and chunk are one extent.
+    fn commit_extents(&self) -> (Vec<CommitExtent>, usize) {
+        let base = match self.target.place {
+            CommitPlace::At => 0,
+            CommitPlace::Append => self.acked.front().map_or(0, |unit| unit.offset_in_file),
+        };
+        let mut extents: Vec<CommitExtent> = Vec::new();
+        let mut count = 0;
+        for unit in &self.acked {
+            let Some((place, offset_in_chunk)) = unit.placed else {
+                break;
+            };
+            let next = CommitExtent {
+                offset_in_file: unit.offset_in_file - base,
+                chunk: place.chunk,
+                epoch: place.epoch,
+                offset_in_chunk,
+                length: unit.packet.len(),
+                crc32c: unit.packet.crc,
+            };
+            if let Some(last) = extents.last_mut()
+                && follows(last, &next)
+            {
+                last.crc32c = combine(last.crc32c, next.crc32c, next.length);
+                last.length += next.length;
+            } else if extents.len() < COMMIT_EXTENTS {
+                extents.push(next);
+            } else {
+                break;
+            }
+            count += 1;
+        }
+        (extents, count)
+    }
+
+    fn committed(&mut self, result: Result<InodeOutcome>) -> Result<()> {
+        self.commit = None;
+        let count = std::mem::take(&mut self.committing);
+        match result {
+            Ok(_) => {
+                self.failures = 0;
+                for unit in self.acked.drain(..count) {
+                    self.acked_bytes -= unit.packet.len();
+                }
+                self.finish_retiring(false);
+                Ok(())
+            }
+            Err(error) if lost_the_chunk(&error) => {
+                // Everything uncommitted goes into a new chunk, in order; whichever chunk it was, this is rare.
+                self.take_back_sent();
+                while let Some(unit) = self.acked.pop_back() {
+                    self.unsent.push_front(unit);
+                }
+                self.acked_bytes = 0;
+                self.retire(Some(0));
+                self.finish_retiring(true);
+                self.count_failure(|_| error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the current chunk aside.
+    fn retire(&mut self, failed: Option<u64>) {
+        if let Some(pipeline) = self.pipeline.take() {
+            self.retiring.push(Retiring { pipeline, failed });
+            self.commit_now = true;
+            self.finish_retiring(false);
+        }
+    }
+
+    /// Gives back or seals the chunks in which nothing waits for a commit any more; with `all`, every one.
+    fn finish_retiring(&mut self, all: bool) {
+        let waits = |chunk: u64| {
+            self.acked
+                .iter()
+                .any(|unit| unit.placed.is_some_and(|(place, _)| place.chunk == chunk))
+        };
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retiring)
+            .into_iter()
+            .partition(|retiring| !all && waits(retiring.pipeline.chunk));
+        self.retiring = stay;
+        for Retiring { pipeline, failed } in go {
+            let core = self.core.clone();
+            let subject = self.target.subject.clone();
+            self.core.background.spawn(async move {
+                match failed {
+                    None => pipeline.give_back(&core, &subject).await,
+                    Some(datanode) => {
+                        seal(&core, &subject, pipeline.chunk, pipeline.epoch, datanode).await;
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// True if `next` begins where `last` ends, in the file and in the same chunk.
+fn follows(last: &CommitExtent, next: &CommitExtent) -> bool {
+    last.chunk == next.chunk
+        && last.epoch == next.epoch
+        && last.offset_in_chunk + last.length == next.offset_in_chunk
+        && last.offset_in_file + last.length == next.offset_in_file
+}

@@ -1,0 +1,450 @@
+//! The writer that callers hold: gathers bytes into packets, and decides late whether a content is small or large.
+//!
+//! A new file gets its name when the writer is closed, and not before: whatever interrupts it leaves nothing behind under
+//! that name. Contents of up to 1 MiB then cost one pipeline append, shared with others, and one entry of the log.
+
+use bytes::Bytes;
+use cairn_protocol::buffer::{self, Buffer};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::operation::{
+    Commit, CommitPlace, Create, IfExists, Link, OperationKind, ReleaseInode,
+};
+use cairn_protocol::{ErrorCode, Failure};
+
+use super::packet::{BLOCK_BYTES, PACKET_BYTES, Packet};
+use super::placement::Placement;
+use super::stream::{self, StreamHandle, Target, Unit};
+use super::whole::{WriteOptions, reserve};
+use crate::error::{Error, Result, Subject};
+use crate::file_system::FileSystem;
+use crate::operations::AttributeChange;
+use crate::place::Place;
+
+/// Bytes that come in larger pieces are sent from where they are; smaller ones are gathered.
+const SLICE_BYTES_MIN: usize = 256 << 10;
+
+/// Writes a file from its beginning, or appends to one.
+///
+/// Memory is bounded whatever the file's size. After an error every further call fails in the same way. Dropping a writer
+/// without [`Writer::close`] leaves no new file; what was appended to an existing one may or may not stay.
+///
+/// ```no_run
+/// # async fn example(fs: cairn_client::FileSystem) -> Result<(), cairn_client::Error> {
+/// use cairn_client::WriteOptions;
+///
+/// let mut writer = fs.create_writer("/large", WriteOptions::default())?;
+/// for _ in 0..1000 {
+///     writer.write(&[7; 100_000]).await?;
+/// }
+/// let attributes = writer.close().await?;
+/// assert_eq!(attributes.size, 100_000_000);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Writer {
+    fs: FileSystem,
+    subject: Subject,
+    kind: Kind,
+    /// Bytes of the next packet.
+    buffer: Option<Buffer>,
+    filled: usize,
+    /// Bytes handed to the stream.
+    streamed: u64,
+    /// Once the content is known to be large.
+    stream: Option<Large>,
+    failed: Option<Error>,
+}
+
+enum Kind {
+    New { place: Place, options: WriteOptions },
+    Append { inode: InodeId, replication: u32 },
+}
+
+struct Large {
+    inode: InodeId,
+    handle: StreamHandle,
+}
+
+impl FileSystem {
+    /// Writes a new file. Nothing is sent before the content exceeds 1 MiB or the writer is flushed or closed.
+    pub fn create_writer(&self, place: impl Into<Place>, options: WriteOptions) -> Result<Writer> {
+        let place = place.into();
+        let (_, subject) = place.resolve()?;
+        options.check(&subject)?;
+        Ok(Writer::new(
+            self.clone(),
+            subject,
+            Kind::New { place, options },
+        ))
+    }
+
+    /// Appends to a file that exists. Bytes of several writers appear in the order of their commits, each flush of up to
+    /// 1 MiB in one piece. Cancel-safe.
+    pub async fn open_append(&self, place: impl Into<Place>) -> Result<Writer> {
+        let place = place.into();
+        let subject = place.subject();
+        let attributes = self.stat(&place).await?;
+        if attributes.kind != InodeKind::File as i32 {
+            let directory = attributes.kind == InodeKind::Directory as i32;
+            let code = if directory {
+                ErrorCode::IsADirectory
+            } else {
+                ErrorCode::InvalidArgument
+            };
+            return Err(Error::refused(&subject, code));
+        }
+        let inode = InodeId(attributes.inode);
+        self.access(inode, 2)
+            .await
+            .map_err(|error| about(&subject, error))?;
+        let kind = Kind::Append {
+            inode,
+            replication: attributes.replication,
+        };
+        Ok(Writer::new(self.clone(), subject, kind))
+    }
+
+    /// Makes every byte of a file durable on every replica, whoever wrote it: survives a power loss of the whole cluster.
+    /// Cancel-safe.
+    pub async fn sync(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let subject = place.subject();
+        let inode = match &place {
+            Place::Inode(inode) => *inode,
+            _ => self.stat(&place).await?.inode.into(),
+        };
+        self.sync_inode(&subject, inode).await
+    }
+}
+
+/// The same error, named as the caller knows the thing.
+fn about(subject: &Subject, error: Error) -> Error {
+    match error {
+        Error::Refused { failure, .. } => Error::refused(subject, failure),
+        other => other,
+    }
+}
+
+impl Writer {
+    fn new(fs: FileSystem, subject: Subject, kind: Kind) -> Self {
+        let (buffer, stream, failed) = (None, None, None);
+        Self {
+            fs,
+            subject,
+            kind,
+            buffer,
+            filled: 0,
+            streamed: 0,
+            stream,
+            failed,
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.streamed + self.filled as u64
+    }
+
+    /// Writes all of `bytes`, which are copied. Waits while the window is full. Not cancel-safe: some of them may then be
+    /// written.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        while !bytes.is_empty() {
+            if self.filled == PACKET_BYTES {
+                self.send_buffer().await?;
+            }
+            let filled = self.filled;
+            let buffer = self
+                .buffer
+                .get_or_insert_with(|| buffer::pool().take(PACKET_BYTES));
+            let count = bytes.len().min(PACKET_BYTES - filled);
+            buffer[filled..filled + count].copy_from_slice(&bytes[..count]);
+            self.filled += count;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Like [`Writer::write`], and without a copy where whole packets can be cut off `bytes`.
+    pub async fn write_bytes(&mut self, mut bytes: Bytes) -> Result<()> {
+        self.check()?;
+        // First to where a packet begins.
+        if self.filled > 0 {
+            let head = bytes.split_to(bytes.len().min(PACKET_BYTES - self.filled));
+            self.write(&head).await?;
+        }
+        while bytes.len() >= SLICE_BYTES_MIN
+            && self.written() + bytes.len() as u64 > PACKET_BYTES as u64
+        {
+            if self.filled > 0 {
+                self.send_buffer().await?;
+            }
+            let whole_blocks = bytes.len() / BLOCK_BYTES * BLOCK_BYTES;
+            let packet = bytes.split_to(whole_blocks.min(PACKET_BYTES));
+            self.send(packet).await?;
+        }
+        self.write(&bytes).await
+    }
+
+    /// Makes everything written so far part of the file: visible to all who have it open. A new file still has no name.
+    /// Not cancel-safe.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.check()?;
+        let result = self.flush_all().await;
+        self.note(result)
+    }
+
+    /// Flushes, and makes the file durable on every replica. Not cancel-safe.
+    pub async fn sync(&mut self) -> Result<()> {
+        self.flush().await?;
+        let inode = match (&self.stream, &self.kind) {
+            (Some(large), _) => large.inode,
+            (None, Kind::Append { inode, .. }) => *inode,
+            (None, Kind::New { .. }) => return Ok(()),
+        };
+        self.fs.sync_inode(&self.subject, inode).await
+    }
+
+    /// Flushes, syncs if the options or the cluster's settings say so, and gives a new file its name. Not cancel-safe: the
+    /// file may then have its name or not.
+    pub async fn close(mut self) -> Result<Attributes> {
+        self.check()?;
+        let (place, options) = match &self.kind {
+            Kind::Append { inode, .. } => {
+                let inode = *inode;
+                self.flush_all().await?;
+                if self.fs.settings().sync_on_close {
+                    self.fs.sync_inode(&self.subject, inode).await?;
+                }
+                let attributes = self.fs.stat(inode).await;
+                return attributes.map_err(|error| about(&self.subject, error));
+            }
+            Kind::New { place, options } => (place.clone(), options.clone()),
+        };
+        if self.stream.is_none() {
+            let content = self.take_buffer();
+            return self.fs.write_small(&place, &content, &options).await;
+        }
+        self.flush_all().await?;
+        let Some(large) = self.stream.take() else {
+            return Err(Error::unexpected(&self.subject));
+        };
+        let named = self.name(&large, &place, &options).await;
+        self.release(large.inode);
+        named
+    }
+
+    /// The last step of a large new file.
+    async fn name(
+        &self,
+        large: &Large,
+        place: &Place,
+        options: &WriteOptions,
+    ) -> Result<Attributes> {
+        let inode = large.inode;
+        if options.mtime_ns != 0 || options.atime_ns != 0 {
+            let change = AttributeChange {
+                mtime_ns: Some(options.mtime_ns).filter(|&time| time != 0),
+                atime_ns: Some(options.atime_ns).filter(|&time| time != 0),
+                ..AttributeChange::default()
+            };
+            let changed = self.fs.set_attributes(inode, change).await;
+            changed.map_err(|error| about(&self.subject, error))?;
+        }
+        if options.sync || self.fs.settings().sync_on_close {
+            self.fs.sync_inode(&self.subject, inode).await?;
+        }
+        let (location, _) = place.resolve()?;
+        let if_exists = match options.if_exists {
+            IfExists::Fail | IfExists::Open => IfExists::Fail,
+            IfExists::Truncate | IfExists::Replace => IfExists::Replace,
+        };
+        let link = Link {
+            source: Location::inode(inode),
+            location,
+            if_exists: if_exists as i32,
+        };
+        Ok(self
+            .fs
+            .change(&self.subject, OperationKind::Link(link))
+            .await?
+            .attributes)
+    }
+
+    async fn flush_all(&mut self) -> Result<()> {
+        if self.stream.is_none()
+            && let Kind::Append { inode, replication } = self.kind
+        {
+            return self.append_small(inode, replication).await;
+        }
+        if self.filled > 0 {
+            let packet = self.take_buffer();
+            self.send(packet).await?;
+        }
+        match &self.stream {
+            Some(large) => large.handle.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    /// A flush of little: like a record append.
+    async fn append_small(&mut self, inode: InodeId, replication: u32) -> Result<()> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        let bytes = self.take_buffer();
+        let length = bytes.len() as u64;
+        let commit = |extents| {
+            let (location, place) = (Location::inode(inode), CommitPlace::Append as i32);
+            OperationKind::Commit(Commit {
+                location,
+                extents,
+                place,
+                ..Commit::default()
+            })
+        };
+        let (fs, subject) = (&self.fs, &self.subject);
+        fs.append_and_commit(subject, replication, 0, &bytes, commit)
+            .await?;
+        self.streamed += length;
+        Ok(())
+    }
+
+    async fn send_buffer(&mut self) -> Result<()> {
+        let packet = self.take_buffer();
+        self.send(packet).await
+    }
+
+    /// The bytes gathered so far. They count as written again once they are sent.
+    fn take_buffer(&mut self) -> Bytes {
+        let filled = std::mem::take(&mut self.filled);
+        match self.buffer.take() {
+            Some(mut buffer) => {
+                buffer.truncate(filled);
+                buffer.freeze()
+            }
+            None => Bytes::new(),
+        }
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<()> {
+        let result = self.send_packet(bytes).await;
+        self.note(result)
+    }
+
+    async fn send_packet(&mut self, bytes: Bytes) -> Result<()> {
+        if self.stream.is_none() {
+            self.stream = Some(self.start_stream().await?);
+        }
+        let Some(large) = &self.stream else {
+            return Err(Error::unexpected(&self.subject));
+        };
+        let length = bytes.len();
+        let Some(permit) = reserve(self.fs.core(), length).await else {
+            let failure = Failure::new(ErrorCode::Unavailable, "the file system is closed");
+            return Err(Error::refused(&self.subject, failure));
+        };
+        let unit = Unit::new(self.streamed, Packet::new(bytes), permit);
+        large.handle.send(unit).await?;
+        self.streamed += length as u64;
+        Ok(())
+    }
+
+    async fn start_stream(&self) -> Result<Large> {
+        let (inode, replication, place) = match &self.kind {
+            Kind::Append { inode, replication } => (*inode, *replication, CommitPlace::Append),
+            Kind::New { place, options } => {
+                let attributes = self.create_orphan(place, options).await?;
+                (
+                    InodeId(attributes.inode),
+                    attributes.replication,
+                    CommitPlace::At,
+                )
+            }
+        };
+        let target = Target {
+            inode,
+            subject: self.subject.clone(),
+            place,
+        };
+        let window = self.fs.core().config.write_window_bytes;
+        let placement = Placement::new(replication, true, window);
+        let handle = stream::start(self.fs.core(), target, placement);
+        Ok(Large { inode, handle })
+    }
+
+    /// An unnamed file that our session holds, with the policy of the directory where its name will be.
+    async fn create_orphan(&self, place: &Place, options: &WriteOptions) -> Result<Attributes> {
+        let parent = parent(place, &self.subject)?;
+        if options.parents {
+            self.fs.mkdir_all(&parent, 0o755).await?;
+        }
+        let (location, _) = parent.resolve()?;
+        let create = Create {
+            location,
+            kind: InodeKind::File as i32,
+            mode: options.mode,
+            replication: options.replication,
+            orphan: true,
+            ..Create::default()
+        };
+        Ok(self
+            .fs
+            .change(&self.subject, OperationKind::Create(create))
+            .await?
+            .attributes)
+    }
+
+    /// Gives our claim on the inode up; without a name it then goes.
+    fn release(&self, inode: InodeId) {
+        let sessions = self.fs.core().sessions.clone();
+        let subject = self.subject.clone();
+        self.fs.core().background.spawn(async move {
+            let release = OperationKind::ReleaseInode(ReleaseInode { inode: inode.0 });
+            if let Err(error) = sessions.mutate(&subject, release).await {
+                // It goes with the session.
+                tracing::debug!(%inode, %error, "inode not released");
+            }
+        });
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&mut self, result: Result<()>) -> Result<()> {
+        if let Err(error) = &result {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+        result
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let (Some(large), Kind::New { .. }) = (self.stream.take(), &self.kind) {
+            self.release(large.inode);
+        }
+    }
+}
+
+/// The directory in which a place's name is.
+fn parent(place: &Place, subject: &Subject) -> Result<Place> {
+    match place {
+        Place::Entry(parent, _) => Ok(Place::Inode(*parent)),
+        Place::Inode(_) => Err(Error::invalid(subject, "a new file needs a name")),
+        Place::Path(path) => {
+            let normal = crate::place::normalise(path)
+                .map_err(|failure| Error::refused(subject, failure))?;
+            match normal.iter().rposition(|&byte| byte == b'/') {
+                _ if normal == b"/" => Err(Error::refused(subject, ErrorCode::IsADirectory)),
+                Some(0) | None => Ok(Place::Path(b"/".to_vec())),
+                Some(slash) => Ok(Place::Path(normal[..slash].to_vec())),
+            }
+        }
+    }
+}
