@@ -66,6 +66,19 @@ pub fn last_before(
         .transpose()
 }
 
+/// Visits all of a map from the last to the first, until `visit` returns false.
+pub fn scan_back(
+    reader: &(impl Read + ?Sized),
+    map: MapId,
+    visit: &mut dyn FnMut(ExtentRecord) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    reader.scan_back(
+        &prefix(map).finish(),
+        &prefix(map).end(),
+        &mut |key, value| visit(decode_pair(key, value)?.1),
+    )
+}
+
 /// Writes one under its offset.
 pub fn put(txn: &mut Txn<'_>, map: MapId, record: &ExtentRecord) {
     let value = ExtentRecord {

@@ -21,8 +21,18 @@ pub trait Read {
     /// Calls `visit(key, value)` in key order for start <= key < end until it returns false.
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
+    /// The same from the last key to the first.
+    fn scan_back(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
     /// The last key with start <= key < end, for look-backs.
-    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError>;
+    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError> {
+        let mut last = None;
+        self.scan_back(start, end, &mut |key, value| {
+            last = Some((key.to_vec(), value.to_vec()));
+            Ok(false)
+        })?;
+        Ok(last)
+    }
 
     /// The cluster record; a transaction answers with its own changes.
     fn cluster_record(&self) -> Result<ClusterRecord, StoreError> {
@@ -58,14 +68,16 @@ impl Read for Snapshot<'_> {
         finished(&iterator, start)
     }
 
-    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError> {
+    fn scan_back(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut iterator = self.0.raw_iterator_opt(bounds(start, end));
         iterator.seek_to_last();
-        let found = iterator
-            .item()
-            .map(|(key, value)| (key.to_vec(), value.to_vec()));
-        finished(&iterator, start)?;
-        Ok(found)
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.prev();
+        }
+        finished(&iterator, start)
     }
 }
 

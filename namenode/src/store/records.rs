@@ -85,6 +85,9 @@ pub struct InodeRecord {
     /// Number of extended attributes, so that most inodes need no look at that table.
     #[prost(uint32, tag = "20")]
     pub xattr_count: u32,
+    /// Bytes of their names and values together.
+    #[prost(uint32, tag = "21")]
+    pub xattr_bytes: u32,
 }
 
 /// A directory entry.
@@ -186,6 +189,15 @@ pub struct SessionRecord {
     /// Outcomes below this sequence are forgotten; a mutation below it is refused.
     #[prost(uint64, tag = "4")]
     pub lowest_unanswered: u64,
+    /// Largest sequence that was remembered.
+    #[prost(uint64, tag = "5")]
+    pub highest_sequence: u64,
+    /// Outcomes below this sequence have been deleted; follows `lowest_unanswered` in bounded steps.
+    #[prost(uint64, tag = "6")]
+    pub pruned_below: u64,
+    /// The session is over, and what it left behind is being cleaned up.
+    #[prost(bool, tag = "7")]
+    pub ended: bool,
 }
 
 /// A datanode.

@@ -215,6 +215,14 @@ fn compare(reader: &impl Read, model: &Model) {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         assert_eq!(seen, expected);
+        let mut seen = Vec::new();
+        reader
+            .scan_back(&key(start), &key(end), &mut |key, value| {
+                seen.push((key.to_vec(), value.to_vec()));
+                Ok(true)
+            })
+            .unwrap();
+        assert_eq!(seen, expected.clone().into_iter().rev().collect::<Vec<_>>());
         let last = reader.last_before(&key(start), &key(end)).unwrap();
         assert_eq!(last, expected.into_iter().next_back());
     }

@@ -12,7 +12,7 @@ use prost::Message;
 use rocksdb::{DBRawIterator, WriteBatch};
 
 use super::error::StoreError;
-use super::read::{Pair, Read, Visit, bounds, finished, name};
+use super::read::{Read, Visit, bounds, finished, name};
 use super::records::{AppliedState, ClusterRecord};
 use super::{Store, applied_key, cluster};
 
@@ -199,77 +199,86 @@ impl Read for Txn<'_> {
         if start >= end {
             return Ok(());
         }
-        let mut above = self
+        let above = self
             .overlay
-            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
-            .peekable();
+            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)));
         let mut below = self.iterator(start, end);
         below.seek(start);
-        loop {
-            let order = match (above.peek(), below.key()) {
-                (None, None) => break,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((key, _)), Some(below_key)) => key.as_slice().cmp(below_key),
-            };
-            let go_on = match order {
-                // The overlay's key comes first, or hides the same key below.
-                Ordering::Less | Ordering::Equal => {
-                    let (key, written) = above.next().expect("it was peeked");
-                    let go_on = match written {
-                        Some(value) => visit(key, value)?,
-                        None => true,
-                    };
-                    if order == Ordering::Equal {
-                        below.next();
-                    }
-                    go_on
-                }
-                Ordering::Greater => {
-                    let (key, value) = below.item().expect("it has a key");
-                    let go_on = visit(key, value)?;
-                    below.next();
-                    go_on
-                }
-            };
-            if !go_on {
-                return Ok(());
-            }
-        }
+        merge(above, &mut below, Direction::Up, visit)?;
         finished(&below, start)
     }
 
-    fn last_before(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, StoreError> {
+    fn scan_back(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         if start >= end {
-            return Ok(None);
+            return Ok(());
         }
         let above = self
             .overlay
-            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
-            .rev()
-            .find_map(|(key, written)| written.as_ref().map(|value| (key, value)));
+            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)));
         let mut below = self.iterator(start, end);
         below.seek_to_last();
-        while let Some(key) = below.key() {
-            // What the overlay says about a key counts, whether it wrote or deleted it.
-            if !self.overlay.contains_key(key) {
-                break;
-            }
-            below.prev();
-        }
-        let found = match (above, below.item()) {
-            (Some((key, value)), Some((below_key, _))) if key.as_slice() > below_key => {
-                Some((key.clone(), value.clone()))
-            }
-            (_, Some((key, value))) => Some((key.to_vec(), value.to_vec())),
-            (Some((key, value)), None) => Some((key.clone(), value.clone())),
-            (None, None) => None,
-        };
-        finished(&below, start)?;
-        Ok(found)
+        merge(above.rev(), &mut below, Direction::Down, visit)?;
+        finished(&below, start)
     }
 
     fn cluster_record(&self) -> Result<ClusterRecord, StoreError> {
         Ok(self.cluster.clone())
+    }
+}
+
+/// Which way a merge goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+impl Direction {
+    fn step(self, iterator: &mut DBRawIterator<'_>) {
+        match self {
+            Self::Up => iterator.next(),
+            Self::Down => iterator.prev(),
+        }
+    }
+
+    fn order(self, a: &[u8], b: &[u8]) -> Ordering {
+        match self {
+            Self::Up => a.cmp(b),
+            Self::Down => b.cmp(a),
+        }
+    }
+}
+
+/// Visits what the overlay (`above`) and the store (`below`) have, in order; the overlay hides what it wrote or deleted.
+fn merge<'a>(
+    above: impl Iterator<Item = (&'a Vec<u8>, &'a Written)>,
+    below: &mut DBRawIterator<'_>,
+    direction: Direction,
+    visit: &mut Visit<'_>,
+) -> Result<(), StoreError> {
+    let mut above = above.peekable();
+    loop {
+        let order = match (above.peek(), below.key()) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((key, _)), Some(below_key)) => direction.order(key, below_key),
+        };
+        let go_on = if order == Ordering::Greater {
+            let (key, value) = below.item().expect("it has a key");
+            visit(key, value)?
+        } else {
+            let (key, written) = above.next().expect("it was peeked");
+            match written {
+                Some(value) => visit(key, value)?,
+                None => true,
+            }
+        };
+        if !go_on {
+            return Ok(());
+        }
+        if order != Ordering::Less {
+            direction.step(below);
+        }
     }
 }
