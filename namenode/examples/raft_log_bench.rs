@@ -12,7 +12,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use cairn_daemon::disk::RealDisk;
 use cairn_namenode::consensus::log_store::{LogOptions, LogStore};
-use cairn_namenode::consensus::types::{CommandBatch, Entry, IoFlushed, LogId, Payload, TypeConfig};
+use cairn_namenode::consensus::types::{
+    CommandBatch, Entry, IoFlushed, LogId, Payload, TypeConfig,
+};
 use openraft::storage::RaftLogStorage;
 use openraft::type_config::TypeConfigExt;
 use tokio::sync::Mutex;
@@ -30,25 +32,45 @@ struct Log {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let directory = PathBuf::from(arguments.next().unwrap_or_else(|| "raft-log-bench".to_owned()));
-    let seconds = arguments.next().map_or(Ok(5), |text| text.parse()).context("parse seconds")?;
-    println!("proposers    ops/s   p50 us   p99 us");
+    let directory = PathBuf::from(
+        arguments
+            .next()
+            .unwrap_or_else(|| "raft-log-bench".to_owned()),
+    );
+    let seconds = arguments
+        .next()
+        .map_or(Ok(5), |text| text.parse())
+        .context("parse seconds")?;
+    println!("proposers    ops/s   p50 us   p99 us   reopen ms");
     for proposers in [1, 32, 256, 1024] {
-        let mut latencies = run(&directory, proposers, Duration::from_secs(seconds)).await?;
+        let (mut latencies, replay) =
+            run(&directory, proposers, Duration::from_secs(seconds)).await?;
         latencies.sort_unstable();
         let percentile = |percent: usize| latencies[latencies.len() * percent / 100].as_micros();
         let rate = latencies.len() as u64 / seconds;
-        println!("{proposers:>9} {rate:>8} {:>8} {:>8}", percentile(50), percentile(99));
+        println!(
+            "{proposers:>9} {rate:>8} {:>8} {:>8} {:>11}",
+            percentile(50),
+            percentile(99),
+            replay.as_millis()
+        );
     }
     std::fs::remove_dir_all(&directory).context("remove the benchmark's directory")
 }
 
-async fn run(directory: &PathBuf, proposers: usize, time: Duration) -> anyhow::Result<Vec<Duration>> {
+async fn run(
+    directory: &PathBuf,
+    proposers: usize,
+    time: Duration,
+) -> anyhow::Result<(Vec<Duration>, Duration)> {
     if directory.exists() {
         std::fs::remove_dir_all(directory).context("remove the benchmark's directory")?;
     }
     let store = LogStore::open(Arc::new(RealDisk), directory, LogOptions::new(1))?;
-    let log = Arc::new(Mutex::new(Log { store, next_index: 0 }));
+    let log = Arc::new(Mutex::new(Log {
+        store,
+        next_index: 0,
+    }));
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     for _ in 0..proposers {
@@ -60,7 +82,10 @@ async fn run(directory: &PathBuf, proposers: usize, time: Duration) -> anyhow::R
     while let Some(result) = tasks.join_next().await {
         latencies.extend(result??);
     }
-    Ok(latencies)
+    drop(log);
+    let start = Instant::now();
+    LogStore::open(Arc::new(RealDisk), directory, LogOptions::new(2))?;
+    Ok((latencies, start.elapsed()))
 }
 
 async fn propose(log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Duration>> {
@@ -73,7 +98,9 @@ async fn propose(log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> anyhow::Result<
             let mut log = log.lock().await;
             let log_id = LogId::new_term_index(1, log.next_index);
             let payload = Payload::Normal(CommandBatch(commands.clone()));
-            log.store.append([Entry { log_id, payload }], IoFlushed::signal(sender)).await?;
+            log.store
+                .append([Entry { log_id, payload }], IoFlushed::signal(sender))
+                .await?;
             log.next_index += 1;
             if log.next_index.is_multiple_of(ENTRIES_KEPT) && log.next_index > ENTRIES_KEPT {
                 let purged = LogId::new_term_index(1, log.next_index - ENTRIES_KEPT);

@@ -81,7 +81,7 @@ impl LogStore {
         let (writer, memory) = open_writer(disk, path, &options)?;
         let queue = match options.inline {
             true => Queue::inline(writer),
-            false => Queue::thread(writer, options.queue_jobs_max, path)?,
+            false => Queue::thread(writer, options.queue_bytes_max, path)?,
         };
         Ok(LogStore {
             committed_sent: memory.state().committed,
@@ -108,16 +108,12 @@ impl LogStore {
         op: Op,
         change: impl FnOnce(&Memory) -> io::Result<()>,
     ) -> io::Result<()> {
-        let permit = self.queue.reserve().await?;
+        let permit = self.queue.reserve(0).await?;
         self.reader.memory.check()?;
         change(&self.reader.memory)?;
         let (sender, receiver) = oneshot::channel();
         let committed = new_committed(&self.reader.memory, &mut self.committed_sent);
-        permit.submit(Job {
-            committed,
-            op,
-            done: Done::Waiter(sender),
-        });
+        permit.submit(Job::new(committed, op, Done::Waiter(sender)));
         receiver
             .await
             .map_err(|_| io::Error::other("the writer of the raft log has ended"))?
@@ -219,16 +215,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let bodies = self.encode(&entries)?;
         let payload_bytes: Vec<u64> = bodies.iter().map(EntryBody::payload_bytes).collect();
         // The place in the queue comes first: nothing may fail between showing the entries and handing them over.
-        let permit = self.queue.reserve().await?;
+        let permit = self.queue.reserve(payload_bytes.iter().sum()).await?;
         self.reader.memory.check()?;
         self.reader.memory.append(&entries, &payload_bytes)?;
         let op = Op::Entries(entries.into_iter().zip(bodies).collect());
         let committed = new_committed(&self.reader.memory, &mut self.committed_sent);
-        permit.submit(Job {
-            committed,
-            op,
-            done: Done::Raft(callback),
-        });
+        permit.submit(Job::new(committed, op, Done::Raft(callback)));
         Ok(())
     }
 

@@ -17,8 +17,8 @@ pub struct LogOptions {
     pub spare_segments_max: usize,
     /// Newest entries kept in memory, in payload bytes. Entries not yet on disk are kept whatever it says.
     pub cache_bytes_max: u64,
-    /// Jobs that may wait for the writer before an append has to wait.
-    pub queue_jobs_max: usize,
+    /// Bytes that may wait for the writer before an append has to wait; 64 MiB unless told.
+    pub queue_bytes_max: u64,
     /// A random number that nobody outside can guess; goes into the checksums of the segments written from now on, so
     /// that bytes chosen by a client never look like a record.
     pub salt: u64,
@@ -36,7 +36,7 @@ impl LogOptions {
             segment_bytes: 64 << 20,
             spare_segments_max: 2,
             cache_bytes_max: 64 << 20,
-            queue_jobs_max: 1024,
+            queue_bytes_max: 64 << 20,
             salt,
             must_exist: false,
             inline: cfg!(cairn_sim),
@@ -61,9 +61,9 @@ impl LogOptions {
                 value: self.segment_bytes,
             });
         }
-        if self.queue_jobs_max == 0 {
+        if self.queue_bytes_max == 0 {
             return Err(LogError::Options {
-                setting: "queue_jobs_max",
+                setting: "queue_bytes_max",
                 rule: "at least 1",
                 value: 0,
             });

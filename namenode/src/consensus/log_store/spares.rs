@@ -6,6 +6,8 @@
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use tracing::warn;
+
 use super::directory::{Directory, Segment};
 use super::error::LogError;
 
@@ -74,8 +76,15 @@ impl Spares {
         if let Some(number) = self.free.pop() {
             return Ok(number);
         }
-        if let Some(made) = self.maker.as_mut().and_then(Maker::wait) {
-            return made;
+        match self.maker.as_mut().and_then(Maker::wait) {
+            Some((number, Ok(()))) => return Ok(number),
+            Some((number, Err(failure))) => {
+                // No record was ever in it. The disk may have been full when it was written and have room now.
+                warn!(error = %failure, "could not write a raft log segment in advance");
+                // What stays because this fails too goes at the next opening.
+                let _ = self.directory.remove_spare(number);
+            }
+            None => {}
         }
         let number = self.number();
         self.directory.create_spare(number, self.segment_bytes)?;
@@ -94,10 +103,13 @@ impl Spares {
     }
 }
 
+/// A spare's number, and whether it could be written.
+type Made = (u64, Result<(), LogError>);
+
 /// The thread that writes spares: at most one asked for at a time. It ends when `requests` is dropped.
 struct Maker {
     requests: Option<mpsc::SyncSender<u64>>,
-    made: mpsc::Receiver<Result<u64, LogError>>,
+    made: mpsc::Receiver<Made>,
     thread: Option<JoinHandle<()>>,
     busy: bool,
 }
@@ -109,10 +121,8 @@ impl Maker {
         let path = directory.path().to_path_buf();
         let work = move || {
             for number in inbox {
-                let result = directory
-                    .create_spare(number, segment_bytes)
-                    .map(|()| number);
-                if outbox.send(result).is_err() {
+                let result = directory.create_spare(number, segment_bytes);
+                if outbox.send((number, result)).is_err() {
                     return;
                 }
             }
@@ -137,7 +147,7 @@ impl Maker {
     }
 
     /// The spare that was asked for; `None` if none was.
-    fn wait(&mut self) -> Option<Result<u64, LogError>> {
+    fn wait(&mut self) -> Option<Made> {
         if !self.busy {
             return None;
         }
@@ -153,5 +163,42 @@ impl Drop for Maker {
             // It only fails if the thread panicked; the spare it was writing is not used then.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use cairn_daemon::disk::sim::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn a_spare_that_could_not_be_written_in_advance_is_replaced_by_another() {
+        let disk = SimDisk::new();
+        let path = Path::new("/raft");
+        let directory = Directory::open(Arc::new(disk.mount()), path).unwrap();
+        disk.fail_next_sync(&path.join("spare-0000000000000000"));
+        let mut spares = Spares::open(directory.clone(), &[], 8192, 2, false).unwrap();
+        spares.prepare();
+        assert_eq!(spares.take().unwrap(), 1);
+        spares.prepare();
+        assert_eq!(spares.take().unwrap(), 2);
+        assert_eq!(directory.list().unwrap().spares, [(1, 8192), (2, 8192)]);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_not_the_end_of_the_pool() {
+        let disk = SimDisk::new();
+        let directory = Directory::open(Arc::new(disk.mount()), Path::new("/raft")).unwrap();
+        let mut spares = Spares::open(directory, &[], 8192, 2, false).unwrap();
+        disk.set_capacity(5000);
+        spares.prepare();
+        assert!(matches!(spares.take(), Err(LogError::Io { .. })));
+        disk.set_capacity(1 << 20);
+        spares.prepare();
+        assert_eq!(spares.take().unwrap(), 2);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, info};
 
 use super::directory::{Directory, Segment};
@@ -57,9 +57,20 @@ pub(super) struct Job {
     pub committed: Option<Option<LogId>>,
     pub op: Op,
     pub done: Done,
+    /// Its share of what may wait for the writer; given back with the job.
+    pub budget: Option<OwnedSemaphorePermit>,
 }
 
 impl Job {
+    pub(super) fn new(committed: Option<Option<LogId>>, op: Op, done: Done) -> Job {
+        Job {
+            committed,
+            op,
+            done,
+            budget: None,
+        }
+    }
+
     /// Answers without having written anything.
     pub(super) fn refuse(self, reason: &str) {
         self.done.complete(Err(io::Error::other(reason.to_owned())));

@@ -108,11 +108,7 @@ impl Run {
         let (mut jobs, mut receivers) = (Vec::new(), Vec::new());
         let mut push = |committed, op| {
             let (sender, receiver) = oneshot::channel();
-            jobs.push(Job {
-                committed,
-                op,
-                done: Done::Waiter(sender),
-            });
+            jobs.push(Job::new(committed, op, Done::Waiter(sender)));
             receivers.push(receiver);
         };
         let mut model = self.now();

@@ -10,7 +10,7 @@ fn open_real(path: &Path) -> LogStore {
     let options = LogOptions {
         segment_bytes: 64 << 10,
         inline: false,
-        queue_jobs_max: 8,
+        queue_bytes_max: 3000,
         ..options()
     };
     LogStore::open(Arc::new(RealDisk), path, options).unwrap()
