@@ -406,6 +406,23 @@ pub(super) fn next_incarnation(txn: &mut Txn) -> Incarnation {
     incarnation
 }
 
+/// Fails if the datanode has a replica in the set.
+pub(super) fn check_no_replica(
+    id: ChunkId,
+    chunk: &ChunkRecord,
+    datanode: DatanodeId,
+) -> Result<(), OpError> {
+    if chunk
+        .replicas
+        .iter()
+        .all(|replica| replica.datanode != datanode.0)
+    {
+        return Ok(());
+    }
+    let message = format!("datanode {datanode} has a replica of chunk {}", id.hex());
+    Err(OpError::new(ErrorCode::AlreadyExists, message))
+}
+
 /// The datanode's side of a replica.
 pub(super) fn add_replica_row(
     txn: &mut Txn,

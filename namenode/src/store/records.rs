@@ -308,6 +308,9 @@ pub struct ClusterRecord {
     /// Agreed format level (DESIGN §8).
     #[prost(uint32, tag = "18")]
     pub feature_level: u32,
+    /// Orphan with which the next sweep goes on; 0 at the beginning of a pass.
+    #[prost(uint64, tag = "19")]
+    pub sweep_cursor: u64,
 }
 
 /// What the state reflects; in the batch of each entry.

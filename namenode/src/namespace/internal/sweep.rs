@@ -1,0 +1,202 @@
+//! One bounded step of background removal: extent maps that no file uses, trees that were cut off, inodes without a name
+//! whose grace is over.
+//!
+//! A detached tree is taken apart from above: a directory in it becomes a detached root of its own, a file loses the name. So
+//! no step depends on how deep or wide a tree is, and a file with other names elsewhere keeps them.
+
+use cairn_protocol::ids::{InodeId, MapId};
+
+use super::done;
+use crate::namespace::command::{Outcome, Sweep};
+use crate::namespace::context::Context;
+use crate::namespace::error::OpError;
+use crate::namespace::extents::{drop_content, release_whole};
+use crate::namespace::path::Node;
+use crate::namespace::{inode, tree};
+use crate::store::chunk_use::UseOwner;
+use crate::store::records::{DeadMapRecord, InodeRecord, OrphanRecord};
+use crate::store::{self, Read, StoreError, Txn};
+
+/// Records that one step touches at most, whatever it asks for.
+const STEP_RECORDS_MAX: u32 = 4096;
+
+/// `more` if this step stopped at its limit.
+pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome, OpError> {
+    let mut budget = cmd.limit.clamp(1, STEP_RECORDS_MAX) as usize;
+    while budget > 0 && sweep_dead_map(txn, ctx, &mut budget)? {}
+    while budget > 0 && sweep_detached(txn, ctx, &mut budget)? {}
+    let pass_over = budget > 0 && sweep_orphans(txn, ctx, &mut budget)?;
+    Ok(done(0, budget == 0 || !pass_over))
+}
+
+/// Releases extents of the first dead map. False if there is none.
+fn sweep_dead_map(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
+    let mut first: Option<(MapId, DeadMapRecord)> = None;
+    store::dead_map::scan(txn, MapId(0), &mut |map, record| {
+        first = Some((map, record));
+        Ok(false)
+    })?;
+    let Some((map, record)) = first else {
+        return Ok(false);
+    };
+    let mut extents = Vec::new();
+    store::extent::scan(txn, map, record.next_offset, &mut |extent| {
+        extents.push(extent);
+        Ok(extents.len() < *budget)
+    })?;
+    for extent in &extents {
+        store::extent::delete(txn, map, extent.offset_in_file);
+        release_whole(txn, ctx.stamp, UseOwner::Map(map), extent)?;
+    }
+    match extents.last() {
+        Some(last) if extents.len() == *budget => {
+            // The next step need not step over what this one deleted.
+            let next_offset = last.offset_in_file + 1;
+            store::dead_map::put(txn, map, &DeadMapRecord { next_offset });
+        }
+        _ => store::dead_map::delete(txn, map),
+    }
+    *budget = budget.saturating_sub(extents.len().max(1));
+    Ok(true)
+}
+
+/// Takes names out of the first detached directory. False if there is none.
+fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
+    let mut first = None;
+    store::detached::scan(txn, InodeId(0), &mut |id| {
+        first = Some(id);
+        Ok(false)
+    })?;
+    let Some(id) = first else { return Ok(false) };
+    let mut directory = load(txn, id)?;
+    let names = names_in(txn, id, *budget)?;
+    for (name, child) in &names {
+        store::dirent::delete(txn, id, name);
+        lose_name(txn, ctx, *child)?;
+    }
+    directory.entry_count = directory.entry_count.saturating_sub(names.len() as u64);
+    let emptied = names.len() < *budget;
+    *budget = budget.saturating_sub(names.len().max(1));
+    if emptied && remove_xattrs(txn, id, &mut directory, budget)? {
+        store::detached::delete(txn, id);
+        store::inode::delete(txn, id);
+        tree::uncount(txn, &directory);
+    } else {
+        store::inode::put(txn, id, &directory);
+    }
+    Ok(true)
+}
+
+fn names_in(
+    read: &impl Read,
+    directory: InodeId,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, InodeId)>, StoreError> {
+    let mut names = Vec::new();
+    store::dirent::scan(read, directory, &[], &mut |name, dirent| {
+        names.push((name.to_vec(), InodeId(dirent.inode)));
+        Ok(names.len() < limit)
+    })?;
+    Ok(names)
+}
+
+fn lose_name(txn: &mut Txn, ctx: &Context, id: InodeId) -> Result<(), OpError> {
+    let mut node = Node {
+        id,
+        inode: load(txn, id)?,
+    };
+    if inode::is_directory(&node.inode) {
+        tree::detach(txn, ctx, &mut node);
+    } else {
+        tree::drop_link(txn, ctx, &mut node);
+    }
+    Ok(())
+}
+
+/// Removes inodes that nobody names, claims or may still claim. Goes on where the last step stopped, for those that
+/// have to stay may be many. True if it reached the end of a pass from the beginning.
+fn sweep_orphans(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
+    let cursor = txn.cluster().sweep_cursor;
+    let mut next = 0;
+    for (id, orphan) in orphans_from(txn, InodeId(cursor), *budget)? {
+        let due = orphan.claims.is_empty() && orphan.keep_until_ns <= ctx.stamp.time_ns;
+        if *budget == 0 || (due && !remove_orphan(txn, ctx, id, budget)?) {
+            next = id.0;
+            break;
+        }
+        *budget = budget.saturating_sub(1);
+        next = id.0 + 1;
+    }
+    let ended = *budget > 0;
+    let next = if ended { 0 } else { next };
+    if next != cursor {
+        txn.cluster_mut().sweep_cursor = next;
+    }
+    Ok(ended && cursor == 0)
+}
+
+fn orphans_from(
+    read: &impl Read,
+    start: InodeId,
+    limit: usize,
+) -> Result<Vec<(InodeId, OrphanRecord)>, StoreError> {
+    let mut orphans = Vec::new();
+    store::orphan::scan(read, start, &mut |id, orphan| {
+        orphans.push((id, orphan));
+        Ok(orphans.len() < limit)
+    })?;
+    Ok(orphans)
+}
+
+/// False if its attributes are too many for this step.
+fn remove_orphan(
+    txn: &mut Txn,
+    ctx: &Context,
+    id: InodeId,
+    budget: &mut usize,
+) -> Result<bool, OpError> {
+    let mut record = load(txn, id)?;
+    drop_content(txn, ctx, id, &mut record)?;
+    if !remove_xattrs(txn, id, &mut record, budget)? {
+        store::inode::put(txn, id, &record);
+        return Ok(false);
+    }
+    store::orphan::delete(txn, id);
+    store::inode::delete(txn, id);
+    tree::uncount(txn, &record);
+    Ok(true)
+}
+
+/// Removes the extended attributes of an inode that goes. False if some are left when the budget is gone.
+fn remove_xattrs(
+    txn: &mut Txn,
+    id: InodeId,
+    record: &mut InodeRecord,
+    budget: &mut usize,
+) -> Result<bool, StoreError> {
+    if record.xattr_count == 0 {
+        return Ok(true);
+    }
+    let mut names = Vec::new();
+    let limit = *budget;
+    store::xattr::scan(txn, id, &mut |name, _| {
+        if names.len() == limit {
+            return Ok(false);
+        }
+        names.push(name.to_vec());
+        Ok(true)
+    })?;
+    for name in &names {
+        store::xattr::delete(txn, id, name);
+    }
+    *budget -= names.len();
+    let removed = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    record.xattr_count = record.xattr_count.saturating_sub(removed);
+    Ok(record.xattr_count == 0)
+}
+
+fn load(read: &impl Read, id: InodeId) -> Result<InodeRecord, StoreError> {
+    store::inode::get(read, id)?.ok_or_else(|| {
+        StoreError::Inconsistent(format!("inode {id} is to be swept and does not exist (I2)"))
+    })
+}
