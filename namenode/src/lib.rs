@@ -1,3 +1,4 @@
 //! The namenode: the namespace, kept by one Raft group in RocksDB.
 
+pub mod consensus;
 pub mod store;
