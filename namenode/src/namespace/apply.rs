@@ -1,0 +1,119 @@
+//! A batch of the log into outcomes. Each command has a savepoint: what fails changes nothing but its session's memory.
+
+use cairn_protocol::messages::operation::OperationKind;
+use cairn_protocol::{ErrorCode, Failure};
+
+use super::command::{Batch, ClientCommand, Command, CommandKind, Outcome};
+use super::context::{Context, Stamp};
+use super::error::OpError;
+use super::{internal, ops, retry};
+use crate::store::{StoreError, Txn};
+
+/// Applies one log entry: a pure function of the state and the batch (I7). One outcome for each command, in order.
+///
+/// Which chunks changed, the caller takes from the transaction ([`Txn::take_touched`]).
+///
+/// An error is a fault of ours: nothing of the batch may be kept, and the process must stop.
+pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outcome>, StoreError> {
+    // A new leader's clock may be behind its predecessor's. Time does not go back for that.
+    let last = txn.cluster().last_stamp_ns;
+    let stamp = Stamp {
+        time_ns: batch.stamp_ns.max(last),
+        index,
+    };
+    if stamp.time_ns > last {
+        txn.cluster_mut().last_stamp_ns = stamp.time_ns;
+    }
+    batch
+        .commands
+        .iter()
+        .map(|command| apply_command(txn, command, stamp))
+        .collect()
+}
+
+fn apply_command(txn: &mut Txn, command: &Command, stamp: Stamp) -> Result<Outcome, StoreError> {
+    match &command.kind {
+        Some(CommandKind::Client(client)) => apply_client(txn, client, stamp),
+        Some(kind) => {
+            let ctx = Context::internal(stamp);
+            attempt(txn, |txn| internal::apply(txn, kind, &ctx))
+        }
+        None => Ok(failed(Failure::new(
+            ErrorCode::Malformed,
+            "a command of an unknown kind",
+        ))),
+    }
+}
+
+/// Exactly once (I6): the session's memory answers what was asked before.
+fn apply_client(
+    txn: &mut Txn,
+    command: &ClientCommand,
+    stamp: Stamp,
+) -> Result<Outcome, StoreError> {
+    match retry::admit(txn, command) {
+        Ok(None) => {}
+        Ok(Some(remembered)) => return Ok(remembered),
+        Err(OpError::Failure(failure)) => return Ok(failed(failure)),
+        Err(OpError::Store(error)) => return Err(error),
+    }
+    let ctx = Context {
+        stamp,
+        caller: command.caller.clone(),
+        session: command.session.into(),
+    };
+    let outcome = attempt(txn, |txn| apply_operation(txn, command, &ctx))?;
+    let kind = &command.operation.kind;
+    if outcome.code != 0 || !matches!(kind, Some(OperationKind::CloseSession(_))) {
+        retry::remember(txn, command, &outcome)?;
+    }
+    Ok(outcome)
+}
+
+fn apply_operation(
+    txn: &mut Txn,
+    command: &ClientCommand,
+    ctx: &Context,
+) -> Result<Outcome, OpError> {
+    let Some(kind) = &command.operation.kind else {
+        return Err(OpError::new(
+            ErrorCode::Malformed,
+            "an operation of an unknown kind",
+        ));
+    };
+    let value = ops::apply(txn, kind, command.placement.as_ref(), ctx)?;
+    Ok(Outcome {
+        value: Some(value),
+        ..Outcome::default()
+    })
+}
+
+/// Runs one command under a savepoint: a failure undoes it and becomes an outcome.
+fn attempt(
+    txn: &mut Txn,
+    run: impl FnOnce(&mut Txn) -> Result<Outcome, OpError>,
+) -> Result<Outcome, StoreError> {
+    txn.savepoint();
+    match run(txn) {
+        Ok(outcome) => {
+            txn.release_savepoint();
+            Ok(outcome)
+        }
+        Err(OpError::Failure(failure)) => {
+            txn.rollback_to_savepoint();
+            Ok(failed(failure))
+        }
+        Err(OpError::Store(error)) => {
+            txn.rollback_to_savepoint();
+            Err(error)
+        }
+    }
+}
+
+fn failed(failure: Failure) -> Outcome {
+    Outcome {
+        code: failure.code as u32,
+        message: failure.message,
+        ..Outcome::default()
+    }
+}

@@ -1,0 +1,43 @@
+//! Extended attributes of one inode: a value, or the names.
+
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::messages::query::{GetXattr, ListXattrs, XattrNames, XattrValue};
+
+use crate::namespace::error::OpError;
+use crate::namespace::{path, xattr};
+use crate::store::{self, Read};
+
+/// Fails with `NoAttribute` if there is none of this name that the caller may see.
+pub(super) fn get(
+    read: &impl Read,
+    caller: &Caller,
+    query: &GetXattr,
+) -> Result<XattrValue, OpError> {
+    let node = path::resolve(read, caller, &query.location, query.follow)?;
+    xattr::check_read(caller, &query.location, &node.inode, &query.name)?;
+    let value = match node.inode.xattr_count {
+        0 => None,
+        _ => store::xattr::get(read, node.id, &query.name)?,
+    };
+    let value = value.ok_or_else(|| xattr::missing(&query.location, &query.name))?;
+    Ok(XattrValue { value })
+}
+
+/// All names that the caller may see, in order: their number is limited when they are set.
+pub(super) fn list(
+    read: &impl Read,
+    caller: &Caller,
+    query: &ListXattrs,
+) -> Result<XattrNames, OpError> {
+    let node = path::resolve(read, caller, &query.location, query.follow)?;
+    let mut names = Vec::new();
+    if node.inode.xattr_count > 0 {
+        store::xattr::scan(read, node.id, &mut |name, _| {
+            if xattr::is_listed(caller, name) {
+                names.push(name.to_vec());
+            }
+            Ok(true)
+        })?;
+    }
+    Ok(XattrNames { names })
+}
