@@ -84,8 +84,10 @@ async fn run(
     }
     drop(log);
     let start = Instant::now();
-    LogStore::open(Arc::new(RealDisk), directory, LogOptions::new(2))?;
-    Ok((latencies, start.elapsed()))
+    let store = LogStore::open(Arc::new(RealDisk), directory, LogOptions::new(2))?;
+    let replay = start.elapsed();
+    drop(store);
+    Ok((latencies, replay))
 }
 
 async fn propose(log: Arc<Mutex<Log>>, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Duration>> {
