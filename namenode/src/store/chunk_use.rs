@@ -116,6 +116,24 @@ fn decode_length(chunk: ChunkId, value: &[u8]) -> Result<u64, StoreError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// The use under the same key as `wanted`; its length may be another.
+pub fn get(
+    reader: &(impl Read + ?Sized),
+    chunk: ChunkId,
+    wanted: &ChunkUse,
+) -> Result<Option<ChunkUse>, StoreError> {
+    let ChunkUse {
+        offset_in_chunk,
+        owner,
+        offset_in_file,
+        ..
+    } = *wanted;
+    let value = reader.get(&encode(chunk, offset_in_chunk, owner, offset_in_file))?;
+    value
+        .map(|value| decode_length(chunk, &value).map(|length| ChunkUse { length, ..*wanted }))
+        .transpose()
+}
+
 /// Writes one.
 pub fn put(txn: &mut Txn<'_>, chunk: ChunkId, chunk_use: &ChunkUse) {
     let ChunkUse {

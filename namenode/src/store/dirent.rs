@@ -25,6 +25,15 @@ pub fn decode(key: &[u8]) -> Result<(InodeId, &[u8]), StoreError> {
     Ok((parent, reader.bytes()))
 }
 
+/// Decodes a value.
+pub fn decode_value(
+    parent: InodeId,
+    name: &[u8],
+    value: &[u8],
+) -> Result<DirentRecord, StoreError> {
+    key::decode_record(value, || object(parent, name))
+}
+
 /// Reads one.
 pub fn get(
     reader: &(impl Read + ?Sized),
@@ -61,7 +70,7 @@ pub fn scan(
     }
     scan_prefix(reader, start, prefix(parent), &mut |key, value| {
         let (_, name) = decode(key)?;
-        visit(name, key::decode_record(value, || object(parent, name))?)
+        visit(name, decode_value(parent, name, value)?)
     })
 }
 

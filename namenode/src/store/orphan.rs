@@ -30,6 +30,11 @@ pub fn get(
     key::get_record(reader, &encode(inode), || format!("orphan {inode}"))
 }
 
+/// Whether there is one.
+pub fn contains(reader: &(impl Read + ?Sized), inode: InodeId) -> Result<bool, StoreError> {
+    Ok(reader.get(&encode(inode))?.is_some())
+}
+
 /// Writes one.
 pub fn put(txn: &mut Txn<'_>, inode: InodeId, record: &OrphanRecord) {
     txn.put(encode(inode), record.encode_to_vec());
