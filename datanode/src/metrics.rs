@@ -20,7 +20,7 @@ pub(crate) struct Metrics {
     reads: Counter,
     copied: Counter,
     scrubbed: Counter,
-    bad_replicas: Counter,
+    bad_blocks: Counter,
     pub(crate) write_streams: Gauge,
     stream_errors: ByCode,
     read_errors: ByCode,
@@ -37,7 +37,11 @@ impl Metrics {
             reads: registry.counter("reads", "", "Reads served"),
             copied: registry.counter("copied", "bytes", "Bytes of replicas copied from others"),
             scrubbed: registry.counter("scrubbed", "bytes", "Bytes of sealed replicas verified"),
-            bad_replicas: registry.counter("bad_replicas", "", "Replicas found bad"),
+            bad_blocks: registry.counter(
+                "bad_blocks",
+                "",
+                "Times that a checksum block was found bad",
+            ),
             write_streams: registry.gauge("write_streams", "", "Open write streams"),
             stream_errors: registry.counters(
                 "stream_errors",
@@ -79,8 +83,8 @@ impl Metrics {
         self.scrubbed.inc_by(bytes);
     }
 
-    pub(crate) fn bad_replica(&self) {
-        self.bad_replicas.inc();
+    pub(crate) fn bad_block(&self) {
+        self.bad_blocks.inc();
     }
 
     pub(crate) fn stream_failed(&self, failure: &Failure) {

@@ -125,18 +125,22 @@ impl Replicas {
         operation: impl FnOnce(&ChunkStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
         let store = Arc::clone(&self.store);
-        let result = blocking(move || operation(&store)).await;
-        result.map_err(|error| {
-            match &error {
-                StoreError::BadBlock { chunk, .. } => {
-                    self.metrics.bad_replica();
-                    self.changes.note(*chunk);
-                }
-                StoreError::DiskFailed { .. } => self.changes.wake(),
-                _ => {}
+        blocking(move || operation(&store))
+            .await
+            .map_err(|error| self.noted(error))
+    }
+
+    /// What the leader should hear of a failure is noted for the next heartbeat.
+    fn noted(&self, error: StoreError) -> Failure {
+        match &error {
+            StoreError::BadBlock { chunk, .. } => {
+                self.metrics.bad_block();
+                self.changes.note(*chunk);
             }
-            error.into()
-        })
+            StoreError::DiskFailed { .. } => self.changes.wake(),
+            _ => {}
+        }
+        error.into()
     }
 
     /// Opens the replica for its writer, and makes it if the writer is the first and it is not there. A replica of
@@ -148,13 +152,16 @@ impl Replicas {
             epoch,
             start,
         } = request;
-        let opened = self.run(move |store| match store.find(chunk) {
-            None if start == 0 => store.create(chunk, incarnation, epoch),
-            None => Err(StoreError::NoReplica { chunk }),
-            Some(info) => {
-                expect_incarnation(&info, incarnation)?;
-                store.open_append(chunk, epoch, start)
+        let opened = self.run(move |store| {
+            if start == 0 && store.find(chunk).is_none() {
+                match store.create(chunk, incarnation, epoch) {
+                    // Somebody else's stream was quicker, or a copy is being made: as if it had been here before.
+                    Err(StoreError::ReplicaExists { .. }) => {}
+                    created => return created,
+                }
             }
+            expect(store, chunk, incarnation)?;
+            store.open_append(chunk, epoch, start)
         });
         Ok(Writer {
             replicas: self.clone(),
@@ -180,17 +187,25 @@ impl Replicas {
         })
     }
 
-    /// Reads the checksum blocks that cover a range.
-    pub(crate) async fn read(&self, chunk: ChunkId, range: Range<u64>) -> Result<Blocks, Failure> {
-        self.run(move |store| {
+    /// Reads the checksum blocks that cover a range. Blocks.
+    pub(crate) fn read_blocking(
+        &self,
+        chunk: ChunkId,
+        range: Range<u64>,
+    ) -> Result<Blocks, Failure> {
+        let read = || {
             let length = range.end - range.start;
             let wanted = length as usize + READ_MARGIN;
             let mut buffer = buffer::pool().take(wanted.min(BUFFER_BYTES));
-            let found = match store.read(chunk, range.start, length, &mut buffer, false) {
+            let found = match self
+                .store
+                .read(chunk, range.start, length, &mut buffer, false)
+            {
                 // Rare: a range so large and so far off its blocks that a pooled buffer is too small.
                 Err(StoreError::InvalidArgument { .. }) if wanted > BUFFER_BYTES => {
                     buffer = buffer::pool().take(wanted);
-                    store.read(chunk, range.start, length, &mut buffer, false)?
+                    self.store
+                        .read(chunk, range.start, length, &mut buffer, false)?
                 }
                 other => other?,
             };
@@ -200,8 +215,8 @@ impl Replicas {
                 bytes,
                 blocks: found.blocks,
             })
-        })
-        .await
+        };
+        read().map_err(|error| self.noted(error))
     }
 
     /// A reader's bytes did not match: looks at the place again, so that what is bad is remembered and reported.
@@ -221,7 +236,7 @@ impl Replicas {
             .run(move |store| store.verify(chunk, from, budget_bytes))
             .await?;
         if !step.bad.is_empty() {
-            self.metrics.bad_replica();
+            self.metrics.bad_block();
             self.changes.note(chunk);
         }
         Ok(step)

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::replicas::{Changes, Replicas};
 use crate::report::{Commands, Introduction, Leader, Reporter};
 use crate::scrubber;
-use crate::transfer::{self, Budget, Copies, ReadSlots, Streams, Transfer};
+use crate::transfer::{self, Budget, Copies, ReadQueue, Streams, Transfer};
 use crate::volumes::Volumes;
 
 /// Time between syncs of open replicas until the cluster has said, and bounds for what it says.
@@ -157,6 +157,7 @@ impl Parts {
             Arc::clone(&metrics),
             copies_max,
         );
+        let reads = ReadQueue::new(replicas.clone(), config.reads_max);
         let transfer = Transfer {
             cluster,
             replicas,
@@ -165,7 +166,7 @@ impl Parts {
                 config.write_streams_max as usize,
                 config.write_memory.bytes(),
             ),
-            reads: ReadSlots::new(config.reads_max as usize),
+            reads,
             metrics,
             shutdown: tasks.shutdown_token(),
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use cairn_daemon::blocking;
@@ -32,6 +32,9 @@ use crate::volumes::Volumes;
 
 /// Replicas told of in one heartbeat.
 const CHANGED_MAX: usize = 1000;
+
+/// However much changes, heartbeats come no more often than this in one interval.
+const CHANGES_PER_INTERVAL: u32 = 20;
 
 /// Pause before the next attempt to register, while no leader answers.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
@@ -204,7 +207,8 @@ impl Reporter {
     async fn heartbeats(&mut self, identity: Identity, stop: &CancellationToken) -> Stop {
         let mut failing = false;
         loop {
-            let due = Instant::now() + self.interval;
+            let started = Instant::now();
+            let due = started + self.interval;
             match self.heartbeat(identity).await {
                 Ok(()) => failing = false,
                 Err(failure) if is_unknown(failure.code) => return Stop::Unknown,
@@ -215,12 +219,21 @@ impl Reporter {
                     failing = true;
                 }
             }
+            let next = async {
+                // While nobody answers, what changed can wait for the next attempt; and many changes for one heartbeat.
+                if failing
+                    || timeout_at(due, self.transfer.replicas.changes().wait())
+                        .await
+                        .is_err()
+                {
+                    sleep_until(due).await;
+                }
+                sleep_until(started + self.interval / CHANGES_PER_INTERVAL).await;
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Stop::Shutdown,
-                // While nobody answers, what changed can wait for the next attempt.
-                _ = timeout_at(due, self.transfer.replicas.changes().wait()), if !failing => {}
-                () = tokio::time::sleep_until(due), if failing => {}
+                () = next => {}
             }
         }
     }

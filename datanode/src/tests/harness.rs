@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use cairn_daemon::Tasks;
 use cairn_daemon::config::ByteSize;
-use cairn_daemon::disk::RealDisk;
+use cairn_daemon::disk::{Disk, RealDisk};
 use cairn_protocol::checksum::crc32c;
 use cairn_protocol::frame::Frame;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch};
@@ -25,6 +25,7 @@ use cairn_protocol::messages::datanode::{
     ClusterDirections, HeartbeatReply, HeartbeatRequest, InstructReply, InstructRequest,
     Instruction, InstructionKind, RegisterDatanodeReply, RegisterDatanodeRequest,
     ReplicaReportReply, ReplicaReportRequest, ReplicaState, SealReplica, TokenKeyMessage,
+    VolumeReport,
 };
 use cairn_protocol::messages::transfer::{
     OpenWrite, OpenWriteReply, PacketAck, PacketHeader, ReadReplica, ReadReply,
@@ -51,7 +52,7 @@ pub(super) struct Heard {
     pub addresses: BTreeMap<u64, String>,
     pub changed: BTreeMap<(u64, u64), ReplicaState>,
     pub reported: BTreeMap<(u64, u64), ReplicaState>,
-    pub heartbeats: u64,
+    pub volumes: BTreeMap<u64, Vec<VolumeReport>>,
 }
 
 pub(super) struct Namenode {
@@ -116,7 +117,6 @@ impl Namenode {
                 .into_iter()
                 .map(|replica| ((datanode, replica.chunk), replica)),
         );
-        heard.heartbeats += 1;
         drop(heard);
         self.changed.notify_waiters();
     }
@@ -150,6 +150,11 @@ impl Service for Namenode {
             Some(Method::RegisterDatanode) => self.register(request.decode()?),
             Some(Method::Heartbeat) => {
                 let beat: HeartbeatRequest = request.decode()?;
+                self.heard
+                    .lock()
+                    .unwrap()
+                    .volumes
+                    .insert(beat.datanode, beat.volumes);
                 self.hear(beat.datanode, beat.changed, false);
                 Ok(Reply::new(&HeartbeatReply {
                     directions: self.directions(false),
@@ -250,7 +255,10 @@ impl Cluster {
             shutdown.clone(),
         );
         server.spawn(async move { serving.await.unwrap() });
-        let dir = tempfile::tempdir().unwrap();
+        let dir = match std::env::var_os("CAIRN_BENCH_DIR") {
+            Some(path) => tempfile::tempdir_in(path).unwrap(),
+            None => tempfile::tempdir().unwrap(),
+        };
         let mut cluster = Self {
             namenode,
             nodes: Vec::new(),
@@ -284,6 +292,10 @@ impl Cluster {
     }
 
     pub(super) async fn start_node(&self, config: DatanodeConfig) -> Node {
+        self.start_node_on(config, Arc::new(RealDisk)).await
+    }
+
+    pub(super) async fn start_node_on(&self, config: DatanodeConfig, disk: Arc<dyn Disk>) -> Node {
         let tasks = Tasks::new();
         let rng = StdRng::seed_from_u64(
             config.volumes[0]
@@ -292,7 +304,7 @@ impl Cluster {
                 .map(u64::from)
                 .sum(),
         );
-        let datanode = Datanode::start(config.clone(), Arc::new(RealDisk), &tasks, rng)
+        let datanode = Datanode::start(config.clone(), disk, &tasks, rng)
             .await
             .unwrap();
         let id = datanode.registered().await.0;
@@ -368,7 +380,7 @@ impl Cluster {
         client.close().await.unwrap();
     }
 
-    async fn connection(&self, index: usize) -> Connection {
+    pub(super) async fn connection(&self, index: usize) -> Connection {
         let hello = Hello::new("client", Some(self.namenode.keys.cluster), 0);
         let address = self.nodes[index].datanode.address();
         Connection::connect(address, hello, ConnectionOptions::default())
@@ -396,6 +408,16 @@ impl Cluster {
         length: u32,
         token: Vec<u8>,
     ) -> Result<(ReadReply, Bytes), ErrorCode> {
+        Self::read_over(&self.connection(index).await, chunk, offset, length, token).await
+    }
+
+    pub(super) async fn read_over(
+        connection: &Connection,
+        chunk: u64,
+        offset: u64,
+        length: u32,
+        token: Vec<u8>,
+    ) -> Result<(ReadReply, Bytes), ErrorCode> {
         let request = ReadReplica {
             chunk,
             offset,
@@ -403,11 +425,29 @@ impl Cluster {
             token,
             sequential: false,
         };
-        let connection = self.connection(index).await;
         let reply = connection
             .call_typed(Method::ReadReplica.into(), &request, Bytes::new(), TIMEOUT)
             .await;
         reply.map_err(|error| error.code())
+    }
+
+    /// Reads a whole replica in pieces of 1 MiB, several at once, and verifies them.
+    pub(super) async fn read_all(&self, index: usize, chunk: u64, len: u64, at_once: u64) {
+        let connection = self.connection(index).await;
+        let token = self.token(chunk, GrantKind::Read { offset: 0, len });
+        let lanes = (0..at_once).map(|lane| {
+            let (connection, token) = (&connection, &token);
+            async move {
+                let mut offset = lane << 20;
+                while offset < len {
+                    let read = Self::read_over(connection, chunk, offset, 1 << 20, token.clone());
+                    let (reply, bytes) = read.await.unwrap();
+                    verify(&reply, &bytes);
+                    offset += at_once << 20;
+                }
+            }
+        });
+        futures::future::join_all(lanes).await;
     }
 
     pub(super) async fn instruct_with(
@@ -561,6 +601,14 @@ impl WriteClient {
             // A stream that failed is told by its acknowledgements.
             let _ = self.to.send(frame).await;
         }
+    }
+
+    /// The next acknowledgement of a stream that does not fail.
+    pub(super) async fn acknowledgement(&mut self) -> u64 {
+        let frame = self.from.recv().await.unwrap().expect("an acknowledgement");
+        let ack = PacketAck::decode(frame.header).unwrap();
+        assert_eq!(ack.code, 0, "{ack:?}");
+        ack.sequence
     }
 
     /// Everything that was sent is acknowledged, or the failure.

@@ -5,3 +5,5 @@ mod instructions;
 mod pipeline;
 mod reads;
 mod restart;
+mod throughput;
+mod volumes;

@@ -4,7 +4,7 @@
 //! open_write   checks and opens a pipeline      receiver    one write stream         downstream  its next hop
 //! packet       decoded and verified             progress    what may be acknowledged
 //! streams      open streams, by chunk           budget      their memory
-//! sender       reads                            copy        replicas made from other datanodes' replicas
+//! sender       reads                            read_queue  their way to the disks       copy        replicas made from other datanodes' replicas
 //! ```
 
 mod budget;
@@ -13,6 +13,7 @@ mod downstream;
 mod open_write;
 mod packet;
 mod progress;
+mod read_queue;
 mod receiver;
 mod sender;
 mod streams;
@@ -29,7 +30,8 @@ pub(crate) use budget::Budget;
 pub(crate) use copy::{Copies, CopyOrder};
 pub(crate) use open_write::serve as serve_write;
 pub(crate) use packet::Packet;
-pub(crate) use sender::{ReadSlots, read};
+pub(crate) use read_queue::ReadQueue;
+pub(crate) use sender::read;
 pub(crate) use streams::Streams;
 
 /// What moving data needs of the rest of the datanode.
@@ -39,7 +41,7 @@ pub(crate) struct Transfer {
     pub(crate) replicas: Replicas,
     pub(crate) streams: Streams,
     pub(crate) budget: Budget,
-    pub(crate) reads: ReadSlots,
+    pub(crate) reads: ReadQueue,
     pub(crate) metrics: Arc<Metrics>,
     /// Ends write streams when the daemon stops: their clients go on elsewhere at once.
     pub(crate) shutdown: CancellationToken,

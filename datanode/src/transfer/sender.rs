@@ -4,11 +4,8 @@
 //! bearer may see, and sent with the CRC of the part: nobody gets a neighbour's byte, nor a CRC over it.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::ChunkId;
@@ -21,71 +18,6 @@ use cairn_protocol::{ErrorCode, Failure};
 use super::Transfer;
 use crate::chunk_store::BlockChecksum;
 use crate::replicas::Blocks;
-
-/// Reads that may wait for their turn at the disks; more are told to come back.
-const WAITING_MAX: usize = 4096;
-
-/// Bounds how many reads are at the disks at once.
-#[derive(Clone, Debug)]
-pub(crate) struct ReadSlots {
-    slots: Arc<Semaphore>,
-    /// Waiting or reading.
-    inside: Arc<AtomicUsize>,
-}
-
-struct Slot<'a> {
-    _inside: Inside<'a>,
-    _permit: SemaphorePermit<'a>,
-}
-
-/// Counts a read while it waits or runs.
-struct Inside<'a>(&'a AtomicUsize);
-
-impl<'a> Inside<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl ReadSlots {
-    pub(crate) fn new(reads_max: usize) -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(reads_max)),
-            inside: Arc::default(),
-        }
-    }
-
-    /// Reads that wait or run now.
-    pub(crate) fn count(&self) -> usize {
-        self.inside.load(Ordering::Relaxed)
-    }
-
-    async fn enter(&self) -> Result<Slot<'_>, Failure> {
-        if self.inside.load(Ordering::Relaxed) >= WAITING_MAX {
-            return Err(Failure::new(
-                ErrorCode::Overloaded,
-                "too many reads wait for the disks",
-            ));
-        }
-        let inside = Inside::new(&self.inside);
-        let permit = self
-            .slots
-            .acquire()
-            .await
-            .expect("nobody closes the semaphore");
-        Ok(Slot {
-            _inside: inside,
-            _permit: permit,
-        })
-    }
-}
 
 /// Answers `ReadReplica`.
 pub(crate) async fn read(transfer: &Transfer, request: &Request) -> Result<Reply, Failure> {
@@ -114,9 +46,7 @@ async fn serve(transfer: &Transfer, request: &Request) -> Result<Reply, Failure>
     }
     // Cannot overflow: the grant covers it.
     let range = request.offset..request.offset + u64::from(request.length);
-    let slot = transfer.reads.enter().await?;
-    let found = transfer.replicas.read(chunk, range).await?;
-    drop(slot);
+    let found = transfer.reads.read(chunk, range).await?;
     let cut = cut(found, granted(&grant));
     let Cut {
         offset,

@@ -1,0 +1,91 @@
+//! Disks that fail, fill up or rot: the datanode goes on with what works, and says so.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::harness::{Cluster, data, incarnation};
+use cairn_daemon::disk::sim::SimDisk;
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::ChunkId;
+use cairn_protocol::messages::datanode::VolumeReport;
+
+/// A datanode with two volumes on one simulated disk.
+async fn with_two_volumes() -> (Cluster, SimDisk) {
+    let mut cluster = Cluster::start(0).await;
+    let disk = SimDisk::new();
+    let mut config = cluster.config(0);
+    config.volumes = vec!["/volume1".into(), "/volume2".into()];
+    let node = cluster.start_node_on(config, Arc::new(disk.clone())).await;
+    cluster.nodes.push(node);
+    (cluster, disk)
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_sync_is_withdrawn_and_the_other_one_goes_on() {
+    let (cluster, disk) = with_two_volumes().await;
+    let id = cluster.nodes[0].id;
+    let mut client = cluster
+        .open(cluster.open_write(1, 1, 0, &[0]))
+        .await
+        .unwrap();
+    let store = cluster.nodes[0].datanode.store();
+    let volume = store.volume_of(ChunkId(1)).unwrap();
+    disk.fail_next_sync(&volume.files_of(ChunkId(1)).0);
+    let frame = client.packet(Bytes::from_static(b"data"), true, false);
+    client.to.send(frame).await.unwrap();
+    assert_eq!(
+        client.acknowledged().await,
+        Err((id, ErrorCode::DiskFailed))
+    );
+    let gone = |heard: &super::harness::Heard| {
+        heard
+            .changed
+            .get(&(id, 1))
+            .is_some_and(|state| state.gone && state.incarnation == incarnation(id))
+            && heard
+                .volumes
+                .get(&id)
+                .is_some_and(|all| all.iter().any(|volume| volume.failed))
+    };
+    cluster.namenode.until(gone).await;
+    cluster.write(2, &[0], b"on the other volume").await;
+    assert_ne!(store.volume_of(ChunkId(2)).unwrap().path(), volume.path());
+    assert!(cluster.read(0, 2, 0, 19).await == b"on the other volume");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writers_and_still_seals_and_deletes() {
+    let (cluster, disk) = with_two_volumes().await;
+    let id = cluster.nodes[0].id;
+    let mut client = cluster
+        .open(cluster.open_write(1, 1, 0, &[0]))
+        .await
+        .unwrap();
+    client.send(&data(5000, 1)).await;
+    client.acknowledged().await.unwrap();
+    // Half of the reserve is left.
+    disk.set_full(32 << 20);
+    let full =
+        |volumes: &Vec<VolumeReport>| volumes.iter().all(|volume| volume.available_bytes == 0);
+    cluster
+        .namenode
+        .until(|heard| heard.volumes.get(&id).is_some_and(full))
+        .await;
+    client.send(&data(5000, 2)).await;
+    assert_eq!(client.acknowledged().await, Err((id, ErrorCode::NoSpace)));
+    let refused = cluster.open(cluster.open_write(2, 1, 0, &[0])).await.err();
+    assert_eq!(refused, Some((id, ErrorCode::NoSpace)));
+    assert!(cluster.seal(0, 1, 5000).await.sealed);
+    assert!(cluster.read(0, 1, 0, 5000).await == data(5000, 1));
+}
+
+#[tokio::test]
+async fn open_replicas_are_synced_although_nobody_asks() {
+    let (cluster, _disk) = with_two_volumes().await;
+    cluster.write(1, &[0], &data(100, 1)).await;
+    let store = cluster.nodes[0].datanode.store();
+    while store.find(ChunkId(1)).unwrap().synced_length < 100 {
+        tokio::task::yield_now().await;
+    }
+}
