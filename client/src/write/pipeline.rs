@@ -16,7 +16,7 @@ use cairn_protocol::rpc::{FrameReceiver, FrameSender};
 use cairn_protocol::{ErrorCode, Failure, Method};
 use futures::FutureExt;
 use prost::Message;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::packet::Packet;
 use crate::error::{Error, Result, Subject};
@@ -24,6 +24,9 @@ use crate::file_system::Core;
 
 /// Most packets in flight, however small they are.
 const PACKETS_MAX: usize = 64;
+
+/// How long to listen on a connection that can no longer be written to.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a pipeline is over.
 #[derive(Clone, Debug)]
@@ -52,6 +55,8 @@ pub(crate) struct Pipeline {
     /// (sequence, end in the chunk) of packets that are pushed and not acknowledged.
     in_flight: VecDeque<(u64, u64)>,
     unflushed: bool,
+    /// Why nothing more can be written.
+    broken: Option<Failure>,
     progress_at: Instant,
 }
 
@@ -184,6 +189,7 @@ impl Pipeline {
             acked_to: grant.start,
             in_flight: VecDeque::new(),
             unflushed: false,
+            broken: None,
             progress_at: Instant::now(),
         })
     }
@@ -212,19 +218,16 @@ impl Pipeline {
         self.acked_to
     }
 
-    /// Queues a packet, and returns where in the chunk it goes. The caller has asked for room and credit.
-    pub(crate) fn push(&mut self, packet: &Packet) -> std::result::Result<u64, PipelineFailure> {
+    /// Queues a packet, and returns where in the chunk it goes. The caller has asked for room and credit. If the connection
+    /// is broken, [`Pipeline::progress`] tells.
+    pub(crate) fn push(&mut self, packet: &Packet) -> u64 {
         let offset = self.sent_to;
         let header = packet.header(self.last_sequence + 1, offset);
-        self.push_frame(header, packet.bytes.clone())?;
-        Ok(offset)
+        self.push_frame(header, packet.bytes.clone());
+        offset
     }
 
-    fn push_frame(
-        &mut self,
-        header: PacketHeader,
-        payload: Bytes,
-    ) -> std::result::Result<(), PipelineFailure> {
+    fn push_frame(&mut self, header: PacketHeader, payload: Bytes) {
         if self.in_flight.is_empty() {
             self.progress_at = Instant::now();
         }
@@ -240,54 +243,59 @@ impl Pipeline {
         };
         self.unflushed = true;
         // Polled once, to queue the frame: what is not written now is written by `progress`.
-        match self.sender.feed(frame).now_or_never() {
-            Some(Err(failure)) => Err(self.connection_failed(failure)),
-            Some(Ok(())) | None => Ok(()),
+        if let Some(Err(failure)) = self.sender.feed(frame).now_or_never() {
+            self.broken = Some(failure);
         }
     }
 
     /// Writes what is queued and waits for the next acknowledgement; returns how far all replicas have acknowledged. Waits
     /// forever if nothing is in flight. Cancel-safe.
     pub(crate) async fn progress(&mut self) -> std::result::Result<u64, PipelineFailure> {
-        if self.in_flight.is_empty() && !self.unflushed {
-            // Only the end of the connection can come now.
-            let result = self.receiver.recv().await;
-            let failure = match result {
+        if self.broken.is_none() {
+            match self.exchange().await {
                 Ok(Some(frame)) => return self.acknowledge(frame),
-                Ok(None) => Failure::new(ErrorCode::ConnectionLost, "pipeline closed"),
-                Err(failure) => failure,
-            };
-            return Err(self.connection_failed(failure));
+                Ok(None) => {
+                    let failure = Failure::new(ErrorCode::ConnectionLost, "pipeline closed");
+                    return Err(self.connection_failed(failure));
+                }
+                Err(failure) => self.broken = Some(failure),
+            }
         }
+        self.last_words().await
+    }
+
+    /// The next frame, while what is queued is written.
+    async fn exchange(&mut self) -> std::result::Result<Option<Frame>, Failure> {
+        let waiting = !self.in_flight.is_empty() || self.unflushed;
         let deadline = self.progress_at + self.stall_timeout;
-        let Self {
-            sender,
-            receiver,
-            unflushed,
-            ..
-        } = self;
-        let exchange = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    frame = receiver.recv() => return frame,
-                    flushed = sender.flush(), if *unflushed => {
-                        flushed?;
-                        *unflushed = false;
-                    }
+        loop {
+            tokio::select! {
+                biased;
+                frame = self.receiver.recv() => return frame,
+                flushed = self.sender.flush(), if self.unflushed => {
+                    flushed?;
+                    self.unflushed = false;
+                }
+                () = sleep_until(deadline), if waiting => {
+                    let message = format!("no acknowledgement for {:?}", self.stall_timeout);
+                    return Err(Failure::new(ErrorCode::TimedOut, message));
                 }
             }
-        };
-        let failure = match timeout_at(deadline, exchange).await {
-            Ok(Ok(Some(frame))) => return self.acknowledge(frame),
-            Ok(Ok(None)) => Failure::new(ErrorCode::ConnectionLost, "pipeline closed"),
-            Ok(Err(failure)) => failure,
-            Err(_) => {
-                let message = format!("no acknowledgement for {:?}", self.stall_timeout);
-                Failure::new(ErrorCode::TimedOut, message)
+        }
+    }
+
+    /// The connection is broken. Perhaps an acknowledgement that says which datanode failed came before that.
+    async fn last_words(&mut self) -> std::result::Result<u64, PipelineFailure> {
+        match timeout(LAST_WORDS_TIMEOUT, self.receiver.recv()).await {
+            Ok(Ok(Some(frame))) => self.acknowledge(frame),
+            Ok(Ok(None) | Err(_)) | Err(_) => {
+                let failure = self
+                    .broken
+                    .clone()
+                    .unwrap_or(ErrorCode::ConnectionLost.into());
+                Err(self.connection_failed(failure))
             }
-        };
-        Err(self.connection_failed(failure))
+        }
     }
 
     fn acknowledge(&mut self, frame: Frame) -> std::result::Result<u64, PipelineFailure> {
@@ -352,7 +360,7 @@ impl Pipeline {
             last: true,
             ..PacketHeader::default()
         };
-        self.push_frame(last, Bytes::new())?;
+        self.push_frame(last, Bytes::new());
         while !self.in_flight.is_empty() {
             self.progress().await?;
         }

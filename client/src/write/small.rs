@@ -260,20 +260,14 @@ impl Stream {
             let group = take_group(&mut self.waiting, &open.pipeline);
             let packet = join(&group);
             self.waiting_bytes -= packet.bytes.len();
-            match open.pipeline.push(&packet) {
-                Ok(offset_in_chunk) => {
-                    let end = offset_in_chunk + packet.len();
-                    open.sent.push_back(Group {
-                        offset_in_chunk,
-                        end,
-                        members: group,
-                    });
-                }
-                Err(failure) => {
-                    self.take_back(group);
-                    self.recover(failure);
-                }
-            }
+            let offset_in_chunk = open.pipeline.push(&packet);
+            let end = offset_in_chunk + packet.len();
+            let group = Group {
+                offset_in_chunk,
+                end,
+                members: group,
+            };
+            open.sent.push_back(group);
         }
     }
 

@@ -284,18 +284,14 @@ impl Stream {
             if !pipeline.has_credit(length) {
                 return Ok(());
             }
-            match pipeline.push(&unit.packet) {
-                Ok(offset) => {
-                    let place = ChunkEpoch {
-                        chunk: pipeline.chunk,
-                        epoch: pipeline.epoch,
-                    };
-                    if let Some(mut unit) = self.unsent.pop_front() {
-                        unit.placed = Some((place, offset));
-                        self.sent.push_back(unit);
-                    }
-                }
-                Err(failure) => self.recover(failure)?,
+            let offset = pipeline.push(&unit.packet);
+            let place = ChunkEpoch {
+                chunk: pipeline.chunk,
+                epoch: pipeline.epoch,
+            };
+            if let Some(mut unit) = self.unsent.pop_front() {
+                unit.placed = Some((place, offset));
+                self.sent.push_back(unit);
             }
         }
         Ok(())

@@ -1,0 +1,7 @@
+//! What the client promises, against namenodes and datanodes that fail on demand. They are fakes in this process, behind real
+//! sockets and the real wire format.
+
+mod fake;
+mod reading;
+mod sessions;
+mod writing;

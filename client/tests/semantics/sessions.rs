@@ -1,0 +1,120 @@
+//! Finding the leader, and doing things exactly once.
+
+use std::collections::BTreeSet;
+
+use cairn_client::Error;
+use cairn_protocol::{ErrorCode, Failure};
+
+use crate::fake::FakeCluster;
+
+#[tokio::test]
+async fn a_hint_leads_to_the_leader() {
+    let cluster = FakeCluster::start(3, 0).await;
+    cluster.state().leader = 2;
+    let fs = cluster.connect().await;
+    fs.mkdir("/a", 0o755).await.unwrap();
+    cluster.state().leader = 1;
+    fs.mkdir("/b", 0o755).await.unwrap();
+    assert_eq!(cluster.state().count("mkdir"), 2);
+}
+
+#[tokio::test]
+async fn without_hints_all_members_are_tried() {
+    let cluster = FakeCluster::start(3, 0).await;
+    {
+        let mut state = cluster.state();
+        state.leader = 2;
+        state.faults.silent_followers = true;
+    }
+    let mut config = cluster.config();
+    // The others are learnt.
+    config.namenodes.truncate(1);
+    let fs = cairn_client::FileSystem::connect(config).await.unwrap();
+    fs.mkdir("/a", 0o755).await.unwrap();
+    cluster.state().leader = 0;
+    fs.mkdir("/b", 0o755).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_under_the_same_number() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    fs.mkdir("/a", 0o755).await.unwrap();
+    cluster.state().faults.lost_answers = 3;
+    fs.mkdir("/b", 0o755).await.unwrap();
+    let state = cluster.state();
+    assert_eq!(state.count("mkdir"), 2);
+    assert_eq!(state.attempts.len(), 5);
+    let distinct: BTreeSet<_> = state.attempts.iter().collect();
+    assert_eq!(distinct.len(), 2);
+}
+
+#[tokio::test]
+async fn numbers_of_concurrent_mutations_are_distinct() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    let all = (0..100).map(|i| fs.mkdir(format!("/{i}"), 0o755));
+    for result in futures::future::join_all(all).await {
+        result.unwrap();
+    }
+    let state = cluster.state();
+    let distinct: BTreeSet<_> = state.attempts.iter().collect();
+    assert_eq!(distinct.len(), 100);
+    assert_eq!(state.sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn after_its_session_expired_a_mutation_is_unknown_and_the_next_one_is_fine() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    fs.mkdir("/a", 0o755).await.unwrap();
+    for session in cluster.state().sessions.values_mut() {
+        session.alive = false;
+    }
+    let error = fs.mkdir("/b", 0o755).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+    fs.mkdir("/c", 0o755).await.unwrap();
+    let state = cluster.state();
+    assert_eq!(state.count("mkdir"), 2);
+    assert!(!state.names.contains_key(b"/b".as_slice()));
+    assert_eq!(state.sessions.len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_path_and_is_not_retried() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    let failure = Failure::from(ErrorCode::PermissionDenied);
+    cluster
+        .state()
+        .faults
+        .refusals
+        .insert("mkdir", vec![failure]);
+    let error = fs.mkdir("/a/b", 0o755).await.unwrap_err();
+    assert_eq!(error.to_string(), "/a/b: Permission denied");
+    assert_eq!(cluster.state().attempts.len(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_is_unreachable() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let mut config = cluster.config();
+    drop(cluster);
+    config.timeouts.patience = std::time::Duration::from_millis(300);
+    let error = cairn_client::FileSystem::connect(config).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn closing_ends_the_session() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    fs.write_file("/a", "data".into(), &Default::default())
+        .await
+        .unwrap();
+    fs.close().await.unwrap();
+    let state = cluster.state();
+    assert_eq!(state.applied.last(), Some(&"close"));
+    assert_eq!(state.returned.len(), 1);
+}
