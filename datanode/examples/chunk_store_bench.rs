@@ -21,7 +21,7 @@ const CHUNK_BYTES: usize = 128 * MIB;
 const BLOCK: usize = 64 << 10;
 const SMALL: usize = 4096;
 const SMALL_COUNT: usize = 100_000;
-const SEALED_COUNT: u64 = 20_000;
+const SEALED_COUNT: u64 = 5_000;
 const LIFE: Incarnation = Incarnation(1);
 const EPOCH: Epoch = Epoch(1);
 
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let path = scratch.path().join("small");
     create_dir_all_synced(&*disk, &path)?;
     let volume = Volume::open(Arc::clone(&disk), &path, VolumeOptions::default())?;
-    for batch in [1, 16, 64] {
+    for batch in [64, 16, 1] {
         small(&volume, ChunkId(1000 + batch as u64 * 100), batch)?;
     }
     many(&disk, &scratch.path().join("many"))

@@ -8,8 +8,8 @@
 //!   before reading it directly, so readers through either handle see what was written through the other;
 //! - both handles are the same inode: `fdatasync` of one covers what was written through the other.
 //!
-//! No space is reserved ahead: with O_DIRECT appends of 1 MiB it gains nothing (see docs/PERFORMANCE.md), and a crash
-//! would leave it behind.
+//! No space is reserved ahead: O_DIRECT appends of 1 MiB reach the rate of the disk without it, and a crash would leave
+//! the reservation behind.
 
 use std::io;
 use std::ops::Range;

@@ -189,6 +189,7 @@ impl BlockIndex {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range of bytes is meant")]
 mod tests {
     use super::*;
 
