@@ -189,7 +189,10 @@ impl BlockIndex {
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "one range of bytes is meant")]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "one range of bytes is meant"
+)]
 mod tests {
     use super::*;
 

@@ -13,6 +13,7 @@
 //! store     several volumes: routing, placement, aggregated lists
 //! volume    one directory: the table of replicas and the operations on it
 //! replica   one open replica: append, sync, seal                     (all ordering arguments are here)
+//! read      whole checksum blocks around a range; bad ranges
 //! startup   what a scan finds, what it cuts, what it only reports
 //! data_file O_DIRECT or page cache, byte ranges
 //! sum_file  replay of a .sum file        record  its codec        index  checksum blocks in memory
@@ -28,6 +29,7 @@ mod error;
 mod health;
 mod index;
 mod layout;
+mod read;
 mod record;
 mod replica;
 mod scrub;

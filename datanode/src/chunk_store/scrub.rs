@@ -7,7 +7,8 @@ use cairn_protocol::buffer;
 use cairn_protocol::ids::ChunkId;
 
 use super::error::StoreError;
-use super::volume::{Source, Volume, first_mismatch};
+use super::read::{Source, first_mismatch};
+use super::volume::Volume;
 use super::{ALIGNMENT, BlockChecksum, CHECKSUM_BLOCK_MAX};
 
 /// Bytes that one read of a scrub gathers from neighbouring blocks: a pooled buffer, with room for alignment.

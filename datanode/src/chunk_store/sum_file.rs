@@ -139,7 +139,10 @@ pub(super) fn seal_at_end(chunk: ChunkId, length: u64, tail: &[u8]) -> Option<Se
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "one range of bytes is meant")]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "one range of bytes is meant"
+)]
 mod tests {
     use cairn_protocol::ids::Incarnation;
     use proptest::prelude::proptest;

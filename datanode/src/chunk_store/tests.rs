@@ -1,5 +1,8 @@
 //! Behaviour of one volume and of the store, one promise per test. Random histories with crashes: `crash_tests`.
-#![expect(clippy::single_range_in_vec_init, reason = "one range of bytes is meant")]
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "one range of bytes is meant"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
