@@ -1,0 +1,450 @@
+//! Re-replication: chunks with the fewest good replicas first, within limits for each datanode and overall.
+//!
+//! A copy takes an incarnation (`BeginCopy`), is made by its destination, which pulls, syncs and seals it, and joins the set
+//! (`AddReplica`) only after the destination confirmed the seal. A copy that does not get that far is deleted: nobody read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
+use cairn_protocol::messages::common::ReplicaTarget;
+use cairn_protocol::messages::datanode::{CopyReplica, InstructionKind, ReplicaState};
+use cairn_protocol::token::{self, Grant, GrantKind};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::decide::Action;
+use super::instruct::{instruction, key_ring};
+use super::options::ControllerOptions;
+use super::placement::{Candidate, Spread, choose_next};
+use super::registry::Standing;
+use super::soft::Soft;
+use super::{Controllers, until_stopped};
+use crate::namespace::command::{AddReplica, BeginCopy, CommandKind};
+use crate::store::records::{ChunkRecord, ChunkState};
+use crate::store::{Read, StoreError, chunk};
+
+/// Chunks at the head of the queue that are tried when the first cannot start now.
+const LOOKS_MAX: usize = 256;
+/// Free space that a destination has besides the copy.
+const MARGIN_BYTES: u64 = 1 << 20;
+
+/// Chunks that need a copy, by how few good replicas they have.
+#[derive(Debug, Default)]
+pub(super) struct CopyQueue {
+    order: BTreeSet<(u32, ChunkId)>,
+    priorities: BTreeMap<ChunkId, u32>,
+}
+
+impl CopyQueue {
+    /// Queues a chunk, or moves it to where it belongs now.
+    pub fn push(&mut self, chunk: ChunkId, priority: u32) {
+        self.remove(chunk);
+        self.order.insert((priority, chunk));
+        self.priorities.insert(chunk, priority);
+    }
+
+    /// It needs no copy.
+    pub fn remove(&mut self, chunk: ChunkId) {
+        if let Some(priority) = self.priorities.remove(&chunk) {
+            self.order.remove(&(priority, chunk));
+        }
+    }
+
+    /// The most urgent ones.
+    pub fn first(&self, limit: usize) -> Vec<ChunkId> {
+        self.order
+            .iter()
+            .take(limit)
+            .map(|(_, chunk)| *chunk)
+            .collect()
+    }
+}
+
+/// A copy that runs.
+#[derive(Debug)]
+pub(super) struct CopyJob {
+    pub target: DatanodeId,
+    /// The replica that is read first.
+    pub source: DatanodeId,
+    /// Given by `BeginCopy`.
+    pub incarnation: Option<Incarnation>,
+    epoch: u64,
+    length: u64,
+    /// The destination has it, sealed as it should be.
+    confirmed: bool,
+    /// Wakes who waits for the copy.
+    news: Arc<Notify>,
+}
+
+impl CopyJob {
+    /// The destination spoke of it.
+    pub fn take_state(&mut self, state: &ReplicaState) {
+        let is_right = state.sealed
+            && !state.bad
+            && !state.gone
+            && (state.epoch, state.length) == (self.epoch, self.length);
+        if is_right {
+            self.confirmed = true;
+            self.news.notify_one();
+        }
+    }
+}
+
+/// A copy that may start.
+#[derive(Clone, Debug)]
+struct Order {
+    chunk: ChunkId,
+    target: DatanodeId,
+    epoch: u64,
+    length: u64,
+    sources: Vec<ReplicaTarget>,
+    news: Arc<Notify>,
+}
+
+/// Starts copies as limits allow, until `stop`.
+pub(super) async fn run(
+    controllers: Arc<Controllers>,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    until_stopped(stop, async {
+        let mut running: FuturesUnordered<BoxFuture<'_, Result<(), StoreError>>> =
+            FuturesUnordered::new();
+        loop {
+            if let Some(mut soft) = controllers.soft() {
+                let term = soft.term;
+                let store = controllers.store();
+                let orders = soft.start_copies(&store.snapshot(), &controllers.options)?;
+                drop(soft);
+                for order in orders {
+                    running.push(Box::pin(copy(&controllers, term, order)));
+                }
+            }
+            tokio::select! {
+                Some(done) = running.next() => done?,
+                () = controllers.copies.notified() => {}
+                () = tokio::time::sleep(controllers.options.interval) => {}
+            }
+        }
+    })
+    .await
+}
+
+/// One copy from beginning to end.
+async fn copy(controllers: &Controllers, term: u64, order: Order) -> Result<(), StoreError> {
+    let done = try_copy(controllers, term, &order).await;
+    let Some(mut soft) = controllers.soft_of(term) else {
+        return Ok(());
+    };
+    soft.end_copy(order.chunk);
+    match done {
+        Ok(incarnation) => {
+            tracing::debug!(chunk = %order.chunk, datanode = %order.target, "copied");
+            if let Some(known) = soft.datanodes.get_mut(order.target) {
+                known.verified.insert(incarnation);
+            }
+            soft.work.touch(order.chunk);
+        }
+        Err(Abandoned { reason, left }) => {
+            tracing::warn!(chunk = %order.chunk, datanode = %order.target, reason, "copy failed");
+            match left {
+                Left::Nothing => {}
+                Left::Replica(incarnation) => {
+                    let key = (order.target, incarnation);
+                    soft.deletes.insert(key, order.chunk);
+                }
+                Left::Unknown => soft.ask_for_report(order.target),
+            }
+            let when = Instant::now() + controllers.options.retry_after;
+            soft.work.touch_at(when, order.chunk);
+        }
+    }
+    drop(soft);
+    controllers.work.notify_one();
+    Ok(())
+}
+
+/// A copy that came to nothing.
+struct Abandoned {
+    reason: String,
+    left: Left,
+}
+
+/// What a copy that came to nothing may have left on its destination.
+enum Left {
+    Nothing,
+    /// This, and it did not join the set.
+    Replica(Incarnation),
+    /// It may have joined the set or not: the datanode's report and the committed state will tell.
+    Unknown,
+}
+
+async fn try_copy(
+    controllers: &Controllers,
+    term: u64,
+    order: &Order,
+) -> Result<Incarnation, Abandoned> {
+    let abandon = |reason: String, left| Abandoned { reason, left };
+    let begin = CommandKind::BeginCopy(BeginCopy {
+        chunk: order.chunk.0,
+        datanode: order.target.0,
+    });
+    let id = match controllers.group.propose(begin).await {
+        Ok(proposed) if proposed.outcome.code == 0 => proposed.outcome.id,
+        Ok(proposed) => return Err(abandon(proposed.outcome.message, Left::Nothing)),
+        Err(error) => return Err(abandon(error.to_string(), Left::Nothing)),
+    };
+    let incarnation = Incarnation(id);
+    {
+        let Some(mut soft) = controllers.soft_of(term) else {
+            return Err(abandon("the term is over".to_owned(), Left::Nothing));
+        };
+        // Known before the destination hears of it, so that nobody takes it for something left over.
+        if let Some(job) = soft.copies.get_mut(&order.chunk) {
+            job.incarnation = Some(incarnation);
+        }
+    }
+    wait_for_copy(controllers, term, order, incarnation)
+        .await
+        .map_err(|reason| abandon(reason, Left::Replica(incarnation)))?;
+    let add = CommandKind::AddReplica(AddReplica {
+        chunk: order.chunk.0,
+        datanode: order.target.0,
+        incarnation: incarnation.0,
+        epoch: order.epoch,
+        length: order.length,
+    });
+    match controllers.group.propose(add).await {
+        Ok(proposed) if proposed.outcome.code == 0 => Ok(incarnation),
+        Ok(proposed) => {
+            let left = Left::Replica(incarnation);
+            Err(abandon(proposed.outcome.message, left))
+        }
+        Err(error) => Err(abandon(error.to_string(), Left::Unknown)),
+    }
+}
+
+/// Orders the copy, and asks again from time to time, until its destination confirms it.
+async fn wait_for_copy(
+    controllers: &Controllers,
+    term: u64,
+    order: &Order,
+    incarnation: Incarnation,
+) -> Result<(), String> {
+    let options = &controllers.options;
+    let deadline = Instant::now() + options.copy_timeout;
+    while Instant::now() < deadline {
+        let kind = copy_instruction(controllers, order)?;
+        let instructions = vec![instruction(order.chunk, incarnation, kind)];
+        let answer = controllers
+            .instruct(term, order.target, instructions, options.instruct_timeout)
+            .await;
+        let result = answer.ok().and_then(|mut results| results.pop());
+        let (failure, state) = result.map_or((None, None), |result| (result.failure, result.state));
+        if let Some(failure) = failure
+            && failure.code != ErrorCode::Overloaded as u32
+        {
+            return Err(failure.message);
+        }
+        {
+            let mut soft = controllers
+                .soft_of(term)
+                .ok_or_else(|| "the term is over".to_owned())?;
+            let is_dead = soft
+                .datanodes
+                .get(order.target)
+                .is_none_or(|known| !known.is_alive());
+            let Some(job) = soft.copies.get_mut(&order.chunk) else {
+                return Err("given up".to_owned());
+            };
+            if let Some(state) = state.filter(|state| state.incarnation == incarnation.0) {
+                job.take_state(&state);
+            }
+            if job.confirmed {
+                return Ok(());
+            }
+            if is_dead {
+                return Err("its destination is dead".to_owned());
+            }
+        }
+        // Timing out is the usual way on.
+        let _ = tokio::time::timeout(options.copy_poll, order.news.notified()).await;
+    }
+    Err("it took too long".to_owned())
+}
+
+/// A token lives as long as the copy may take, so each request brings a fresh one.
+fn copy_instruction(controllers: &Controllers, order: &Order) -> Result<InstructionKind, String> {
+    let store = controllers.store();
+    let cluster = store
+        .snapshot()
+        .cluster_record()
+        .map_err(|error| error.to_string())?;
+    let keys = key_ring(&cluster).map_err(|error| error.to_string())?;
+    let life_ms = u64::try_from(controllers.options.copy_timeout.as_millis()).unwrap_or(u64::MAX);
+    let grant = Grant {
+        chunk: order.chunk,
+        kind: GrantKind::Read {
+            offset: 0,
+            len: order.length,
+        },
+        expires_at_ms: controllers.now_ms().saturating_add(life_ms),
+    };
+    Ok(InstructionKind::Copy(CopyReplica {
+        epoch: order.epoch,
+        length: order.length,
+        sources: order.sources.clone(),
+        token: token::mint(&keys, &grant),
+    }))
+}
+
+impl Soft {
+    /// Starts what limits allow, the most urgent first.
+    fn start_copies(
+        &mut self,
+        reader: &impl Read,
+        options: &ControllerOptions,
+    ) -> Result<Vec<Order>, StoreError> {
+        let mut orders = Vec::new();
+        if self.copies.len() >= options.copies_max {
+            return Ok(orders);
+        }
+        for id in self.queue.first(LOOKS_MAX) {
+            if self.copies.len() >= options.copies_max {
+                break;
+            }
+            let Some(record) = chunk::get(reader, id)? else {
+                self.queue.remove(id);
+                continue;
+            };
+            if !self.still_needs_copy(&record) || self.copies.contains_key(&id) {
+                self.queue.remove(id);
+                continue;
+            }
+            if let Some(order) = self.plan_copy(id, &record, options) {
+                self.queue.remove(id);
+                orders.push(order);
+            }
+        }
+        Ok(orders)
+    }
+
+    fn still_needs_copy(&self, record: &ChunkRecord) -> bool {
+        let decision = super::decide::decide(record, &self.views(record), false);
+        record.state() == ChunkState::Sealed
+            && decision
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::Copy(_)))
+    }
+
+    /// Chooses source and destination; `None` if there is none within the limits now.
+    fn plan_copy(
+        &mut self,
+        id: ChunkId,
+        record: &ChunkRecord,
+        options: &ControllerOptions,
+    ) -> Option<Order> {
+        let limit = options.copies_per_datanode;
+        let views = self.views(record);
+        let mut sources: Vec<(usize, DatanodeId, Incarnation)> = Vec::new();
+        let mut spread = Spread::default();
+        let mut taken = BTreeSet::new();
+        for view in &views {
+            taken.insert(view.datanode);
+            let Some(known) = self.datanodes.get(view.datanode) else {
+                continue;
+            };
+            if view.standing != Standing::Failed && view.standing != Standing::Away {
+                spread.add(&known.record.rack, &known.record.host);
+            }
+            if view.standing == Standing::Good {
+                sources.push((known.copies_out, view.datanode, view.incarnation));
+            }
+        }
+        sources.sort_unstable();
+        let (_, source, _) = sources.first().copied().filter(|(out, _, _)| *out < limit)?;
+        let target = self.copy_target(record.length, &taken, &spread, limit)?;
+        self.datanodes.get_mut(source)?.copies_out += 1;
+        self.datanodes.get_mut(target)?.copies_in += 1;
+        let news = Arc::new(Notify::new());
+        let job = CopyJob {
+            target,
+            source,
+            incarnation: None,
+            epoch: record.epoch,
+            length: record.length,
+            confirmed: false,
+            news: Arc::clone(&news),
+        };
+        self.copies.insert(id, job);
+        let sources = sources.iter().filter_map(|(_, datanode, incarnation)| {
+            Some(ReplicaTarget {
+                datanode: self.datanodes.address(*datanode)?,
+                incarnation: incarnation.0,
+            })
+        });
+        Some(Order {
+            chunk: id,
+            target,
+            epoch: record.epoch,
+            length: record.length,
+            sources: sources.collect(),
+            news,
+        })
+    }
+
+    fn copy_target(
+        &mut self,
+        length: u64,
+        taken: &BTreeSet<DatanodeId>,
+        spread: &Spread,
+        limit: usize,
+    ) -> Option<DatanodeId> {
+        let candidates = self.datanodes.candidates(taken, |_| MARGIN_BYTES);
+        let fits = |candidate: &&Candidate| {
+            let copies = self.datanodes.get(candidate.datanode);
+            candidate.free_bytes >= length && copies.is_some_and(|known| known.copies_in < limit)
+        };
+        let fitting: Vec<&Candidate> = candidates.iter().filter(fits).collect();
+        choose_next(&fitting, spread, &mut self.rng).map(|candidate| candidate.datanode)
+    }
+
+    /// A copy has ended, one way or the other.
+    fn end_copy(&mut self, id: ChunkId) {
+        let Some(job) = self.copies.remove(&id) else {
+            return;
+        };
+        if let Some(source) = self.datanodes.get_mut(job.source) {
+            source.copies_out = source.copies_out.saturating_sub(1);
+        }
+        if let Some(target) = self.datanodes.get_mut(job.target) {
+            target.copies_in = target.copies_in.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::ids::ChunkId;
+
+    use super::CopyQueue;
+
+    #[test]
+    fn the_chunk_with_the_fewest_good_replicas_is_first() {
+        let mut queue = CopyQueue::default();
+        queue.push(ChunkId(1), 2);
+        queue.push(ChunkId(2), 1);
+        queue.push(ChunkId(3), 2);
+        queue.push(ChunkId(4), 1);
+        assert_eq!(queue.first(3), [ChunkId(2), ChunkId(4), ChunkId(1)]);
+        queue.push(ChunkId(3), 0);
+        queue.remove(ChunkId(2));
+        assert_eq!(queue.first(9), [ChunkId(3), ChunkId(4), ChunkId(1)]);
+        assert!(queue.order.len() == queue.priorities.len());
+    }
+}

@@ -1,0 +1,365 @@
+//! What a chunk needs, from its committed record and what is known of its replicas. Pure.
+//!
+//! I9 is kept here: only replicas that are alive, in service and verified count towards what the policy asks for before a good
+//! one may go. A replica that is known bad goes as soon as one good one is left, because it may occupy the only datanode
+//! where a good copy could be made; until then it stays listed, for what can still be read from it.
+
+use cairn_protocol::ids::{DatanodeId, Incarnation};
+use cairn_protocol::messages::admin::DatanodeAdminState;
+
+use super::registry::Standing;
+use crate::store::records::{ChunkRecord, ChunkState};
+
+/// A replica of the committed set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplicaView {
+    pub datanode: DatanodeId,
+    pub incarnation: Incarnation,
+    pub standing: Standing,
+    /// What its datanode is to be.
+    pub admin: DatanodeAdminState,
+    /// How many replicas share its rack and its host: the most crowded goes first.
+    pub crowding: (usize, usize),
+    /// Its datanode can be asked for a confirmation now.
+    pub askable: bool,
+}
+
+impl ReplicaView {
+    fn is(&self, standing: Standing, admin: DatanodeAdminState) -> bool {
+        self.standing == standing && self.admin == admin
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(
+            self.admin,
+            DatanodeAdminState::Decommissioning | DatanodeAdminState::Decommissioned
+        )
+    }
+
+    /// Present for the question whether one more copy is needed.
+    fn is_present(&self) -> bool {
+        match self.standing {
+            Standing::Good | Standing::Unconfirmed => !self.is_leaving(),
+            // Away on purpose.
+            Standing::Away => self.admin == DatanodeAdminState::Maintenance,
+            Standing::Failed => false,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self.standing, Standing::Good | Standing::Unconfirmed)
+    }
+}
+
+/// How a chunk that is not simply sealed and well is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// Sealed, enough live replicas, none too many.
+    Well,
+    /// Open or idle.
+    Open,
+    /// Sealed without live bytes: waits for its grace to end.
+    Dead,
+    /// Fewer live replicas than asked for.
+    Under,
+    /// No live replica.
+    Unavailable,
+    /// More replicas than asked for.
+    Over,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Propose the seal at the epoch of the record.
+    Seal,
+    /// Ask the datanode to cut, sync and seal, and so to confirm.
+    Confirm(DatanodeId, Incarnation),
+    /// Propose that it leaves the set.
+    Remove(DatanodeId, Incarnation),
+    /// Make one more copy; the number of good replicas is its priority.
+    Copy(u32),
+}
+
+/// What a chunk needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub health: Health,
+    pub actions: Vec<Action>,
+}
+
+/// Decides. `idle_too_long`: nobody took it for a while.
+pub(super) fn decide(
+    record: &ChunkRecord,
+    replicas: &[ReplicaView],
+    idle_too_long: bool,
+) -> Decision {
+    match record.state() {
+        ChunkState::Open => {
+            // Without a writer it was a controller's of a leader that is gone.
+            let abandoned = record.writer == 0;
+            decide_open(record, replicas, abandoned)
+        }
+        ChunkState::Idle => decide_open(record, replicas, idle_too_long),
+        ChunkState::Sealed if record.live_bytes == 0 => Decision {
+            health: Health::Dead,
+            actions: Vec::new(),
+        },
+        ChunkState::Sealed => decide_sealed(record, replicas),
+    }
+}
+
+/// An open chunk that loses a replica is sealed at once; so is one with a replica where nothing new belongs.
+fn decide_open(record: &ChunkRecord, replicas: &[ReplicaView], seal: bool) -> Decision {
+    let broken = replicas
+        .iter()
+        .any(|replica| !replica.is_live() || replica.admin != DatanodeAdminState::InService);
+    let lost = record.length > 0 && !replicas.iter().any(ReplicaView::is_live);
+    Decision {
+        health: if lost {
+            Health::Unavailable
+        } else {
+            Health::Open
+        },
+        actions: if seal || broken {
+            vec![Action::Seal]
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView]) -> Decision {
+    let count =
+        |test: &dyn Fn(&ReplicaView) -> bool| replicas.iter().filter(|view| test(view)).count();
+    let wanted = usize::try_from(record.replication).unwrap_or(usize::MAX);
+    let live = count(&ReplicaView::is_live);
+    let good = count(&|view| view.standing == Standing::Good);
+    let counting = count(&|view| view.is(Standing::Good, DatanodeAdminState::InService));
+    let present = count(&ReplicaView::is_present);
+
+    let unconfirmed = replicas
+        .iter()
+        .filter(|view| view.standing == Standing::Unconfirmed && view.askable);
+    let mut actions: Vec<Action> = unconfirmed
+        .map(|view| Action::Confirm(view.datanode, view.incarnation))
+        .collect();
+    if good > 0 {
+        let failed = replicas
+            .iter()
+            .filter(|view| view.standing == Standing::Failed);
+        actions.extend(failed.map(|view| Action::Remove(view.datanode, view.incarnation)));
+        if present < wanted {
+            actions.push(Action::Copy(u32::try_from(counting).unwrap_or(u32::MAX)));
+        }
+    }
+    if let Some(surplus) = surplus(replicas, counting, wanted) {
+        actions.push(Action::Remove(surplus.datanode, surplus.incarnation));
+    }
+    let health = if live == 0 {
+        Health::Unavailable
+    } else if live < wanted {
+        Health::Under
+    } else if replicas.len() > wanted {
+        Health::Over
+    } else {
+        Health::Well
+    };
+    Decision { health, actions }
+}
+
+/// One replica that the policy does not need, if there is one (I9). One at a time: the next look sees what is left.
+fn surplus(replicas: &[ReplicaView], counting: usize, wanted: usize) -> Option<&ReplicaView> {
+    if wanted == 0 || counting < wanted {
+        return None;
+    }
+    let useless = replicas.iter().find(|view| {
+        let dead = view.standing == Standing::Away && view.admin != DatanodeAdminState::Maintenance;
+        dead || (view.standing == Standing::Good && view.is_leaving())
+    });
+    if useless.is_some() || counting == wanted {
+        return useless;
+    }
+    replicas
+        .iter()
+        .filter(|view| view.is(Standing::Good, DatanodeAdminState::InService))
+        .max_by_key(|view| (view.crowding, view.incarnation))
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::ids::{DatanodeId, Incarnation};
+    use cairn_protocol::messages::admin::DatanodeAdminState as Admin;
+    use proptest::prelude::{Just, Strategy, prop, prop_oneof, proptest};
+
+    use super::{Action, Health, ReplicaView, Standing, decide};
+    use crate::store::records::{ChunkRecord, ChunkState};
+
+    fn view(id: u64, standing: Standing) -> ReplicaView {
+        ReplicaView {
+            datanode: DatanodeId(id),
+            incarnation: Incarnation(id * 10),
+            standing,
+            admin: Admin::InService,
+            crowding: (1, 1),
+            askable: true,
+        }
+    }
+
+    fn record(state: ChunkState) -> ChunkRecord {
+        ChunkRecord {
+            state: state.into(),
+            epoch: 1,
+            length: 100,
+            live_bytes: 50,
+            replication: 3,
+            writer: 9,
+            ..ChunkRecord::default()
+        }
+    }
+
+    fn actions(state: ChunkState, replicas: &[ReplicaView]) -> Vec<Action> {
+        decide(&record(state), replicas, false).actions
+    }
+
+    fn remove(id: u64) -> Action {
+        Action::Remove(DatanodeId(id), Incarnation(id * 10))
+    }
+
+    #[test]
+    fn an_open_chunk_that_lost_a_replica_is_sealed() {
+        let good = [view(1, Standing::Unconfirmed), view(2, Standing::Unconfirmed)];
+        assert_eq!(actions(ChunkState::Open, &good), []);
+        for standing in [Standing::Away, Standing::Failed] {
+            let broken = [view(1, Standing::Unconfirmed), view(2, standing)];
+            assert_eq!(actions(ChunkState::Open, &broken), [Action::Seal]);
+            assert_eq!(actions(ChunkState::Idle, &broken), [Action::Seal]);
+        }
+        let mut leaving = good;
+        leaving[0].admin = Admin::Decommissioning;
+        assert_eq!(actions(ChunkState::Open, &leaving), [Action::Seal]);
+        let idle = decide(&record(ChunkState::Idle), &good, true);
+        assert_eq!(idle.actions, [Action::Seal]);
+        let mut abandoned = record(ChunkState::Open);
+        abandoned.writer = 0;
+        assert_eq!(decide(&abandoned, &good, false).actions, [Action::Seal]);
+    }
+
+    #[test]
+    fn replicas_that_have_not_confirmed_are_asked_and_not_copied_yet() {
+        let mut replicas = [1, 2, 3].map(|id| view(id, Standing::Unconfirmed));
+        replicas[2].askable = false;
+        let asked = [
+            Action::Confirm(DatanodeId(1), Incarnation(10)),
+            Action::Confirm(DatanodeId(2), Incarnation(20)),
+        ];
+        assert_eq!(actions(ChunkState::Sealed, &replicas), asked);
+    }
+
+    #[test]
+    fn a_lost_replica_is_copied_from_a_good_one() {
+        let replicas = [
+            view(1, Standing::Good),
+            view(2, Standing::Away),
+            view(3, Standing::Good),
+        ];
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [Action::Copy(2)]);
+        let none = [view(1, Standing::Away), view(2, Standing::Away)];
+        let decision = decide(&record(ChunkState::Sealed), &none, false);
+        assert_eq!(decision.actions, [], "nowhere to copy from");
+        assert_eq!(decision.health, Health::Unavailable);
+        let mut away = replicas;
+        away[1].admin = Admin::Maintenance;
+        assert_eq!(actions(ChunkState::Sealed, &away), [], "it comes back");
+    }
+
+    #[test]
+    fn a_failed_replica_leaves_only_while_a_good_one_is_left() {
+        let replicas = [view(1, Standing::Failed), view(2, Standing::Good)];
+        assert_eq!(
+            actions(ChunkState::Sealed, &replicas),
+            [remove(1), Action::Copy(1)]
+        );
+        let replicas = [view(1, Standing::Failed), view(2, Standing::Away)];
+        assert_eq!(actions(ChunkState::Sealed, &replicas), []);
+    }
+
+    #[test]
+    fn a_decommissioning_datanode_is_a_source_until_the_others_are_enough() {
+        let mut replicas = [1, 2, 3].map(|id| view(id, Standing::Good)).to_vec();
+        replicas[0].admin = Admin::Decommissioning;
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [Action::Copy(2)]);
+        replicas.push(view(4, Standing::Unconfirmed));
+        let confirm = Action::Confirm(DatanodeId(4), Incarnation(40));
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [confirm]);
+        replicas[3].standing = Standing::Good;
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [remove(1)]);
+    }
+
+    #[test]
+    fn the_surplus_replica_in_the_most_crowded_place_goes() {
+        let mut replicas = [1, 2, 3, 4].map(|id| view(id, Standing::Good));
+        replicas[1].crowding = (2, 1);
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [remove(2)]);
+    }
+
+    #[test]
+    fn dead_chunks_are_left_to_reclaim() {
+        let mut dead = record(ChunkState::Sealed);
+        dead.live_bytes = 0;
+        let decision = decide(&dead, &[view(1, Standing::Failed)], false);
+        assert_eq!((decision.health, decision.actions), (Health::Dead, vec![]));
+    }
+
+    fn any_view() -> impl Strategy<Value = (Standing, Admin)> {
+        let standing = prop_oneof![
+            Just(Standing::Good),
+            Just(Standing::Unconfirmed),
+            Just(Standing::Away),
+            Just(Standing::Failed),
+        ];
+        let admin = prop_oneof![
+            3 => Just(Admin::InService),
+            1 => Just(Admin::Decommissioning),
+            1 => Just(Admin::Maintenance),
+        ];
+        (standing, admin)
+    }
+
+    proptest! {
+        /// I9, whatever is known of the replicas.
+        #[test]
+        fn what_is_removed_never_leaves_fewer_verified_replicas_than_asked(
+            views in prop::collection::vec(any_view(), 0..8),
+            replication in 1u32..5,
+        ) {
+            let replicas: Vec<ReplicaView> = views
+                .iter()
+                .zip(1..)
+                .map(|((standing, admin), id)| ReplicaView { admin: *admin, ..view(id, *standing) })
+                .collect();
+            let record = ChunkRecord { replication, ..record(ChunkState::Sealed) };
+            let removed: Vec<u64> = decide(&record, &replicas, false)
+                .actions
+                .iter()
+                .filter_map(|action| match action {
+                    Action::Remove(datanode, _) => Some(datanode.0),
+                    _ => None,
+                })
+                .collect();
+            let left: Vec<&ReplicaView> = replicas
+                .iter()
+                .filter(|replica| !removed.contains(&replica.datanode.0))
+                .collect();
+            let counting = left
+                .iter()
+                .filter(|replica| replica.is(Standing::Good, Admin::InService))
+                .count();
+            let lost_one = replicas
+                .iter()
+                .any(|replica| removed.contains(&replica.datanode.0) && replica.standing != Standing::Failed);
+            assert!(!lost_one || counting >= replication as usize);
+            assert!(removed.is_empty() || left.iter().any(|replica| replica.standing == Standing::Good));
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Works through chunks that changed, whose datanode came or went, or that a new leader has not seen yet, and carries out what
+//! [`decide`](super::decide) says: seals and removals are proposed here and only here, one removal of a good replica per chunk
+//! at a time; confirmations and deletions go to the outbox, copies to their queue.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
+use cairn_protocol::messages::admin::DatanodeAdminState;
+use cairn_protocol::messages::datanode::{DeleteReplica, InstructionKind, SealReplica};
+use futures::future::join_all;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::decide::{Action, Decision, Health, ReplicaView, decide};
+use super::options::ControllerOptions;
+use super::placement::Spread;
+use super::registry::Standing;
+use super::soft::{Scan, Soft};
+use super::{Controllers, until_stopped};
+use crate::namespace::command::{CommandKind, RemoveReplica, SealOpenChunk};
+use crate::store::records::{ChunkRecord, ChunkState};
+use crate::store::{Read, StoreError, chunk, replica};
+
+/// An idle chunk with less room than this is of no use to a next writer.
+pub(super) const IDLE_ROOM_MIN: u64 = 64 << 10;
+
+/// A change of the committed state that was decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proposal {
+    /// Seal an open chunk at its committed length.
+    Seal(ChunkId, Epoch),
+    /// Take a replica out of the set.
+    Remove(ChunkId, DatanodeId, Incarnation),
+}
+
+/// Examines chunks until `stop`.
+pub(super) async fn run(
+    controllers: Arc<Controllers>,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    until_stopped(stop, async {
+        loop {
+            if step(&controllers).await? {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = controllers.work.notified() => {}
+                () = controllers.group.state().wait_touched() => {}
+                () = tokio::time::sleep(controllers.options.interval) => {}
+            }
+        }
+    })
+    .await
+}
+
+/// One bounded step. True if there is more to do at once.
+async fn step(controllers: &Controllers) -> Result<bool, StoreError> {
+    let (term, proposals, more) = {
+        let Some(mut soft) = controllers.soft() else {
+            return Ok(false);
+        };
+        for touched in controllers.group.state().take_touched() {
+            soft.work.touch(touched);
+        }
+        // Taken after the touched chunks, so that it shows what touched them.
+        let store = controllers.store();
+        let snapshot = store.snapshot();
+        let proposals = soft.examine_step(&snapshot, Instant::now(), &controllers.options)?;
+        (soft.term, proposals, soft.work.is_waiting() && !soft.outbox.is_full())
+    };
+    controllers.outbox.notify_one();
+    controllers.copies.notify_one();
+    join_all(
+        proposals
+            .into_iter()
+            .map(|proposal| carry_out(controllers, term, proposal)),
+    )
+    .await;
+    Ok(more)
+}
+
+async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
+    let (chunk, command) = match proposal {
+        Proposal::Seal(chunk, epoch) => (
+            chunk,
+            CommandKind::SealOpenChunk(SealOpenChunk {
+                chunk: chunk.0,
+                epoch: epoch.0,
+            }),
+        ),
+        Proposal::Remove(chunk, datanode, incarnation) => (
+            chunk,
+            CommandKind::RemoveReplica(RemoveReplica {
+                chunk: chunk.0,
+                datanode: datanode.0,
+                incarnation: incarnation.0,
+            }),
+        ),
+    };
+    let answer = controllers.group.propose(command).await;
+    let Some(mut soft) = controllers.soft_of(term) else {
+        return;
+    };
+    match answer {
+        Ok(proposed) if proposed.outcome.code == 0 => {
+            tracing::debug!(%chunk, ?proposal, "done");
+            if let Proposal::Remove(chunk, datanode, incarnation) = proposal {
+                soft.deletes.insert((datanode, incarnation), chunk);
+            }
+            soft.work.touch(chunk);
+        }
+        // The chunk changed meanwhile, and apply touched it then; or nobody knows: look again later.
+        Ok(_) | Err(_) => {
+            let when = Instant::now() + controllers.options.retry_after;
+            soft.work.touch_at(when, chunk);
+        }
+    }
+}
+
+impl Soft {
+    /// Examines some chunks: what is soft is done at once, what is to be proposed comes back.
+    pub(super) fn examine_step(
+        &mut self,
+        reader: &impl Read,
+        now: Instant,
+        options: &ControllerOptions,
+    ) -> Result<Vec<Proposal>, StoreError> {
+        let limit = options.examine_step;
+        let mut chunks: BTreeSet<ChunkId> = self.work.take(now, limit).into_iter().collect();
+        self.scan_step(reader, limit, &mut chunks)?;
+        let mut proposals = Vec::new();
+        for id in chunks {
+            match chunk::get(reader, id)? {
+                Some(record) => self.examine(id, &record, now, options, &mut proposals),
+                None => self.forget_chunk(id),
+            }
+        }
+        self.delete_step(reader, limit)?;
+        Ok(proposals)
+    }
+
+    /// Goes on with a walk through chunks.
+    fn scan_step(
+        &mut self,
+        reader: &impl Read,
+        limit: usize,
+        chunks: &mut BTreeSet<ChunkId>,
+    ) -> Result<(), StoreError> {
+        if self.outbox.is_full() {
+            return Ok(());
+        }
+        let Some(scan) = self.work.next_scan() else {
+            return Ok(());
+        };
+        let mut found = Vec::new();
+        match scan {
+            Scan::Chunks(start) => chunk::scan(reader, start, &mut |id, _| {
+                found.push(id);
+                Ok(found.len() < limit)
+            })?,
+            Scan::Datanode(datanode, start) => {
+                replica::scan(reader, datanode, start, &mut |id| {
+                    found.push(id);
+                    Ok(found.len() < limit)
+                })?;
+            }
+        }
+        if found.len() == limit
+            && let Some(next) = found.last().and_then(|last| last.0.checked_add(1))
+        {
+            self.work.put_scan(match scan {
+                Scan::Chunks(_) => Scan::Chunks(ChunkId(next)),
+                Scan::Datanode(datanode, _) => Scan::Datanode(datanode, ChunkId(next)),
+            });
+        }
+        chunks.extend(found);
+        Ok(())
+    }
+
+    fn examine(
+        &mut self,
+        id: ChunkId,
+        record: &ChunkRecord,
+        now: Instant,
+        options: &ControllerOptions,
+        proposals: &mut Vec<Proposal>,
+    ) {
+        let idle_too_long = self.note_idle(id, record, now, options);
+        let Decision { health, actions } = decide(record, &self.views(record), idle_too_long);
+        self.note_health(id, health);
+        let mut needs_copy = false;
+        for action in actions {
+            match action {
+                Action::Seal => proposals.push(Proposal::Seal(id, Epoch(record.epoch))),
+                Action::Remove(datanode, incarnation) => {
+                    proposals.push(Proposal::Remove(id, datanode, incarnation));
+                }
+                Action::Confirm(datanode, incarnation) => {
+                    let seal = SealReplica {
+                        epoch: record.epoch,
+                        length: record.length,
+                    };
+                    self.outbox
+                        .push(datanode, (id, incarnation), InstructionKind::Seal(seal));
+                }
+                Action::Copy(priority) => {
+                    needs_copy = true;
+                    if !self.copies.contains_key(&id) {
+                        self.queue.push(id, priority);
+                    }
+                }
+            }
+        }
+        if !needs_copy {
+            self.queue.remove(id);
+        }
+    }
+
+    /// What is known of the replicas of the committed set.
+    pub(super) fn views(&self, record: &ChunkRecord) -> Vec<ReplicaView> {
+        let mut spread = Spread::default();
+        let place = |id: u64| {
+            let known = self.datanodes.get(DatanodeId(id));
+            known.map_or(("", ""), |known| {
+                (known.record.rack.as_str(), known.record.host.as_str())
+            })
+        };
+        for replica in &record.replicas {
+            let (rack, host) = place(replica.datanode);
+            spread.add(rack, host);
+        }
+        let view = record.replicas.iter().map(|replica| {
+            let datanode = DatanodeId(replica.datanode);
+            let incarnation = Incarnation(replica.incarnation);
+            let known = self.datanodes.get(datanode);
+            let (rack, host) = place(replica.datanode);
+            ReplicaView {
+                datanode,
+                incarnation,
+                standing: self.datanodes.standing(datanode, incarnation),
+                admin: known.map_or(DatanodeAdminState::InService, |known| known.admin_state()),
+                crowding: spread.crowding(rack, host),
+                askable: known.is_some_and(|known| known.is_alive() && known.has_reported()),
+            }
+        });
+        view.collect()
+    }
+
+    /// Remembers since when an idle chunk is idle. True if that is too long, or if it has no room left.
+    fn note_idle(
+        &mut self,
+        id: ChunkId,
+        record: &ChunkRecord,
+        now: Instant,
+        options: &ControllerOptions,
+    ) -> bool {
+        if record.state() != ChunkState::Idle {
+            self.idle.remove(&id);
+            self.offered.remove(&id);
+            return false;
+        }
+        let epoch = Epoch(record.epoch);
+        match self.idle.get(&id) {
+            Some((seen, since)) if *seen == epoch => {
+                if now.saturating_duration_since(*since) >= options.idle_chunk_max {
+                    return true;
+                }
+            }
+            _ => {
+                self.idle.insert(id, (epoch, now));
+                self.work.touch_at(now + options.idle_chunk_max, id);
+            }
+        }
+        record.capacity.saturating_sub(record.length) < IDLE_ROOM_MIN
+    }
+
+    fn note_health(&mut self, id: ChunkId, health: Health) {
+        let before = match health {
+            Health::Well => self.health.remove(&id),
+            other => self.health.insert(id, other),
+        };
+        if health == Health::Unavailable && before != Some(Health::Unavailable) {
+            tracing::warn!(chunk = %id, "chunk has no live replica");
+        } else if before == Some(Health::Unavailable) && health != Health::Unavailable {
+            tracing::info!(chunk = %id, "chunk has a live replica again");
+        }
+    }
+
+    fn forget_chunk(&mut self, id: ChunkId) {
+        self.health.remove(&id);
+        self.idle.remove(&id);
+        self.offered.remove(&id);
+        self.queue.remove(id);
+    }
+
+    /// Looks at some of the replicas that are to be deleted, and orders what may be done now.
+    fn delete_step(&mut self, reader: &impl Read, limit: usize) -> Result<(), StoreError> {
+        let range = (Bound::Excluded(self.delete_cursor), Bound::Unbounded);
+        let some: Vec<((DatanodeId, Incarnation), ChunkId)> = self
+            .deletes
+            .range(range)
+            .take(limit)
+            .map(|(key, chunk)| (*key, *chunk))
+            .collect();
+        self.delete_cursor = match some.last() {
+            Some((key, _)) if some.len() == limit => *key,
+            _ => (DatanodeId(0), Incarnation(0)),
+        };
+        for ((datanode, incarnation), id) in some {
+            let record = chunk::get(reader, id)?;
+            match self.may_delete(id, record.as_ref(), datanode, incarnation) {
+                Verdict::Keep => {
+                    self.deletes.remove(&(datanode, incarnation));
+                }
+                Verdict::Wait => {}
+                Verdict::Delete => {
+                    self.deletes.remove(&(datanode, incarnation));
+                    let delete = InstructionKind::Delete(DeleteReplica {});
+                    self.outbox.push(datanode, (id, incarnation), delete);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the files of a replica outside the set may go. One that is verified goes only while the policy is met
+    /// without it (I9); any other only while a verified one is left, for what could still be saved from it.
+    fn may_delete(
+        &self,
+        id: ChunkId,
+        record: Option<&ChunkRecord>,
+        datanode: DatanodeId,
+        incarnation: Incarnation,
+    ) -> Verdict {
+        let Some(known) = self.datanodes.get(datanode).filter(|known| known.is_alive()) else {
+            return Verdict::Wait;
+        };
+        let Some(record) = record else {
+            return Verdict::Delete;
+        };
+        let is_listed = record.replicas.iter().any(|replica| {
+            replica.datanode == datanode.0 && replica.incarnation == incarnation.0
+        });
+        let is_copied = self.copies.get(&id).is_some_and(|job| {
+            job.target == datanode && job.incarnation == Some(incarnation)
+        });
+        if is_listed || is_copied {
+            return Verdict::Keep;
+        }
+        if record.state() != ChunkState::Sealed {
+            return Verdict::Wait;
+        }
+        let views = self.views(record);
+        let good = views.iter().filter(|view| view.standing == Standing::Good);
+        let (needed, there) = if known.verified.contains(&incarnation) {
+            let counting = good.filter(|view| view.admin == DatanodeAdminState::InService);
+            (record.replication as usize, counting.count())
+        } else {
+            (1, good.count())
+        };
+        if record.live_bytes == 0 || there >= needed {
+            Verdict::Delete
+        } else {
+            Verdict::Wait
+        }
+    }
+}
+
+/// What is to become of a replica outside the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is in the set, or about to be.
+    Keep,
+    /// Not now.
+    Wait,
+    /// Delete it.
+    Delete,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! What the leader does besides answering: it compares what should be with what is, and acts within limits, only by proposing
+//! commands and by instructing datanodes.
+//!
+//! ```text
+//! liveness     who is heard (soft only);  sessions: who is alive, and expiry
+//! placement    where replicas go;         decide: what a chunk needs, from committed record and soft state (pure)
+//! examine      works through chunks that changed, and carries out what was decided: seals, removals
+//! copies       re-replication, fewest verified replicas first
+//! instruct     orders to datanodes and what they answer;   reconcile: what reports and answers mean (pure)
+//! sync         durable on every replica;  reclaim: sweeps, dropping dead chunks;  upkeep: token keys, decommissioning
+//! ```
+//!
+//! Committed state and soft state never mix: everything in [`Soft`] belongs to one term of leadership and is thrown away with
+//! it. A new leader gives every session and datanode a full life, scans all chunks once, and learns from reports which replicas are
+//! verified. Compaction of sparsely used chunks is not done here.
+
+mod copies;
+mod decide;
+mod examine;
+mod instruct;
+mod liveness;
+mod options;
+mod placement;
+mod reads;
+mod reclaim;
+mod reconcile;
+mod registry;
+mod requests;
+mod sessions;
+mod soft;
+mod sync;
+mod upkeep;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cairn_daemon::Tasks;
+use cairn_daemon::clock::Clock;
+use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
+use cairn_protocol::messages::datanode::{
+    HeartbeatRequest, RegisterDatanodeRequest, ReplicaReportRequest,
+};
+use cairn_protocol::messages::operation::AllocateChunk;
+use cairn_protocol::messages::session::FailedReplica;
+use cairn_protocol::rpc::{Peers, RpcError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use options::ControllerOptions;
+
+use crate::consensus::group::Group;
+use crate::namespace::command::Placement;
+use crate::store::{Store, StoreError};
+use crate::store::records::ReplicaRecord;
+use soft::Soft;
+use sync::SyncGates;
+
+/// The controllers of this process. They do nothing unless it leads.
+pub struct Controllers {
+    group: Group,
+    peers: Peers,
+    clock: Clock,
+    options: ControllerOptions,
+    /// What this term of leadership has learned. Held for moments, never across an await; no other lock of ours is taken
+    /// inside.
+    soft: Mutex<Soft>,
+    /// Chunks wait to be examined.
+    work: Notify,
+    /// Chunks wait for a copy, or a copy may start.
+    copies: Notify,
+    /// Instructions wait to be sent.
+    outbox: Notify,
+    gates: SyncGates,
+}
+
+/// Runs a loop until it is told to stop. It is dropped wherever it waits: proposals that are on their way stay on their way, and
+/// everything else here is soft.
+async fn until_stopped(
+    stop: CancellationToken,
+    work: impl Future<Output = Result<Infallible, StoreError>>,
+) -> Result<(), StoreError> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        ended = work => ended.map(|never| match never {}),
+    }
+}
+
+impl Controllers {
+    /// Built once per process. `peers` are connections to datanodes.
+    pub fn new(
+        group: Group,
+        peers: Peers,
+        clock: Clock,
+        options: ControllerOptions,
+        seed: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            group,
+            peers,
+            clock,
+            options,
+            soft: Mutex::new(Soft::new(seed)),
+            work: Notify::new(),
+            copies: Notify::new(),
+            outbox: Notify::new(),
+            gates: SyncGates::default(),
+        })
+    }
+
+    /// Starts the loops. Each rests while this member does not lead.
+    pub fn start(self: &Arc<Self>, tasks: &Tasks) {
+        let own = || Arc::clone(self);
+        tasks.component("controllers-liveness", |stop| liveness::run(own(), stop));
+        tasks.component("controllers-sessions", |stop| sessions::run(own(), stop));
+        tasks.component("controllers-instruct", |stop| instruct::run(own(), stop));
+        tasks.component("controllers-examine", |stop| examine::run(own(), stop));
+        tasks.component("controllers-copies", |stop| copies::run(own(), stop));
+        tasks.component("controllers-reclaim", |stop| reclaim::run(own(), stop));
+        tasks.component("controllers-upkeep", |stop| upkeep::run(own(), stop));
+    }
+
+    /// A process of a datanode registered, and the command was applied.
+    pub fn registered(&self, datanode: DatanodeId, request: &RegisterDatanodeRequest) {
+        requests::registered(self, datanode, request);
+    }
+
+    /// A sign of life. True: it should report all replicas now. `NotFound`: it must register (again).
+    pub fn heartbeat(&self, request: &HeartbeatRequest) -> Result<bool, RpcError> {
+        requests::heartbeat(self, request)
+    }
+
+    /// One page of what a datanode holds.
+    pub fn replica_report(&self, request: &ReplicaReportRequest) -> Result<(), RpcError> {
+        requests::replica_report(self, request)
+    }
+
+    /// Where a new chunk goes, and which idle chunk may be handed on instead. `NotEnoughDatanodes` if fewer are alive, in
+    /// service and not excluded than the replication asks for; `NoSpace` if there are enough, but full.
+    pub fn place(&self, request: &AllocateChunk) -> Result<Placement, RpcError> {
+        requests::place(self, request)
+    }
+
+    /// Makes the first `through` bytes of each chunk durable; see [`sync`](self::sync) for what that promises when a
+    /// replica cannot.
+    pub async fn sync_chunks(&self, chunks: &[(ChunkId, u64)]) -> Result<(), RpcError> {
+        sync::sync_chunks(self, chunks).await
+    }
+
+    /// What failed clients: evidence to check, never a verdict.
+    pub fn report_failed(&self, failed: &[FailedReplica]) {
+        requests::report_failed(self, failed);
+    }
+
+    /// A session was opened, and the command was applied.
+    pub fn opened_session(&self, session: SessionId) {
+        self.keep_alive(session);
+    }
+
+    /// A session is alive. False if there is none, or it is being ended.
+    pub fn keep_alive(&self, session: SessionId) -> bool {
+        sessions::keep_alive(self, session)
+    }
+
+    /// In which order a client should try replicas: alive and not known bad first, then those on its own machine, then at
+    /// random.
+    pub fn order_replicas(
+        &self,
+        replicas: &[ReplicaRecord],
+        client_host: &str,
+    ) -> Vec<DatanodeId> {
+        reads::order_replicas(self, replicas, client_host)
+    }
+
+    /// All datanodes as this leader sees them; empty if this member does not lead.
+    pub fn datanode_statuses(&self) -> Vec<DatanodeStatus> {
+        reads::datanode_statuses(self)
+    }
+
+    /// What is stored, and what is at risk.
+    pub fn counts(&self) -> ClusterCounts {
+        reads::counts(self)
+    }
+
+    /// Capacity, bytes of replicas and bytes that may still be written, over datanodes that are alive.
+    pub fn space(&self) -> (u64, u64, u64) {
+        reads::space(self)
+    }
+
+    fn store(&self) -> Arc<Store> {
+        self.group.state().store()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ns() / 1_000_000
+    }
+
+    /// The soft state of the present term, made anew if this is a new term; `None` unless this member leads and is ready.
+    fn soft(&self) -> Option<MutexGuard<'_, Soft>> {
+        let term = self.leading_term()?;
+        let mut soft = self.lock();
+        if soft.term != term {
+            self.group.state().collect_touched(true);
+            let store = self.store();
+            if let Err(error) = soft.begin_term(term, &store.snapshot(), Instant::now()) {
+                tracing::error!(%error, "cannot read the state to begin a term");
+                return None;
+            }
+            tracing::info!(term, "controllers begin");
+            self.work.notify_one();
+        }
+        Some(soft)
+    }
+
+    /// The soft state, if it is still that of this term: what was begun in one term must not be finished in another.
+    fn soft_of(&self, term: u64) -> Option<MutexGuard<'_, Soft>> {
+        self.soft().filter(|soft| soft.term == term)
+    }
+
+    fn leading_term(&self) -> Option<u64> {
+        self.group.require_leader().ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Soft> {
+        // What a panic left half done is soft, and the process is ending.
+        self.soft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

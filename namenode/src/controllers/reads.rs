@@ -1,0 +1,155 @@
+//! What the leader knows, for those who ask: order of replicas, status, counts, space.
+
+use cairn_protocol::ids::{DatanodeId, Incarnation, InodeId, MapId};
+use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::Controllers;
+use super::decide::Health;
+use super::registry::{Datanode, Standing, address};
+use super::soft::Soft;
+use crate::store::records::ReplicaRecord;
+use crate::store::{Read, StoreError, dead_map, detached, orphan};
+
+/// What waits to be swept is counted up to this; a display needs no more.
+const SWEEPING_MAX: u64 = 10_000;
+
+pub(super) fn order_replicas(
+    controllers: &Controllers,
+    replicas: &[ReplicaRecord],
+    client_host: &str,
+) -> Vec<DatanodeId> {
+    match controllers.soft() {
+        Some(mut soft) => soft.order_replicas(replicas, client_host),
+        // Without soft state the order of the committed set is as good as any.
+        None => replicas
+            .iter()
+            .map(|replica| DatanodeId(replica.datanode))
+            .collect(),
+    }
+}
+
+impl Soft {
+    fn order_replicas(&mut self, replicas: &[ReplicaRecord], client_host: &str) -> Vec<DatanodeId> {
+        let mut ranked: Vec<((u8, bool, u32), DatanodeId)> = Vec::with_capacity(replicas.len());
+        for replica in replicas {
+            let id = DatanodeId(replica.datanode);
+            let known = self.datanodes.get(id);
+            let doubt = match self.datanodes.standing(id, Incarnation(replica.incarnation)) {
+                Standing::Failed => 3,
+                Standing::Away => 2,
+                Standing::Unconfirmed | Standing::Good => {
+                    u8::from(!known.is_some_and(Datanode::is_alive))
+                }
+            };
+            let is_near = !client_host.is_empty()
+                && known.is_some_and(|known| known.record.host == client_host);
+            ranked.push(((doubt, !is_near, self.rng.random()), id));
+        }
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {
+    let now = Instant::now();
+    let Some(soft) = controllers.soft() else {
+        return Vec::new();
+    };
+    soft.datanodes
+        .iter()
+        .map(|(id, known)| status(id, known, now))
+        .collect()
+}
+
+fn status(id: DatanodeId, known: &Datanode, now: Instant) -> DatanodeStatus {
+    let age_ms = now.saturating_duration_since(known.heard).as_millis();
+    let (volumes, write_streams) = match &known.process {
+        Some(process) => (process.volumes.clone(), process.write_streams),
+        None => (Vec::new(), 0),
+    };
+    DatanodeStatus {
+        address: address(id, &known.record),
+        alive: known.is_alive(),
+        state: known.record.state,
+        heartbeat_age_ms: match known.process {
+            Some(_) => u64::try_from(age_ms).unwrap_or(u64::MAX),
+            None => u64::MAX,
+        },
+        volumes,
+        replica_count: known.record.replica_count,
+        version: known.record.version.clone(),
+        write_streams,
+        copies: u32::try_from(known.copies_in).unwrap_or(u32::MAX),
+    }
+}
+
+pub(super) fn counts(controllers: &Controllers) -> ClusterCounts {
+    let store = controllers.store();
+    let snapshot = store.snapshot();
+    let mut counts = match committed_counts(&snapshot) {
+        Ok(counts) => counts,
+        Err(error) => {
+            tracing::error!(%error, "cannot count what is stored");
+            ClusterCounts::default()
+        }
+    };
+    let Some(soft) = controllers.soft() else {
+        return counts;
+    };
+    counts.copies_running = soft.copies.len() as u64;
+    for health in soft.health.values() {
+        let count = match health {
+            Health::Open => &mut counts.chunks_open,
+            Health::Dead => &mut counts.chunks_dead,
+            Health::Under => &mut counts.chunks_under_replicated,
+            Health::Unavailable => &mut counts.chunks_unavailable,
+            Health::Over => &mut counts.chunks_over_replicated,
+            Health::Well => continue,
+        };
+        *count += 1;
+    }
+    counts
+}
+
+fn committed_counts(reader: &impl Read) -> Result<ClusterCounts, StoreError> {
+    let cluster = reader.cluster_record()?;
+    Ok(ClusterCounts {
+        files: cluster.file_count,
+        directories: cluster.directory_count,
+        inodes: cluster.inode_count,
+        chunks: cluster.chunk_count,
+        live_bytes: cluster.live_bytes,
+        chunk_bytes: cluster.chunk_bytes,
+        sweeping: sweeping(reader)?,
+        ..ClusterCounts::default()
+    })
+}
+
+fn sweeping(reader: &impl Read) -> Result<u64, StoreError> {
+    let mut count = 0;
+    let mut one_more = || {
+        count += 1;
+        Ok(count < SWEEPING_MAX)
+    };
+    orphan::scan(reader, InodeId(0), &mut |_, _| one_more())?;
+    detached::scan(reader, InodeId(0), &mut |_| one_more())?;
+    dead_map::scan(reader, MapId(0), &mut |_, _| one_more())?;
+    Ok(count)
+}
+
+pub(super) fn space(controllers: &Controllers) -> (u64, u64, u64) {
+    let Some(soft) = controllers.soft() else {
+        return (0, 0, 0);
+    };
+    let alive = soft.datanodes.iter().filter(|(_, known)| known.is_alive());
+    alive.fold((0, 0, 0), |sum, (_, known)| {
+        let (capacity, used, available) = known.space();
+        (
+            sum.0.saturating_add(capacity),
+            sum.1.saturating_add(used),
+            sum.2.saturating_add(available),
+        )
+    })
+}

@@ -1,0 +1,285 @@
+//! What the leader knows of datanodes besides the committed state: who is heard, what space and load they report, and which of
+//! their replicas have proven what they are. Soft: lost with leadership, rebuilt from registrations, heartbeats and reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::{DatanodeId, Incarnation};
+use cairn_protocol::messages::admin::DatanodeAdminState;
+use cairn_protocol::messages::common::DatanodeAddress;
+use cairn_protocol::messages::datanode::VolumeReport;
+use tokio::time::Instant;
+
+use super::placement::Candidate;
+use crate::store::records::DatanodeRecord;
+
+/// One process of a datanode that registered with this leader.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub boot_nonce: Vec<u8>,
+    pub volumes: Vec<VolumeReport>,
+    pub write_streams: u32,
+    /// All its replicas have been reported to this leader.
+    pub reported: bool,
+    /// When it was asked for that report last.
+    pub report_asked: Option<Instant>,
+    /// First chunk of the page that comes next, if none was lost.
+    pub next_page: Option<u64>,
+}
+
+/// A datanode of the committed state.
+#[derive(Clone, Debug)]
+pub(super) struct Datanode {
+    pub record: DatanodeRecord,
+    /// Last sign of life; when this leader began, if there was none.
+    pub heard: Instant,
+    /// `None` until it registers with this leader.
+    pub process: Option<Process>,
+    /// Death has been noticed and acted on.
+    pub dead: bool,
+    /// Bytes promised by placements since its last heartbeat.
+    pub promised_bytes: u64,
+    /// Replicas that confirmed (epoch of the seal, length) since the process started. Incarnations are unique in the cluster,
+    /// so that eight bytes name a replica.
+    pub verified: BTreeSet<Incarnation>,
+    /// Replicas that cannot be what the committed state says, and why.
+    pub failed: BTreeMap<Incarnation, ErrorCode>,
+    /// Copies of which it is the destination.
+    pub copies_in: usize,
+    /// Copies of which it is the first source.
+    pub copies_out: usize,
+}
+
+impl Datanode {
+    fn new(record: DatanodeRecord, now: Instant) -> Self {
+        Self {
+            record,
+            heard: now,
+            process: None,
+            dead: false,
+            promised_bytes: 0,
+            verified: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            copies_in: 0,
+            copies_out: 0,
+        }
+    }
+
+    /// What it is to be; a state that this software does not know is not a state to put replicas on.
+    pub fn admin_state(&self) -> DatanodeAdminState {
+        DatanodeAdminState::try_from(self.record.state).unwrap_or(DatanodeAdminState::Maintenance)
+    }
+
+    /// Registered with this leader and heard of lately.
+    pub fn is_alive(&self) -> bool {
+        self.process.is_some() && !self.dead
+    }
+
+    /// All its replicas have been reported: those that are not verified by now have to be asked.
+    pub fn has_reported(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.reported)
+    }
+
+    /// Alive, in service: new replicas may go there.
+    pub fn takes_replicas(&self) -> bool {
+        self.is_alive() && self.admin_state() == DatanodeAdminState::InService
+    }
+
+    /// Capacity, bytes of replicas and what may still be written, over volumes that work.
+    pub fn space(&self) -> (u64, u64, u64) {
+        let volumes = self.process.iter().flat_map(|process| &process.volumes);
+        volumes
+            .filter(|volume| !volume.failed)
+            .fold((0, 0, 0), |(capacity, used, available), volume| {
+                (
+                    capacity.saturating_add(volume.capacity_bytes),
+                    used.saturating_add(volume.used_bytes),
+                    available.saturating_add(volume.available_bytes),
+                )
+            })
+    }
+
+    /// Free bytes, less what was promised since they were reported.
+    fn free_bytes(&self) -> u64 {
+        self.space().2.saturating_sub(self.promised_bytes)
+    }
+}
+
+/// How far a replica of the committed state can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its datanode is alive and it is verified.
+    Good,
+    /// Its datanode may be alive; the replica has not said yet what it is.
+    Unconfirmed,
+    /// Its datanode is dead.
+    Away,
+    /// Known bad, short, gone or something else.
+    Failed,
+}
+
+/// All datanodes.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    datanodes: BTreeMap<DatanodeId, Datanode>,
+}
+
+impl Registry {
+    /// One of them.
+    pub fn get(&self, datanode: DatanodeId) -> Option<&Datanode> {
+        self.datanodes.get(&datanode)
+    }
+
+    /// One of them, to change.
+    pub fn get_mut(&mut self, datanode: DatanodeId) -> Option<&mut Datanode> {
+        self.datanodes.get_mut(&datanode)
+    }
+
+    /// All of them in order of ids.
+    pub fn iter(&self) -> impl Iterator<Item = (DatanodeId, &Datanode)> {
+        self.datanodes.iter().map(|(id, datanode)| (*id, datanode))
+    }
+
+    /// Takes in the committed records. Returns those whose administrative state changed.
+    pub fn refresh(
+        &mut self,
+        records: BTreeMap<DatanodeId, DatanodeRecord>,
+        now: Instant,
+    ) -> Vec<DatanodeId> {
+        self.datanodes.retain(|id, _| records.contains_key(id));
+        let mut changed = Vec::new();
+        for (id, record) in records {
+            match self.datanodes.get_mut(&id) {
+                None => {
+                    self.datanodes.insert(id, Datanode::new(record, now));
+                }
+                Some(known) => {
+                    if known.record.state != record.state {
+                        changed.push(id);
+                    }
+                    known.record = record;
+                }
+            }
+        }
+        changed
+    }
+
+    /// A process registered. True if it is not the one that was known: nothing is verified then.
+    pub fn registered(
+        &mut self,
+        datanode: DatanodeId,
+        record: DatanodeRecord,
+        (boot_nonce, volumes): (Vec<u8>, Vec<VolumeReport>),
+        now: Instant,
+    ) -> bool {
+        let known = self
+            .datanodes
+            .entry(datanode)
+            .or_insert_with(|| Datanode::new(record.clone(), now));
+        known.record = record;
+        known.heard = now;
+        known.promised_bytes = 0;
+        if let Some(process) = &mut known.process
+            && process.boot_nonce == boot_nonce
+        {
+            process.volumes = volumes;
+            process.reported = false;
+            process.report_asked = None;
+            return false;
+        }
+        known.verified.clear();
+        known.failed.clear();
+        known.process = Some(Process {
+            boot_nonce,
+            volumes,
+            write_streams: 0,
+            reported: false,
+            report_asked: None,
+            next_page: None,
+        });
+        true
+    }
+
+    /// Nobody can have been heard for a while, so nobody is to blame.
+    pub fn heard_all(&mut self, now: Instant) {
+        for datanode in self.datanodes.values_mut() {
+            datanode.heard = now;
+        }
+    }
+
+    /// Notices who has not been heard for too long. Returns them.
+    pub fn bury(&mut self, now: Instant, dead_after: Duration) -> Vec<DatanodeId> {
+        let mut dead = Vec::new();
+        for (id, datanode) in &mut self.datanodes {
+            if !datanode.dead && now.saturating_duration_since(datanode.heard) > dead_after {
+                datanode.dead = true;
+                dead.push(*id);
+            }
+        }
+        dead
+    }
+
+    /// How far a replica can be relied on.
+    pub fn standing(&self, datanode: DatanodeId, incarnation: Incarnation) -> Standing {
+        let Some(known) = self.datanodes.get(&datanode) else {
+            return Standing::Away;
+        };
+        if known.failed.contains_key(&incarnation) {
+            return Standing::Failed;
+        }
+        if known.dead {
+            return Standing::Away;
+        }
+        if known.verified.contains(&incarnation) {
+            return Standing::Good;
+        }
+        Standing::Unconfirmed
+    }
+
+    /// Datanodes that new replicas may go to, except some. `reserve` gives what each keeps free, by its capacity.
+    pub fn candidates(
+        &self,
+        excluded: &BTreeSet<DatanodeId>,
+        reserve: impl Fn(u64) -> u64,
+    ) -> Vec<Candidate> {
+        let free = self
+            .iter()
+            .filter(|(id, datanode)| datanode.takes_replicas() && !excluded.contains(id));
+        free.map(|(id, datanode)| {
+            let streams = datanode
+                .process
+                .as_ref()
+                .map_or(0, |process| process.write_streams);
+            Candidate {
+                datanode: id,
+                rack: datanode.record.rack.clone(),
+                host: datanode.record.host.clone(),
+                free_bytes: datanode
+                    .free_bytes()
+                    .saturating_sub(reserve(datanode.space().0)),
+                load: u64::from(streams)
+                    + datanode.copies_in as u64
+                    + datanode.promised_bytes.div_ceil(1 << 20),
+            }
+        })
+        .collect()
+    }
+
+    /// Where a datanode is.
+    pub fn address(&self, datanode: DatanodeId) -> Option<DatanodeAddress> {
+        self.get(datanode)
+            .map(|known| address(datanode, &known.record))
+    }
+}
+
+/// Where a datanode is, as the wire has it.
+pub(super) fn address(datanode: DatanodeId, record: &DatanodeRecord) -> DatanodeAddress {
+    DatanodeAddress {
+        datanode: datanode.0,
+        address: record.address.clone(),
+        host: record.host.clone(),
+        rack: record.rack.clone(),
+        local_socket: record.local_socket.clone(),
+    }
+}

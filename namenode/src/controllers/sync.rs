@@ -1,0 +1,255 @@
+//! `sync`: committed bytes of chunks on the disks of their replicas, whoever wrote them.
+//!
+//! What is promised: when it returns, every replica of the committed set whose datanode is alive, and that is not known to have
+//! failed, has fsynced through the length that was asked for, and at least one has. If that is the whole set, the chunk's
+//! synced length advances and nobody has to ask again. If not, the missing replicas are already on their way out: an open chunk
+//! with such a replica is sealed, and a copy, which is fsynced before it joins, takes the place of each. A datanode that comes
+//! back counts only after its replica has confirmed the seal, which fsyncs, too. So after the power fails everywhere, the bytes are on
+//! as many disks as could be reached when `sync` returned. Who neither answers nor is dead yet is waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cairn_protocol::ErrorCode;
+use cairn_protocol::Failure;
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
+use cairn_protocol::messages::datanode::{InstructionKind, SyncReplica};
+use cairn_protocol::rpc::RpcError;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::Controllers;
+use super::instruct::{instruction, internal};
+use super::reconcile::is_verdict;
+use super::registry::Standing;
+use crate::namespace::command::{AdvanceSynced, CommandKind};
+use crate::store::chunk;
+use crate::store::records::ChunkRecord;
+
+/// Chunks of one call that are synced at once.
+const CHUNKS_AT_ONCE: usize = 16;
+/// Between two attempts to reach replicas that did not answer.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+type Replica = (DatanodeId, Incarnation);
+
+/// Makes concurrent syncs of one chunk share the work: one at a time, as far as any of those who wait wants.
+#[derive(Debug, Default)]
+pub(super) struct SyncGates {
+    /// Held for a look-up only.
+    gates: Mutex<BTreeMap<ChunkId, Arc<Gate>>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// How far those who wait want.
+    wanted: AtomicU64,
+    /// How far it was done while the gate existed.
+    done: tokio::sync::Mutex<u64>,
+}
+
+/// A place at a gate; the gate goes with the last one.
+struct Entry<'a> {
+    gates: &'a SyncGates,
+    chunk: ChunkId,
+    gate: Arc<Gate>,
+}
+
+impl SyncGates {
+    fn enter(&self, chunk: ChunkId, through: u64) -> Entry<'_> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = Arc::clone(gates.entry(chunk).or_default());
+        // Relaxed: whoever works reads it after taking `done`, which orders the two.
+        gate.wanted.fetch_max(through, Ordering::Relaxed);
+        Entry {
+            gates: self,
+            chunk,
+            gate,
+        }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let mut gates = self.gates.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's own reference and ours.
+        if Arc::strong_count(&self.gate) <= 2 {
+            gates.remove(&self.chunk);
+        }
+    }
+}
+
+pub(super) async fn sync_chunks(
+    controllers: &Controllers,
+    chunks: &[(ChunkId, u64)],
+) -> Result<(), RpcError> {
+    let term = controllers.group.require_leader()?;
+    let mut wanted: BTreeMap<ChunkId, u64> = BTreeMap::new();
+    for (chunk, through) in chunks {
+        let furthest = wanted.entry(*chunk).or_default();
+        *furthest = (*furthest).max(*through);
+    }
+    let work = stream::iter(wanted)
+        .map(|(chunk, through)| sync_shared(controllers, term, chunk, through))
+        .buffer_unordered(CHUNKS_AT_ONCE)
+        .try_collect::<()>();
+    match tokio::time::timeout(controllers.options.sync_timeout, work).await {
+        Ok(done) => done,
+        Err(_) => Err(RpcError::new(
+            ErrorCode::TimedOut,
+            "some replicas have neither synced nor failed in time",
+        )),
+    }
+}
+
+async fn sync_shared(
+    controllers: &Controllers,
+    term: u64,
+    chunk: ChunkId,
+    through: u64,
+) -> Result<(), RpcError> {
+    let entry = controllers.gates.enter(chunk, through);
+    let mut done = entry.gate.done.lock().await;
+    if *done >= through {
+        return Ok(());
+    }
+    let furthest = entry.gate.wanted.load(Ordering::Relaxed);
+    sync_one(controllers, term, chunk, furthest).await?;
+    *done = furthest;
+    Ok(())
+}
+
+async fn sync_one(
+    controllers: &Controllers,
+    term: u64,
+    id: ChunkId,
+    through: u64,
+) -> Result<(), RpcError> {
+    let mut confirmed: BTreeSet<Replica> = BTreeSet::new();
+    loop {
+        let record = chunk::get(&controllers.store().snapshot(), id).map_err(internal)?;
+        let Some(record) = record else {
+            // Nothing uses it any more.
+            return Ok(());
+        };
+        let through = through.min(record.length);
+        if record.synced_length >= through {
+            return Ok(());
+        }
+        let ask = awaited(controllers, term, &record, &confirmed)?;
+        let answers = ask
+            .iter()
+            .map(|replica| sync_replica(controllers, term, id, *replica, through));
+        let synced = join_all(answers).await;
+        confirmed.extend(ask.iter().zip(synced).filter(|(_, ok)| *ok).map(|(r, _)| *r));
+        let set = replicas(&record);
+        if set.iter().all(|replica| confirmed.contains(replica)) {
+            if advance(controllers, id, through, &set).await? {
+                return Ok(());
+            }
+            // The set has changed: who joined is asked in the next round.
+            continue;
+        }
+        if awaited(controllers, term, &record, &confirmed)?.is_empty() {
+            if set.iter().any(|replica| confirmed.contains(replica)) {
+                return Ok(());
+            }
+            let message = format!("chunk {id}: none of its replicas can be reached");
+            return Err(RpcError::new(ErrorCode::Unavailable, message));
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+fn replicas(record: &ChunkRecord) -> Vec<Replica> {
+    let set = record.replicas.iter();
+    set.map(|replica| (DatanodeId(replica.datanode), Incarnation(replica.incarnation)))
+        .collect()
+}
+
+/// Replicas that have not confirmed and are neither known to have failed nor on a dead datanode.
+fn awaited(
+    controllers: &Controllers,
+    term: u64,
+    record: &ChunkRecord,
+    confirmed: &BTreeSet<Replica>,
+) -> Result<Vec<Replica>, RpcError> {
+    let soft = controllers
+        .soft_of(term)
+        .ok_or_else(|| RpcError::not_leader(controllers.group.leader_hint()))?;
+    let mut set = replicas(record);
+    set.retain(|replica| {
+        let standing = soft.datanodes.standing(replica.0, replica.1);
+        !confirmed.contains(replica) && matches!(standing, Standing::Good | Standing::Unconfirmed)
+    });
+    Ok(set)
+}
+
+/// True if the replica is durable through there. A refusal that is a verdict is remembered, so that the chunk is repaired.
+async fn sync_replica(
+    controllers: &Controllers,
+    term: u64,
+    chunk: ChunkId,
+    (datanode, incarnation): Replica,
+    through: u64,
+) -> bool {
+    let sync = InstructionKind::Sync(SyncReplica { through });
+    let instructions = vec![instruction(chunk, incarnation, sync)];
+    let timeout = controllers.options.instruct_timeout;
+    let answer = controllers
+        .instruct(term, datanode, instructions, timeout)
+        .await;
+    let Ok(Some(result)) = answer.map(|mut results| results.pop()) else {
+        return false;
+    };
+    let Some(failure) = result.failure.map(Failure::from) else {
+        return true;
+    };
+    if is_verdict(failure.code)
+        && let Some(mut soft) = controllers.soft_of(term)
+    {
+        tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica cannot sync");
+        soft.mark_failed(datanode, chunk, incarnation, failure.code);
+        controllers.work.notify_one();
+    }
+    false
+}
+
+/// Records that the whole set confirmed. False if the set is another one by now.
+async fn advance(
+    controllers: &Controllers,
+    chunk: ChunkId,
+    synced_length: u64,
+    set: &[Replica],
+) -> Result<bool, RpcError> {
+    let confirmed = set.iter().flat_map(|(datanode, incarnation)| [datanode.0, incarnation.0]);
+    let command = CommandKind::AdvanceSynced(AdvanceSynced {
+        chunk: chunk.0,
+        synced_length,
+        confirmed_incarnations: confirmed.collect(),
+    });
+    let proposed = controllers.group.propose(command).await?;
+    Ok(proposed.outcome.code == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ChunkId, Ordering, SyncGates};
+
+    #[test]
+    fn callers_of_one_chunk_share_a_gate_which_goes_with_the_last() {
+        let gates = SyncGates::default();
+        let first = gates.enter(ChunkId(1), 10);
+        let second = gates.enter(ChunkId(1), 30);
+        let other = gates.enter(ChunkId(2), 5);
+        assert_eq!(first.gate.wanted.load(Ordering::Relaxed), 30);
+        assert_eq!(gates.gates.lock().unwrap().len(), 2);
+        drop(second);
+        drop(other);
+        assert_eq!(gates.gates.lock().unwrap().len(), 1);
+        drop(first);
+        assert!(gates.gates.lock().unwrap().is_empty());
+    }
+}
