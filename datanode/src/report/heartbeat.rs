@@ -280,6 +280,5 @@ fn is_unknown(code: ErrorCode) -> bool {
             | ErrorCode::SessionExpired
             | ErrorCode::PreconditionFailed
             | ErrorCode::NotPermitted
-            | ErrorCode::WrongCluster
     )
 }

@@ -54,14 +54,15 @@ impl Leader {
         self.addresses = addresses;
     }
 
-    /// Asks the leader. Every namenode is tried at most once, and hints are followed; the last failure is the answer when
-    /// nobody leads.
+    /// Asks the leader. Every namenode is tried about once, and hints are followed; the last failure is the answer when
+    /// nobody leads. `WrongCluster` is the answer only if all of them say so: one that was set up wrongly is passed over.
     pub(crate) async fn call<M: Message + Default>(
         &mut self,
         method: Method,
         request: &impl Message,
     ) -> Result<M, RpcError> {
         let mut last = RpcError::new(ErrorCode::Unavailable, "no namenode is known");
+        let mut all_wrong = true;
         for _ in 0..self.addresses.len() + 1 {
             let address = self.addresses[self.current].clone();
             let call = self.peers.call_typed::<M>(
@@ -76,7 +77,12 @@ impl Leader {
                 Err(error) if !moves_on(error.code()) => return Err(error),
                 Err(error) => error,
             };
+            all_wrong &= last.code() == ErrorCode::WrongCluster;
             self.follow(last.leader_hint.as_deref());
+        }
+        if last.code() == ErrorCode::WrongCluster && !all_wrong {
+            let text = format!("no leader, and a namenode of another cluster: {last}");
+            return Err(RpcError::new(ErrorCode::Unavailable, text));
         }
         Err(last)
     }
@@ -102,7 +108,11 @@ impl Leader {
 
 /// Whether another namenode may answer better.
 fn moves_on(code: ErrorCode) -> bool {
-    code.is_retryable() || matches!(code, ErrorCode::VersionMismatch | ErrorCode::Malformed)
+    code.is_retryable()
+        || matches!(
+            code,
+            ErrorCode::VersionMismatch | ErrorCode::Malformed | ErrorCode::WrongCluster
+        )
 }
 
 #[cfg(test)]

@@ -90,11 +90,12 @@ impl ReadQueue {
         })?;
         if hire {
             let shared = Arc::clone(&self.shared);
-            // The thread goes on when this future is gone; it serves others too.
+            // The thread is polled first, and so provided in any case: it is counted already. It goes on when this future
+            // is gone, for it serves others too.
             tokio::select! {
                 biased;
+                () = blocking(move || Worker::new(&shared).run()) => {}
                 result = &mut answered => return result.unwrap_or_else(|_| Err(lost())),
-                () = blocking(move || Worker(&shared).run()) => {}
             }
         }
         answered.await.unwrap_or_else(|_| Err(lost()))
@@ -124,10 +125,14 @@ impl Shared {
         Ok(hire)
     }
 
-    /// The next job; without one the thread that asks has left.
+    /// The next job; without one the thread that asks has left. Both under one lock: whoever pushes a job either finds
+    /// it taken by a thread that will look again, or is told to provide one.
     fn next(&self) -> Option<Job> {
         let mut state = self.lock();
-        let job = state.jobs.pop_front()?;
+        let Some(job) = state.jobs.pop_front() else {
+            state.workers -= 1;
+            return None;
+        };
         state.weight -= job.weight();
         Some(job)
     }
@@ -138,23 +143,137 @@ impl Shared {
     }
 }
 
-/// One thread that serves the queue; counted out when it ends, also by a panic.
-struct Worker<'a>(&'a Shared);
+/// One thread that serves the queue; counted out when it finds it empty, or by a panic.
+struct Worker<'a> {
+    shared: &'a Shared,
+    left: bool,
+}
 
-impl Worker<'_> {
-    fn run(self) {
-        while let Some(job) = self.0.next() {
+impl<'a> Worker<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            left: false,
+        }
+    }
+
+    fn run(mut self) {
+        while let Some(job) = self.shared.next() {
             if !job.answer.is_closed() {
-                let result = self.0.replicas.read_blocking(job.chunk, job.range);
+                let result = self.shared.replicas.read_blocking(job.chunk, job.range);
                 // The reader may have gone meanwhile.
                 let _ = job.answer.send(result);
             }
         }
+        self.left = true;
     }
 }
 
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
-        self.0.lock().workers -= 1;
+        if !self.left {
+            self.shared.lock().workers -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::oneshot;
+
+    use super::{Job, ReadQueue, WAITING_MAX};
+    use crate::chunk_store::ChunkStore;
+    use crate::metrics::Metrics;
+    use crate::replicas::{Changes, Replicas};
+    use cairn_protocol::ErrorCode;
+    use cairn_protocol::ids::ChunkId;
+
+    fn queue(workers_max: u32) -> ReadQueue {
+        let store = Arc::new(ChunkStore::new(Vec::new()));
+        let metrics = Arc::new(Metrics::new());
+        ReadQueue::new(
+            Replicas::new(store, Arc::new(Changes::default()), metrics),
+            workers_max,
+        )
+    }
+
+    fn job(length: u64) -> Job {
+        Job {
+            chunk: ChunkId(1),
+            range: 0..length,
+            answer: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn a_thread_that_found_nothing_is_not_counted_on() {
+        let queue = queue(4);
+        assert!(queue.shared.push(job(1)).unwrap());
+        assert!(queue.shared.next().is_some());
+        assert!(
+            !queue.shared.push(job(1)).unwrap(),
+            "the thread is still there"
+        );
+        assert!(queue.shared.next().is_some() && queue.shared.next().is_none());
+        assert!(queue.shared.push(job(1)).unwrap(), "it has left");
+    }
+
+    #[test]
+    fn many_small_reads_share_a_thread_and_large_ones_get_their_own() {
+        let small = queue(4);
+        let hired = (0..20)
+            .filter(|_| small.shared.push(job(4096)).unwrap())
+            .count();
+        assert_eq!(hired, 3);
+        let large = queue(4);
+        let hired = (0..20)
+            .filter(|_| large.shared.push(job(1 << 20)).unwrap())
+            .count();
+        assert_eq!(hired, 4, "the most there may be");
+        assert!((20..WAITING_MAX).all(|_| !large.shared.push(job(1)).unwrap()));
+        assert_eq!(
+            large.shared.push(job(1)).unwrap_err().code,
+            ErrorCode::Overloaded
+        );
+    }
+
+    /// Readers on several threads, so that pushes, pops and answers meet in every order. A thread that is counted and not
+    /// there would stop it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_read_is_forgotten() {
+        let queue = queue(3);
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let queue = queue.clone();
+            readers.spawn(async move {
+                for _ in 0..2000 {
+                    let two = futures::future::join(
+                        queue.read(ChunkId(1), 0..10),
+                        queue.read(ChunkId(2), 0..100_000),
+                    );
+                    assert!(two.await.0.is_err());
+                }
+            });
+        }
+        readers.join_all().await;
+        while queue.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            queue.shared.push(job(1)).unwrap(),
+            "nobody is counted who is not there"
+        );
+    }
+
+    #[tokio::test]
+    async fn failures_reach_the_reader_and_threads_leave() {
+        let queue = queue(2);
+        let error = queue.read(ChunkId(1), 0..10).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::NoReplica);
+        while queue.count() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
