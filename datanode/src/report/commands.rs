@@ -121,6 +121,7 @@ impl Commands {
             }
             InstructionKind::Delete(DeleteReplica {}) => {
                 let _one = self.one_at_a_time.lock().await;
+                self.copies.cancel(chunk, incarnation);
                 replicas.delete(chunk, incarnation).await?;
                 if replicas.find(chunk).is_none() {
                     streams.end(chunk);

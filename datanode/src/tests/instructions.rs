@@ -197,3 +197,41 @@ async fn a_copy_that_fails_leaves_nothing_and_says_why_when_asked_again() {
     assert_eq!(failure, ErrorCode::WrongLength);
     assert!(cluster.nodes[1].datanode.store().find(ChunkId(1)).is_none());
 }
+
+#[tokio::test]
+async fn a_copy_that_is_deleted_while_it_is_made_leaves_nothing() {
+    let cluster = Cluster::start(2).await;
+    let length = 20 << 20;
+    cluster.write(1, &[0], &data(length, 4)).await;
+    cluster.seal(0, 1, length as u64).await;
+    let id = cluster.nodes[1].id;
+    let copy = |incarnation| {
+        let copy = InstructionKind::Copy(CopyReplica {
+            epoch: 1,
+            length: length as u64,
+            sources: vec![cluster.nodes[0].target()],
+            token: cluster.token(
+                1,
+                GrantKind::Read {
+                    offset: 0,
+                    len: length as u64,
+                },
+            ),
+        });
+        cluster.instruct(1, 1, incarnation, copy)
+    };
+    copy(incarnation(id)).await.unwrap();
+    assert_eq!(
+        cluster.instruct(1, 1, incarnation(id), DELETE).await,
+        Ok(None)
+    );
+    // The next life of the replica is made as soon as the one before is gone.
+    let next = incarnation(id) + 1;
+    loop {
+        match copy(next).await {
+            Ok(Some(state)) => break assert_eq!((state.incarnation, state.sealed), (next, true)),
+            Ok(None) | Err(ErrorCode::Overloaded) => tokio::task::yield_now().await,
+            Err(code) => panic!("{code:?}"),
+        }
+    }
+}

@@ -64,7 +64,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// Waiting or running.
-    active: BTreeMap<ChunkId, Incarnation>,
+    active: BTreeMap<ChunkId, (Incarnation, CancellationToken)>,
+    /// Told to whoever asks for the copy again.
     failed: BTreeMap<ChunkId, (Incarnation, Failure)>,
 }
 
@@ -91,37 +92,47 @@ impl Copies {
         }
     }
 
-    /// Begins a copy, unless it runs already. If the last attempt at it failed, says so, and tries again.
+    /// Begins a copy, unless it runs already. If the last attempt at it failed, says so instead, once.
     pub(crate) fn start(&self, order: CopyOrder) -> Result<(), Failure> {
-        let (chunk, incarnation) = (order.chunk, order.incarnation);
-        let before = {
+        let busy = |text: &str| Err(Failure::new(ErrorCode::Overloaded, text));
+        let cancel = self.shared.shutdown.child_token();
+        {
             let mut state = self.shared.lock();
-            if state.active.contains_key(&chunk) {
-                return Ok(());
+            match state.active.get(&order.chunk) {
+                Some((incarnation, _)) if *incarnation == order.incarnation => return Ok(()),
+                Some((_, other)) => {
+                    other.cancel();
+                    return busy("a copy of another incarnation is being given up");
+                }
+                None => {}
+            }
+            if let Some((incarnation, failure)) = state.failed.remove(&order.chunk)
+                && incarnation == order.incarnation
+            {
+                return Err(failure);
             }
             if state.active.len() >= ORDERS_MAX {
-                return Err(Failure::new(
-                    ErrorCode::Overloaded,
-                    "too many copies wait on this datanode",
-                ));
+                return busy("too many copies wait on this datanode");
             }
-            state.active.insert(chunk, incarnation);
-            state
-                .failed
-                .remove(&chunk)
-                .filter(|(of, _)| *of == incarnation)
-        };
+            let entry = (order.incarnation, cancel.clone());
+            state.active.insert(order.chunk, entry);
+        }
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.request("copy", async move {
-            let result = tokio::select! {
-                biased;
-                () = shared.shutdown.cancelled() => Err(ErrorCode::Unavailable.into()),
-                result = shared.run(&order) => result,
-            };
+            let result = shared.run(&order, &cancel).await;
             shared.finished(&order, &result);
             result
         });
-        before.map_or(Ok(()), |(_, failure)| Err(failure))
+        Ok(())
+    }
+
+    /// Gives up the copy of this incarnation, if it is being made. What it has made is removed soon after.
+    pub(crate) fn cancel(&self, chunk: ChunkId, incarnation: Incarnation) {
+        if let Some((active, cancel)) = self.shared.lock().active.get(&chunk)
+            && *active == incarnation
+        {
+            cancel.cancel();
+        }
     }
 }
 
@@ -144,43 +155,46 @@ impl Shared {
         }
     }
 
-    async fn run(&self, order: &CopyOrder) -> Result<(), Failure> {
-        let _turn = self
-            .running
-            .acquire()
-            .await
+    /// Only waiting is ever cut short, never work on a disk: so what was begun is always cleaned up.
+    async fn run(&self, order: &CopyOrder, cancel: &CancellationToken) -> Result<(), Failure> {
+        let (chunk, incarnation) = (order.chunk, order.incarnation);
+        let _turn = unless(cancel, self.running.acquire())
+            .await?
             .expect("nobody closes the semaphore");
-        let CopyOrder {
-            chunk,
-            incarnation,
-            epoch,
-            length,
-            ..
-        } = *order;
-        let writer = self.replicas.create_copy(chunk, incarnation, epoch).await?;
-        let filled = self.fill(order, &writer).await;
-        let sealed = match filled {
-            Ok(()) => self.replicas.seal_copy(chunk, epoch, length).await,
+        let created = self.replicas.create_copy(chunk, incarnation, order.epoch);
+        let writer = created.await?;
+        let result = match self.fill(order, &writer, cancel).await {
+            Ok(()) => {
+                self.replicas
+                    .seal_copy(chunk, order.epoch, order.length)
+                    .await
+            }
             Err(failure) => Err(failure),
         };
-        if let Err(failure) = &sealed {
-            tracing::warn!(%chunk, error = %failure, "copy failed");
+        if result.is_err() {
             // What cannot be removed now is removed at the next start.
             let _ = self.replicas.delete(chunk, incarnation).await;
         }
-        sealed
+        result
     }
 
     /// Pulls windows from the first source that has them, changing over where it left off.
-    async fn fill(&self, order: &CopyOrder, writer: &Writer) -> Result<(), Failure> {
+    async fn fill(
+        &self,
+        order: &CopyOrder,
+        writer: &Writer,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
         let mut offset = 0;
-        let mut last = Failure::new(ErrorCode::InvalidArgument, "a copy without sources");
         let mut sources = order.sources.iter();
         let Some(mut source) = sources.next() else {
-            return Err(last);
+            return Err(Failure::new(
+                ErrorCode::InvalidArgument,
+                "a copy without sources",
+            ));
         };
         while offset < order.length {
-            match self.window(order, source, offset).await {
+            match unless(cancel, self.window(order, source, offset)).await? {
                 Ok(packet) => {
                     self.metrics.copied(packet.payload.len());
                     offset = packet.end();
@@ -189,11 +203,7 @@ impl Shared {
                 Err(failure) => {
                     let datanode = DatanodeId(source.datanode);
                     tracing::info!(chunk = %order.chunk, %datanode, error = %failure, "source of a copy failed");
-                    last = failure;
-                    source = match sources.next() {
-                        Some(source) => source,
-                        None => return Err(last),
-                    };
+                    source = sources.next().ok_or(failure)?;
                 }
             }
         }
@@ -224,6 +234,20 @@ impl Shared {
         );
         let (reply, payload) = call.await.map_err(|error| error.failure)?;
         window_packet(offset, order.length, reply, payload)
+    }
+}
+
+/// Waits for something, unless the copy is given up.
+async fn unless<T>(
+    cancel: &CancellationToken,
+    wait: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            Err(Failure::new(ErrorCode::Unavailable, "the copy was given up, or the datanode stops"))
+        }
+        done = wait => Ok(done),
     }
 }
 
