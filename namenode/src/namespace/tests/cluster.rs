@@ -4,8 +4,8 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, InodeId};
 use cairn_protocol::messages::common::Location;
 use cairn_protocol::messages::operation::{
-    AllocateChunk, ChunkGrant, CloneRange, Commit, CommitExtent, CommitPlace, Concat,
-    InodeOutcome, OperationKind, OutcomeKind, PunchHole, ReturnChunk, SealChunk, Truncate,
+    AllocateChunk, ChunkGrant, CloneRange, Commit, CommitExtent, CommitPlace, Concat, InodeOutcome,
+    OperationKind, OutcomeKind, PunchHole, ReturnChunk, SealChunk, Truncate,
 };
 
 use super::world::{World, user};
@@ -28,11 +28,19 @@ impl Cluster {
         let mut world = World::new();
         for number in 1..=3u8 {
             let outcome = world.command(register(number));
-            assert_eq!((outcome.code, outcome.id), (0, number.into()), "{}", outcome.message);
+            assert_eq!(
+                (outcome.code, outcome.id),
+                (0, number.into()),
+                "{}",
+                outcome.message
+            );
         }
         let second = world.open_session(2);
         assert_eq!((world.session, second), (1, 2));
-        Self { world, sequences: vec![0; 2] }
+        Self {
+            world,
+            sequences: vec![0; 2],
+        }
     }
 
     /// One mutation of a session by the superuser.
@@ -82,7 +90,10 @@ impl Cluster {
     }
 
     pub fn allocate(&mut self, session: u64, reuse: u64) -> Result<ChunkGrant, ErrorCode> {
-        let placement = Placement { datanodes: vec![1, 2, 3], reuse_chunk: reuse };
+        let placement = Placement {
+            datanodes: vec![1, 2, 3],
+            reuse_chunk: reuse,
+        };
         self.allocate_at(session, placement)
     }
 
@@ -91,8 +102,17 @@ impl Cluster {
         session: u64,
         placement: Placement,
     ) -> Result<ChunkGrant, ErrorCode> {
-        let operation = AllocateChunk { replication: 0, whole: false, exclude: vec![], host: String::new() };
-        match self.mutate(session, OperationKind::AllocateChunk(operation), Some(placement))? {
+        let operation = AllocateChunk {
+            replication: 0,
+            whole: false,
+            exclude: vec![],
+            host: String::new(),
+        };
+        match self.mutate(
+            session,
+            OperationKind::AllocateChunk(operation),
+            Some(placement),
+        )? {
             OutcomeKind::Chunk(grant) => Ok(grant),
             other => panic!("not a chunk: {other:?}"),
         }
@@ -116,8 +136,13 @@ impl Cluster {
     }
 
     pub fn seal(&mut self, session: u64, chunk: u64, epoch: u64) -> Result<(), ErrorCode> {
-        let seal = SealChunk { chunk, epoch, failed: vec![] };
-        self.mutate(session, OperationKind::SealChunk(seal), None).map(drop)
+        let seal = SealChunk {
+            chunk,
+            epoch,
+            failed: vec![],
+        };
+        self.mutate(session, OperationKind::SealChunk(seal), None)
+            .map(drop)
     }
 
     pub fn give_back(
@@ -127,19 +152,32 @@ impl Cluster {
         epoch: u64,
         length: u64,
     ) -> Result<(), ErrorCode> {
-        let back = ReturnChunk { chunk, epoch, length };
-        self.mutate(session, OperationKind::ReturnChunk(back), None).map(drop)
+        let back = ReturnChunk {
+            chunk,
+            epoch,
+            length,
+        };
+        self.mutate(session, OperationKind::ReturnChunk(back), None)
+            .map(drop)
     }
 
     /// Truncates, in as many steps as it takes.
     pub fn truncate(&mut self, file: InodeId, size: u64) -> u32 {
-        let truncate = Truncate { location: Location::inode(file), size };
+        let truncate = Truncate {
+            location: Location::inode(file),
+            size,
+        };
         self.steps(OperationKind::Truncate(truncate))
     }
 
     pub fn punch(&mut self, file: InodeId, offset: u64, length: u64, extend: bool) -> u32 {
         let location = Location::inode(file);
-        self.steps(OperationKind::PunchHole(PunchHole { location, offset, length, extend }))
+        self.steps(OperationKind::PunchHole(PunchHole {
+            location,
+            offset,
+            length,
+            extend,
+        }))
     }
 
     fn steps(&mut self, operation: OperationKind) -> u32 {
@@ -182,8 +220,14 @@ impl Cluster {
         target: InodeId,
         sources: &[String],
     ) -> Result<InodeOutcome, ErrorCode> {
-        let sources = sources.iter().map(|path| Location::path(path.as_str())).collect();
-        let concat = Concat { target: Location::inode(target), sources };
+        let sources = sources
+            .iter()
+            .map(|path| Location::path(path.as_str()))
+            .collect();
+        let concat = Concat {
+            target: Location::inode(target),
+            sources,
+        };
         self.change(1, OperationKind::Concat(concat))
     }
 
@@ -200,7 +244,8 @@ impl Cluster {
     }
 
     pub fn drop_chunk(&mut self, chunk: u64) -> Outcome {
-        self.world.command(CommandKind::DropChunk(DropChunk { chunk }))
+        self.world
+            .command(CommandKind::DropChunk(DropChunk { chunk }))
     }
 
     pub fn chunk(&self, id: u64) -> Option<ChunkRecord> {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use cairn_protocol::ErrorCode;
 use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::operation::{ChunkGrant, CommitExtent, CommitPlace};
-use cairn_protocol::ErrorCode;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
 use super::cluster::{Cluster, piece};
@@ -18,24 +18,77 @@ use crate::store::records::{ChunkRecord, ChunkState};
 
 const FILES: usize = 4;
 
+/// One of the youngest chunks, an offset (modulo what it holds), a length (as far as it holds).
+type Range = (usize, u64, u64);
+
 #[derive(Clone, Debug)]
 enum Step {
-    Allocate { session: u64, reuse: bool },
+    Allocate {
+        session: u64,
+        reuse: bool,
+    },
     /// Append bytes to a chunk that the session has; commit comes later, or never.
-    Append { session: u64, chunk: usize, bytes: Vec<u8> },
-    /// Commit a range of a chunk, which may be anything.
-    Commit { session: u64, file: usize, at: Option<u64>, ranges: Vec<(usize, u64, u64)> },
-    Seal { session: u64, chunk: usize },
-    LeaderSeal { chunk: usize },
-    Return { session: u64, chunk: usize, slack: u64 },
-    Truncate { file: usize, size: u64 },
-    Punch { file: usize, offset: u64, length: u64, extend: bool },
-    Clone { source: usize, from: u64, length: u64, target: usize, to: u64 },
-    Concat { target: usize, sources: Vec<usize> },
-    Remove { file: usize },
-    Sweep { limit: u32 },
-    Drop { chunk: usize },
-    Compact { chunk: usize, offset: u64, length: u64, limit: u32 },
+    Append {
+        session: u64,
+        chunk: usize,
+        bytes: Vec<u8>,
+    },
+    /// Commit ranges of chunks: an honest session only its own, another one any.
+    Commit {
+        session: u64,
+        honest: bool,
+        file: usize,
+        at: Option<u64>,
+        ranges: Vec<Range>,
+    },
+    Seal {
+        session: u64,
+        chunk: usize,
+    },
+    LeaderSeal {
+        chunk: usize,
+    },
+    Return {
+        session: u64,
+        chunk: usize,
+        slack: u64,
+    },
+    Truncate {
+        file: usize,
+        size: u64,
+    },
+    Punch {
+        file: usize,
+        offset: u64,
+        length: u64,
+        extend: bool,
+    },
+    Clone {
+        source: usize,
+        from: u64,
+        length: u64,
+        target: usize,
+        to: u64,
+    },
+    Concat {
+        target: usize,
+        sources: Vec<usize>,
+    },
+    Remove {
+        file: usize,
+    },
+    Sweep {
+        limit: u32,
+    },
+    Drop {
+        chunk: usize,
+    },
+    Compact {
+        chunk: usize,
+        offset: u64,
+        length: u64,
+        limit: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -51,9 +104,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (session(), any::<bool>()).prop_map(|(session, reuse)| Step::Allocate { session, reuse }),
         8 => (session(), chunk(), bytes)
             .prop_map(|(session, chunk, bytes)| Step::Append { session, chunk, bytes }),
-        16 => (session(), file(), place, ranges)
-            .prop_map(|(session, file, at, ranges)| Step::Commit { session, file, at, ranges }),
-        1 => (session(), chunk()).prop_map(|(session, chunk)| Step::Seal { session, chunk }),
+        20 => (session(), prop::bool::weighted(0.9), file(), place, ranges).prop_map(
+            |(session, honest, file, at, ranges)| {
+                Step::Commit { session, honest, file, at, ranges }
+            }
+        ),
+        2 => (session(), chunk()).prop_map(|(session, chunk)| Step::Seal { session, chunk }),
         1 => chunk().prop_map(|chunk| Step::LeaderSeal { chunk }),
         2 => (session(), chunk(), 0..3u64)
             .prop_map(|(session, chunk, slack)| Step::Return { session, chunk, slack }),
@@ -68,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => file().prop_map(|file| Step::Remove { file }),
         2 => (1..20u32).prop_map(|limit| Step::Sweep { limit }),
         2 => chunk().prop_map(|chunk| Step::Drop { chunk }),
-        2 => (chunk(), offset(), 1..64u64, 1..4u32).prop_map(|(chunk, offset, length, limit)| {
+        5 => (chunk(), offset(), 1..64u64, 1..4u32).prop_map(|(chunk, offset, length, limit)| {
             Step::Compact { chunk, offset, length, limit }
         }),
     ]
@@ -92,9 +148,22 @@ impl Model {
     fn new() -> Self {
         let mut cluster = Cluster::new();
         let files = (0..FILES)
-            .map(|file| File { id: cluster.create(&path(file)), bytes: Vec::new() })
+            .map(|file| File {
+                id: cluster.create(&path(file)),
+                bytes: Vec::new(),
+            })
             .collect();
-        Self { cluster, files, disks: BTreeMap::new() }
+        let mut model = Self {
+            cluster,
+            files,
+            disks: BTreeMap::new(),
+        };
+        for session in [1, 2, 1, 2] {
+            model.allocate(session, false);
+            let disk = model.disks.values_mut().next_back().unwrap();
+            disk.extend((0..40).map(|byte| byte + 50 * session as u8));
+        }
+        model
     }
 
     /// One of the four youngest chunks.
@@ -106,33 +175,62 @@ impl Model {
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Allocate { session, reuse } => self.allocate(session, reuse),
-            Step::Append { session, chunk, ref bytes } => {
-                let Some((id, record)) = self.pick(chunk) else { return };
+            Step::Append {
+                session,
+                chunk,
+                ref bytes,
+            } => {
+                let Some((id, record)) = self.pick(chunk) else {
+                    return;
+                };
                 if record.state() == ChunkState::Open && record.writer == session {
                     self.disks.get_mut(&id).unwrap().extend_from_slice(bytes);
                 }
             }
-            Step::Commit { session, file, at, ref ranges } => {
-                self.commit(session, file, at, ranges);
+            Step::Commit {
+                session,
+                honest,
+                file,
+                at,
+                ref ranges,
+            } => {
+                self.commit(session, honest, file, at, ranges);
             }
             Step::Seal { session, chunk } => {
-                let Some((id, record)) = self.pick(chunk) else { return };
+                let Some((id, record)) = self.pick(chunk) else {
+                    return;
+                };
                 let sealed = self.cluster.seal(session, id, record.epoch);
                 assert_eq!(sealed, self.may_write_or_sealed(&record, session));
             }
             Step::LeaderSeal { chunk } => {
-                let Some((id, record)) = self.pick(chunk) else { return };
-                let seal = SealOpenChunk { chunk: id, epoch: record.epoch };
+                let Some((id, record)) = self.pick(chunk) else {
+                    return;
+                };
+                let seal = SealOpenChunk {
+                    chunk: id,
+                    epoch: record.epoch,
+                };
                 let outcome = self.cluster.world.command(CommandKind::SealOpenChunk(seal));
                 assert_eq!(outcome.code, 0);
             }
-            Step::Return { session, chunk, slack } => self.give_back(session, chunk, slack),
+            Step::Return {
+                session,
+                chunk,
+                slack,
+            } => self.give_back(session, chunk, slack),
             Step::Truncate { file, size } => {
                 self.cluster.truncate(self.files[file].id, size);
                 self.files[file].bytes.resize(size as usize, 0);
             }
-            Step::Punch { file, offset, length, extend } => {
-                self.cluster.punch(self.files[file].id, offset, length, extend);
+            Step::Punch {
+                file,
+                offset,
+                length,
+                extend,
+            } => {
+                self.cluster
+                    .punch(self.files[file].id, offset, length, extend);
                 let bytes = &mut self.files[file].bytes;
                 let end = (offset + length) as usize;
                 if extend && bytes.len() < end {
@@ -141,10 +239,19 @@ impl Model {
                 let end = end.min(bytes.len());
                 bytes[(offset as usize).min(end)..end].fill(0);
             }
-            Step::Clone { source, from, length, target, to } => {
+            Step::Clone {
+                source,
+                from,
+                length,
+                target,
+                to,
+            } => {
                 self.clone_range((source, from), length, (target, to));
             }
-            Step::Concat { target, ref sources } => self.concat(target, sources),
+            Step::Concat {
+                target,
+                ref sources,
+            } => self.concat(target, sources),
             Step::Remove { file } => {
                 self.cluster.unlink(&path(file));
                 self.renew(file);
@@ -154,7 +261,12 @@ impl Model {
                 self.cluster.sweep(limit);
             }
             Step::Drop { chunk } => self.drop_chunk(chunk),
-            Step::Compact { chunk, offset, length, limit } => {
+            Step::Compact {
+                chunk,
+                offset,
+                length,
+                limit,
+            } => {
                 self.compact(chunk, offset, length, limit);
             }
         }
@@ -162,38 +274,74 @@ impl Model {
 
     fn allocate(&mut self, session: u64, reuse: bool) {
         let idle = self.disks.keys().copied().find(|&id| {
-            self.cluster.chunk(id).is_some_and(|chunk| chunk.state() == ChunkState::Idle)
+            self.cluster
+                .chunk(id)
+                .is_some_and(|chunk| chunk.state() == ChunkState::Idle)
         });
         let reused = idle.filter(|_| reuse).unwrap_or(0);
         let grant = self.cluster.allocate(session, reused).unwrap();
         let disk = self.disks.entry(grant.chunk).or_default();
-        assert_eq!(grant.start, disk.len() as u64, "the writer appends where the replicas end");
+        assert_eq!(
+            grant.start,
+            disk.len() as u64,
+            "the writer appends where the replicas end"
+        );
         assert_eq!(grant.chunk == reused, reused != 0);
         assert_eq!(grant.epoch > 1, reused != 0);
     }
 
     /// A commit of any ranges succeeds if and only if all of them are the session's to commit.
-    fn commit(&mut self, session: u64, file: usize, at: Option<u64>, ranges: &[(usize, u64, u64)]) {
+    fn commit(
+        &mut self,
+        session: u64,
+        honest: bool,
+        file: usize,
+        at: Option<u64>,
+        ranges: &[Range],
+    ) {
         let mut pieces: Vec<CommitExtent> = Vec::new();
         let mut data = Vec::new();
         let mut expected = Ok(());
         for &(chunk, offset, length) in ranges {
-            let Some((id, record)) = self.pick(chunk) else { return };
-            // A client commits nothing that was not acknowledged; the bounds below are its to try.
+            let Some((id, record)) = self.pick(chunk) else {
+                continue;
+            };
+            // Nobody can tell bytes that a replica does not hold from those that it does: clients commit what was
+            // acknowledged. All else is theirs to try.
             let disk = &self.disks[&id];
-            let end = (offset + length).min(disk.len() as u64);
-            if offset >= end {
-                return;
+            let own = may_write(&record, session).is_ok();
+            let least = if honest { record.epoch_start } else { 0 };
+            let room = (disk.len() as u64).saturating_sub(least);
+            if room == 0 || (honest && !own) {
+                continue;
             }
+            let offset = least + offset % room;
+            let end = (offset + length).min(disk.len() as u64);
             let bytes = disk[offset as usize..end as usize].to_vec();
-            let grant = ChunkGrant { chunk: id, epoch: record.epoch, ..ChunkGrant::default() };
+            let grant = ChunkGrant {
+                chunk: id,
+                epoch: record.epoch,
+                ..ChunkGrant::default()
+            };
             pieces.push(piece(&grant, offset, data.len() as u64, &bytes));
             data.extend(bytes);
-            let below = if offset < record.epoch_start { Err(ErrorCode::NotPermitted) } else { Ok(()) };
-            expected = expected.and(may_write(&record, session)).and(below);
+            let stolen = offset < record.epoch_start;
+            let above = if stolen {
+                Err(ErrorCode::NotPermitted)
+            } else {
+                Ok(())
+            };
+            expected = expected.and(may_write(&record, session)).and(above);
+        }
+        if pieces.is_empty() {
+            return;
         }
         let base = at.unwrap_or(0);
-        let place = if at.is_some() { CommitPlace::At } else { CommitPlace::Append };
+        let place = if at.is_some() {
+            CommitPlace::At
+        } else {
+            CommitPlace::Append
+        };
         for piece in &mut pieces {
             piece.offset_in_file += base;
         }
@@ -218,11 +366,17 @@ impl Model {
     }
 
     fn give_back(&mut self, session: u64, chunk: usize, slack: u64) {
-        let Some((id, record)) = self.pick(chunk) else { return };
+        let Some((id, record)) = self.pick(chunk) else {
+            return;
+        };
         let held = self.disks[&id].len() as u64;
         let length = held.saturating_sub(slack);
         let least = record.length.max(record.epoch_start);
-        let enough = if length < least { Err(ErrorCode::InvalidArgument) } else { Ok(()) };
+        let enough = if length < least {
+            Err(ErrorCode::InvalidArgument)
+        } else {
+            Ok(())
+        };
         let outcome = self.cluster.give_back(session, id, record.epoch, length);
         assert_eq!(outcome, may_write(&record, session).and(enough));
         if outcome.is_ok() {
@@ -277,12 +431,17 @@ impl Model {
 
     fn renew(&mut self, file: usize) {
         let id = self.cluster.create(&path(file));
-        self.files[file] = File { id, bytes: Vec::new() };
+        self.files[file] = File {
+            id,
+            bytes: Vec::new(),
+        };
     }
 
     /// A chunk goes if and only if it is sealed, dead, and its grace is over.
     fn drop_chunk(&mut self, chunk: usize) {
-        let Some((id, record)) = self.pick(chunk) else { return };
+        let Some((id, record)) = self.pick(chunk) else {
+            return;
+        };
         let settled = self.cluster.world.now_ns >= record.settled_ns + GRACE_NS;
         let dead = record.state() == ChunkState::Sealed && record.live_bytes == 0;
         let outcome = self.cluster.drop_chunk(id);
@@ -294,14 +453,22 @@ impl Model {
 
     /// Copies a range of a sealed chunk to a chunk of the leader's and points its users there.
     fn compact(&mut self, chunk: usize, offset: u64, length: u64, limit: u32) {
-        let Some((source, record)) = self.pick(chunk) else { return };
+        let Some((source, record)) = self.pick(chunk) else {
+            return;
+        };
         if record.state() != ChunkState::Sealed || offset >= record.length {
             return;
         }
         let length = length.min(record.length - offset);
-        let make = AllocateCompactionChunk { replication: 3, datanodes: vec![1, 2, 3] };
-        let target =
-            self.cluster.world.command(CommandKind::AllocateCompactionChunk(make)).id;
+        let make = AllocateCompactionChunk {
+            replication: 3,
+            datanodes: vec![1, 2, 3],
+        };
+        let target = self
+            .cluster
+            .world
+            .command(CommandKind::AllocateCompactionChunk(make))
+            .id;
         let copy = self.disks[&source][offset as usize..(offset + length) as usize].to_vec();
         self.disks.insert(target, copy);
         let repoint = Repoint {
@@ -312,22 +479,56 @@ impl Model {
             target_offset: 0,
             limit,
         };
-        let early = self.cluster.world.command(CommandKind::Repoint(repoint.clone()));
-        assert_eq!(early.code, ErrorCode::PreconditionFailed as u32, "the copy is not synced yet");
+        let early = self
+            .cluster
+            .world
+            .command(CommandKind::Repoint(repoint.clone()));
+        assert_eq!(
+            early.code,
+            ErrorCode::PreconditionFailed as u32,
+            "the copy is not synced yet"
+        );
         self.sync(target, length);
-        while self.cluster.world.command(CommandKind::Repoint(repoint.clone())).more {
+        while self
+            .cluster
+            .world
+            .command(CommandKind::Repoint(repoint.clone()))
+            .more
+        {
             self.check();
         }
-        let seal = SealOpenChunk { chunk: target, epoch: 1 };
-        assert_eq!(self.cluster.world.command(CommandKind::SealOpenChunk(seal)).code, 0);
+        let seal = SealOpenChunk {
+            chunk: target,
+            epoch: 1,
+        };
+        assert_eq!(
+            self.cluster
+                .world
+                .command(CommandKind::SealOpenChunk(seal))
+                .code,
+            0
+        );
     }
 
     fn sync(&mut self, chunk: u64, synced_length: u64) {
         let record = self.cluster.chunk(chunk).unwrap();
-        let confirmed_incarnations =
-            record.replicas.iter().flat_map(|r| [r.datanode, r.incarnation]).collect();
-        let advance = AdvanceSynced { chunk, synced_length, confirmed_incarnations };
-        assert_eq!(self.cluster.world.command(CommandKind::AdvanceSynced(advance)).code, 0);
+        let confirmed_incarnations = record
+            .replicas
+            .iter()
+            .flat_map(|r| [r.datanode, r.incarnation])
+            .collect();
+        let advance = AdvanceSynced {
+            chunk,
+            synced_length,
+            confirmed_incarnations,
+        };
+        assert_eq!(
+            self.cluster
+                .world
+                .command(CommandKind::AdvanceSynced(advance))
+                .code,
+            0
+        );
     }
 
     /// Datanodes cut a sealed chunk to its committed length, which never changes again.
