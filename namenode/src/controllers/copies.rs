@@ -285,14 +285,13 @@ fn copy_instruction(controllers: &Controllers, order: &Order) -> Result<Instruct
         .cluster_record()
         .map_err(|error| error.to_string())?;
     let keys = key_ring(&cluster).map_err(|error| error.to_string())?;
-    let life_ms = u64::try_from(controllers.options.copy_timeout.as_millis()).unwrap_or(u64::MAX);
     let grant = Grant {
         chunk: order.chunk,
         kind: GrantKind::Read {
             offset: 0,
             len: order.length,
         },
-        expires_at_ms: controllers.now_ms().saturating_add(life_ms),
+        expires_at_ms: controllers.expires_at_ms(&cluster, controllers.options.copy_timeout),
     };
     Ok(InstructionKind::Copy(CopyReplica {
         epoch: order.epoch,
@@ -367,7 +366,10 @@ impl Soft {
             }
         }
         sources.sort_unstable();
-        let (_, source, _) = sources.first().copied().filter(|(out, _, _)| *out < limit)?;
+        let (_, source, _) = sources
+            .first()
+            .copied()
+            .filter(|(out, _, _)| *out < limit)?;
         let target = self.copy_target(record.length, &taken, &spread, limit)?;
         self.datanodes.get_mut(source)?.copies_out += 1;
         self.datanodes.get_mut(target)?.copies_in += 1;

@@ -228,7 +228,10 @@ mod tests {
 
     #[test]
     fn an_open_chunk_that_lost_a_replica_is_sealed() {
-        let good = [view(1, Standing::Unconfirmed), view(2, Standing::Unconfirmed)];
+        let good = [
+            view(1, Standing::Unconfirmed),
+            view(2, Standing::Unconfirmed),
+        ];
         assert_eq!(actions(ChunkState::Open, &good), []);
         for standing in [Standing::Away, Standing::Failed] {
             let broken = [view(1, Standing::Unconfirmed), view(2, standing)];

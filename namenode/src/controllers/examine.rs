@@ -69,7 +69,11 @@ async fn step(controllers: &Controllers) -> Result<bool, StoreError> {
         let store = controllers.store();
         let snapshot = store.snapshot();
         let proposals = soft.examine_step(&snapshot, Instant::now(), &controllers.options)?;
-        (soft.term, proposals, soft.work.is_waiting() && !soft.outbox.is_full())
+        (
+            soft.term,
+            proposals,
+            soft.work.is_waiting() && !soft.outbox.is_full(),
+        )
     };
     controllers.outbox.notify_one();
     controllers.copies.notify_one();
@@ -335,18 +339,24 @@ impl Soft {
         datanode: DatanodeId,
         incarnation: Incarnation,
     ) -> Verdict {
-        let Some(known) = self.datanodes.get(datanode).filter(|known| known.is_alive()) else {
+        let Some(known) = self
+            .datanodes
+            .get(datanode)
+            .filter(|known| known.is_alive())
+        else {
             return Verdict::Wait;
         };
         let Some(record) = record else {
             return Verdict::Delete;
         };
-        let is_listed = record.replicas.iter().any(|replica| {
-            replica.datanode == datanode.0 && replica.incarnation == incarnation.0
-        });
-        let is_copied = self.copies.get(&id).is_some_and(|job| {
-            job.target == datanode && job.incarnation == Some(incarnation)
-        });
+        let is_listed = record
+            .replicas
+            .iter()
+            .any(|replica| replica.datanode == datanode.0 && replica.incarnation == incarnation.0);
+        let is_copied = self
+            .copies
+            .get(&id)
+            .is_some_and(|job| job.target == datanode && job.incarnation == Some(incarnation));
         if is_listed || is_copied {
             return Verdict::Keep;
         }

@@ -32,7 +32,7 @@ const VERIFIES_MAX: usize = 4;
 /// Instructions that may wait; walks through chunks rest beyond it.
 const WAITING_MAX: usize = 50_000;
 /// Life of an instruction's token.
-const TOKEN_LIFE_MS: u64 = 60_000;
+const TOKEN_LIFE: Duration = Duration::from_secs(60);
 
 /// Quick orders do not wait behind slow ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,9 +182,10 @@ async fn send(controllers: &Controllers, term: u64, bundle: Bundle) -> Result<()
         Lane::Quick => controllers.options.instruct_timeout,
         Lane::Slow => controllers.options.verify_timeout,
     };
-    let instructions = bundle.orders.iter().map(|((chunk, incarnation), kind)| {
-        instruction(*chunk, *incarnation, kind.clone())
-    });
+    let instructions = bundle
+        .orders
+        .iter()
+        .map(|((chunk, incarnation), kind)| instruction(*chunk, *incarnation, kind.clone()));
     let answer = controllers
         .instruct(term, bundle.datanode, instructions.collect(), timeout)
         .await;
@@ -251,9 +252,10 @@ impl Soft {
     fn take_back(&mut self, mut bundle: Bundle, until: Instant) {
         let datanode = bundle.datanode;
         let is_alive = self.datanodes.get(datanode).is_some_and(Datanode::is_alive);
-        for ((chunk, incarnation), _) in bundle.orders.extract_if(.., |(_, kind)| {
-            matches!(kind, InstructionKind::Delete(_))
-        }) {
+        for ((chunk, incarnation), _) in bundle
+            .orders
+            .extract_if(.., |(_, kind)| matches!(kind, InstructionKind::Delete(_)))
+        {
             self.deletes.insert((datanode, incarnation), chunk);
         }
         if !is_alive {
@@ -320,7 +322,7 @@ impl Controllers {
         let grant = Grant {
             chunk: ChunkId(0),
             kind: GrantKind::Instruct { datanode, term },
-            expires_at_ms: self.now_ms().saturating_add(TOKEN_LIFE_MS),
+            expires_at_ms: self.expires_at_ms(&cluster, TOKEN_LIFE),
         };
         let count = instructions.len();
         let request = InstructRequest {
@@ -352,8 +354,12 @@ impl Controllers {
 
 /// The keys of tokens, as the committed state has them.
 pub(super) fn key_ring(cluster: &ClusterRecord) -> Result<KeyRing, RpcError> {
-    let malformed =
-        || RpcError::new(ErrorCode::Internal, "the cluster record has no usable token key");
+    let malformed = || {
+        RpcError::new(
+            ErrorCode::Internal,
+            "the cluster record has no usable token key",
+        )
+    };
     let key = |record: &TokenKeyRecord| -> Result<TokenKey, RpcError> {
         let secret = record.secret.as_slice().try_into();
         Ok(TokenKey {
@@ -398,7 +404,11 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::default();
         for chunk in 0..300 {
-            outbox.push(DatanodeId(1), (ChunkId(chunk), Incarnation(chunk)), delete());
+            outbox.push(
+                DatanodeId(1),
+                (ChunkId(chunk), Incarnation(chunk)),
+                delete(),
+            );
         }
         let verify = InstructionKind::Verify(VerifyReplica {});
         outbox.push(DatanodeId(1), (ChunkId(1), Incarnation(1)), verify);
@@ -421,7 +431,11 @@ mod tests {
         let mut outbox = Outbox::default();
         let seal = InstructionKind::Seal(SealReplica::default());
         for chunk in [1, 2] {
-            outbox.push(DatanodeId(1), (ChunkId(chunk), Incarnation(chunk)), seal.clone());
+            outbox.push(
+                DatanodeId(1),
+                (ChunkId(chunk), Incarnation(chunk)),
+                seal.clone(),
+            );
         }
         let bundle = outbox.take(now).pop().unwrap();
         outbox.push(DatanodeId(1), (ChunkId(2), Incarnation(2)), delete());

@@ -144,7 +144,10 @@ mod tests {
         let mut registry = registry(start);
         let replica = (DatanodeId(1), Incarnation(1));
         assert_eq!(registry.bury(start + DEAD_AFTER, DEAD_AFTER), []);
-        assert_eq!(registry.standing(replica.0, replica.1), Standing::Unconfirmed);
+        assert_eq!(
+            registry.standing(replica.0, replica.1),
+            Standing::Unconfirmed
+        );
         let late = start + DEAD_AFTER + Duration::from_millis(1);
         assert_eq!(registry.bury(late, DEAD_AFTER), [DatanodeId(1)]);
         assert_eq!(registry.standing(replica.0, replica.1), Standing::Away);
@@ -170,7 +173,11 @@ mod tests {
             registry.registered(id, DatanodeRecord::default(), process, now)
         };
         assert!(register(&mut registry, 1));
-        registry.get_mut(id).unwrap().verified.insert(Incarnation(5));
+        registry
+            .get_mut(id)
+            .unwrap()
+            .verified
+            .insert(Incarnation(5));
         assert_eq!(registry.standing(id, Incarnation(5)), Standing::Good);
         assert!(!register(&mut registry, 1));
         assert_eq!(registry.standing(id, Incarnation(5)), Standing::Good);

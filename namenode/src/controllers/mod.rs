@@ -31,8 +31,10 @@ mod soft;
 mod sync;
 mod upkeep;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
@@ -52,10 +54,12 @@ pub use options::ControllerOptions;
 
 use crate::consensus::group::Group;
 use crate::namespace::command::Placement;
+use crate::store::records::{ClusterRecord, ReplicaRecord};
 use crate::store::{Store, StoreError};
-use crate::store::records::ReplicaRecord;
 use soft::Soft;
 use sync::SyncGates;
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// The controllers of this process. They do nothing unless it leads.
 pub struct Controllers {
@@ -166,12 +170,13 @@ impl Controllers {
 
     /// In which order a client should try replicas: alive and not known bad first, then those on its own machine, then at
     /// random.
-    pub fn order_replicas(
-        &self,
-        replicas: &[ReplicaRecord],
-        client_host: &str,
-    ) -> Vec<DatanodeId> {
+    pub fn order_replicas(&self, replicas: &[ReplicaRecord], client_host: &str) -> Vec<DatanodeId> {
         reads::order_replicas(self, replicas, client_host)
+    }
+
+    /// Datanodes that are alive; none if this member does not lead.
+    pub fn alive_datanodes(&self) -> BTreeSet<DatanodeId> {
+        reads::alive_datanodes(self)
     }
 
     /// All datanodes as this leader sees them; empty if this member does not lead.
@@ -193,8 +198,15 @@ impl Controllers {
         self.group.state().store()
     }
 
-    fn now_ms(&self) -> u64 {
-        self.clock.now_ns() / 1_000_000
+    /// The cluster's time: like apply, it never goes back behind the last stamp.
+    fn now_ns(&self, cluster: &ClusterRecord) -> u64 {
+        self.clock.now_ns().max(cluster.last_stamp_ns)
+    }
+
+    /// When what is granted now for so long ends, in the cluster's time.
+    fn expires_at_ms(&self, cluster: &ClusterRecord, life: Duration) -> u64 {
+        let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        (self.now_ns(cluster) / NS_PER_MS).saturating_add(life_ms)
     }
 
     /// The soft state of the present term, made anew if this is a new term; `None` unless this member leads and is ready.

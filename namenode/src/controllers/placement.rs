@@ -123,8 +123,8 @@ pub(super) fn choose_next<'a>(
 fn draw<'a>(candidates: &[&'a Candidate], rng: &mut impl Rng) -> Option<&'a Candidate> {
     let first = draw_by_space(candidates, rng)?;
     let second = draw_by_space(candidates, rng)?;
-    let busier = (second.load, u64::MAX - second.free_bytes)
-        >= (first.load, u64::MAX - first.free_bytes);
+    let busier =
+        (second.load, u64::MAX - second.free_bytes) >= (first.load, u64::MAX - first.free_bytes);
     Some(if busier { first } else { second })
 }
 
@@ -187,12 +187,8 @@ mod tests {
             ));
         }
         for seed in 0..200 {
-            let chosen = choose(
-                &candidates,
-                &wish(4, ""),
-                &mut StdRng::seed_from_u64(seed),
-            )
-            .unwrap();
+            let chosen =
+                choose(&candidates, &wish(4, ""), &mut StdRng::seed_from_u64(seed)).unwrap();
             let racks: Vec<u64> = chosen.iter().map(|id| id.0 % 2).collect();
             assert_eq!(racks.iter().filter(|rack| **rack == 0).count(), 2);
             let hosts: BTreeSet<u64> = chosen.iter().map(|id| id.0 / 2).collect();
@@ -212,7 +208,12 @@ mod tests {
             let chosen = choose(&candidates, &wish(2, "h2"), &mut rng).unwrap();
             assert_eq!(chosen[0], DatanodeId(2));
             assert_ne!(chosen[1], DatanodeId(2));
-            assert_eq!(choose(&candidates, &wish(3, "elsewhere"), &mut rng).unwrap().len(), 3);
+            assert_eq!(
+                choose(&candidates, &wish(3, "elsewhere"), &mut rng)
+                    .unwrap()
+                    .len(),
+                3
+            );
         }
     }
 

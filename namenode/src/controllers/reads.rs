@@ -1,5 +1,7 @@
 //! What the leader knows, for those who ask: order of replicas, status, counts, space.
 
+use std::collections::BTreeSet;
+
 use cairn_protocol::ids::{DatanodeId, Incarnation, InodeId, MapId};
 use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
 use rand::Rng;
@@ -36,7 +38,10 @@ impl Soft {
         for replica in replicas {
             let id = DatanodeId(replica.datanode);
             let known = self.datanodes.get(id);
-            let doubt = match self.datanodes.standing(id, Incarnation(replica.incarnation)) {
+            let doubt = match self
+                .datanodes
+                .standing(id, Incarnation(replica.incarnation))
+            {
                 Standing::Failed => 3,
                 Standing::Away => 2,
                 Standing::Unconfirmed | Standing::Good => {
@@ -50,6 +55,14 @@ impl Soft {
         ranked.sort_unstable();
         ranked.into_iter().map(|(_, id)| id).collect()
     }
+}
+
+pub(super) fn alive_datanodes(controllers: &Controllers) -> BTreeSet<DatanodeId> {
+    let Some(soft) = controllers.soft() else {
+        return BTreeSet::new();
+    };
+    let alive = soft.datanodes.iter().filter(|(_, known)| known.is_alive());
+    alive.map(|(id, _)| id).collect()
 }
 
 pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {

@@ -1,7 +1,6 @@
 //! Takes back what nobody uses: sweeps of detached trees, orphans and dead maps while there are any, and sealed chunks without
 //! live bytes whose grace is over. Their replicas are deleted after the chunk is gone from the committed state.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation, InodeId, MapId};
@@ -9,14 +8,13 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::soft::settings;
-use super::{Controllers, until_stopped};
+use super::{Controllers, NS_PER_MS, until_stopped};
 use crate::namespace::command::{CommandKind, DropChunk, Sweep};
 use crate::store::records::ChunkRecord;
 use crate::store::{Read, StoreError, chunk, dead_chunk, dead_map, detached, orphan};
 
 /// Orphans and dead chunks that one look goes through: the next look goes on behind them.
 const LOOK_MAX: usize = 1000;
-const NS_PER_MS: u64 = 1_000_000;
 
 /// Where the walks are.
 #[derive(Debug, Default)]
@@ -30,17 +28,15 @@ pub(super) async fn run(
     controllers: Arc<Controllers>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    let work = async {
+    until_stopped(stop, async {
         let mut walks = Walks::default();
         loop {
             if !step(&controllers, &mut walks).await? {
                 tokio::time::sleep(controllers.options.interval).await;
             }
         }
-        #[expect(unreachable_code, reason = "tells the type of a loop without end")]
-        Ok::<Infallible, StoreError>(unreachable!())
-    };
-    until_stopped(stop, work).await
+    })
+    .await
 }
 
 /// One bounded step. True if there is more to do at once.
@@ -48,10 +44,10 @@ async fn step(controllers: &Controllers, walks: &mut Walks) -> Result<bool, Stor
     let Some(term) = controllers.soft().map(|soft| soft.term) else {
         return Ok(false);
     };
-    let now_ns = controllers.clock.now_ns();
     let store = controllers.store();
     let (sweeps, dead) = {
         let snapshot = store.snapshot();
+        let now_ns = controllers.now_ns(&snapshot.cluster_record()?);
         let sweeps = needs_sweep(&snapshot, now_ns, &mut walks.orphan)?;
         let limit = controllers.options.drop_limit;
         (sweeps, settled(&snapshot, now_ns, limit, &mut walks.chunk)?)
@@ -68,7 +64,11 @@ async fn step(controllers: &Controllers, walks: &mut Walks) -> Result<bool, Stor
 /// True if more is left to sweep.
 async fn sweep(controllers: &Controllers) -> bool {
     let limit = controllers.options.sweep_limit;
-    match controllers.group.propose(CommandKind::Sweep(Sweep { limit })).await {
+    match controllers
+        .group
+        .propose(CommandKind::Sweep(Sweep { limit }))
+        .await
+    {
         Ok(proposed) => proposed.outcome.code == 0 && proposed.outcome.more,
         Err(error) => {
             tracing::debug!(%error, "cannot sweep now");
@@ -78,11 +78,7 @@ async fn sweep(controllers: &Controllers) -> bool {
 }
 
 /// Whether a sweep would find anything.
-fn needs_sweep(
-    reader: &impl Read,
-    now_ns: u64,
-    walk: &mut InodeId,
-) -> Result<bool, StoreError> {
+fn needs_sweep(reader: &impl Read, now_ns: u64, walk: &mut InodeId) -> Result<bool, StoreError> {
     let mut found = false;
     detached::scan(reader, InodeId(0), &mut |_| {
         found = true;
@@ -143,7 +139,10 @@ async fn drop_chunk(controllers: &Controllers, term: u64, id: ChunkId, record: C
         return;
     };
     for replica in &record.replicas {
-        let key = (DatanodeId(replica.datanode), Incarnation(replica.incarnation));
+        let key = (
+            DatanodeId(replica.datanode),
+            Incarnation(replica.incarnation),
+        );
         soft.deletes.insert(key, id);
     }
     soft.work.touch(id);
@@ -203,8 +202,14 @@ mod tests {
         let mut needs = |now_ns| needs_sweep(&store.snapshot(), now_ns, &mut walk).unwrap();
         assert!(!needs(0));
         let mut txn = store.begin();
-        let waiting = OrphanRecord { keep_until_ns: 10, claims: vec![] };
-        let claimed = OrphanRecord { keep_until_ns: 1, claims: vec![7] };
+        let waiting = OrphanRecord {
+            keep_until_ns: 10,
+            claims: vec![],
+        };
+        let claimed = OrphanRecord {
+            keep_until_ns: 1,
+            claims: vec![7],
+        };
         orphan::put(&mut txn, InodeId(5), &waiting);
         orphan::put(&mut txn, InodeId(6), &claimed);
         txn.commit(AppliedState::default()).unwrap();

@@ -50,7 +50,9 @@ pub(super) fn judge(
         return Meaning::Failed(ErrorCode::ChecksumMismatch);
     }
     match (record.state(), state.sealed) {
-        (ChunkState::Sealed, true) if (state.epoch, state.length) == (record.epoch, record.length) => {
+        (ChunkState::Sealed, true)
+            if (state.epoch, state.length) == (record.epoch, record.length) =>
+        {
             Meaning::Verified
         }
         (ChunkState::Sealed, true) => Meaning::Failed(ErrorCode::WrongLength),
@@ -128,45 +130,89 @@ mod tests {
         assert_eq!(meaning(&said(), ChunkState::Sealed), Meaning::Verified);
         let wrong = [
             ReplicaState { epoch: 1, ..said() },
-            ReplicaState { length: 99, ..said() },
-            ReplicaState { length: 101, ..said() },
+            ReplicaState {
+                length: 99,
+                ..said()
+            },
+            ReplicaState {
+                length: 101,
+                ..said()
+            },
         ];
         for state in wrong {
             let failed = Meaning::Failed(ErrorCode::WrongLength);
             assert_eq!(meaning(&state, ChunkState::Sealed), failed);
         }
-        let open = ReplicaState { sealed: false, ..said() };
+        let open = ReplicaState {
+            sealed: false,
+            ..said()
+        };
         assert_eq!(meaning(&open, ChunkState::Sealed), Meaning::Unsure);
     }
 
     #[test]
     fn bad_and_gone_replicas_have_failed_in_every_state() {
         for chunk in [ChunkState::Open, ChunkState::Idle, ChunkState::Sealed] {
-            let bad = ReplicaState { bad: true, ..said() };
-            let gone = ReplicaState { gone: true, ..said() };
-            assert_eq!(meaning(&bad, chunk), Meaning::Failed(ErrorCode::ChecksumMismatch));
+            let bad = ReplicaState {
+                bad: true,
+                ..said()
+            };
+            let gone = ReplicaState {
+                gone: true,
+                ..said()
+            };
+            assert_eq!(
+                meaning(&bad, chunk),
+                Meaning::Failed(ErrorCode::ChecksumMismatch)
+            );
             assert_eq!(meaning(&gone, chunk), Meaning::Failed(ErrorCode::NoReplica));
         }
     }
 
     #[test]
     fn a_short_replica_of_an_open_chunk_is_only_a_suspicion() {
-        let short = ReplicaState { sealed: false, length: 99, ..said() };
+        let short = ReplicaState {
+            sealed: false,
+            length: 99,
+            ..said()
+        };
         assert_eq!(meaning(&short, ChunkState::Open), Meaning::Short);
-        let longer = ReplicaState { sealed: false, length: 200, ..said() };
+        let longer = ReplicaState {
+            sealed: false,
+            length: 200,
+            ..said()
+        };
         assert_eq!(meaning(&longer, ChunkState::Idle), Meaning::Unsure);
     }
 
     #[test]
     fn other_incarnations_are_unlisted_and_impossible_ones_are_left_alone() {
-        let other = ReplicaState { incarnation: 6, ..said() };
+        let other = ReplicaState {
+            incarnation: 6,
+            ..said()
+        };
         assert_eq!(meaning(&other, ChunkState::Sealed), Meaning::Unlisted);
-        let future = ReplicaState { incarnation: 10, ..said() };
+        let future = ReplicaState {
+            incarnation: 10,
+            ..said()
+        };
         assert_eq!(meaning(&future, ChunkState::Sealed), Meaning::Foreign);
         let future = ReplicaState { chunk: 8, ..said() };
         assert_eq!(meaning(&future, ChunkState::Sealed), Meaning::Foreign);
-        let cluster = ClusterRecord { next_chunk: 8, next_incarnation: 10, ..Default::default() };
+        let cluster = ClusterRecord {
+            next_chunk: 8,
+            next_incarnation: 10,
+            ..Default::default()
+        };
         assert_eq!(judge(&said(), HERE, None, &cluster), Meaning::Unlisted);
-        assert_eq!(judge(&said(), DatanodeId(2), Some(&record(ChunkState::Sealed)), &cluster), Meaning::Unlisted);
+        assert_eq!(
+            judge(
+                &said(),
+                DatanodeId(2),
+                Some(&record(ChunkState::Sealed)),
+                &cluster
+            ),
+            Meaning::Unlisted
+        );
     }
 }

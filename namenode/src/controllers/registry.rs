@@ -78,7 +78,9 @@ impl Datanode {
 
     /// All its replicas have been reported: those that are not verified by now have to be asked.
     pub fn has_reported(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.reported)
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.reported)
     }
 
     /// Alive, in service: new replicas may go there.
@@ -89,15 +91,16 @@ impl Datanode {
     /// Capacity, bytes of replicas and what may still be written, over volumes that work.
     pub fn space(&self) -> (u64, u64, u64) {
         let volumes = self.process.iter().flat_map(|process| &process.volumes);
-        volumes
-            .filter(|volume| !volume.failed)
-            .fold((0, 0, 0), |(capacity, used, available), volume| {
+        volumes.filter(|volume| !volume.failed).fold(
+            (0, 0, 0),
+            |(capacity, used, available), volume| {
                 (
                     capacity.saturating_add(volume.capacity_bytes),
                     used.saturating_add(volume.used_bytes),
                     available.saturating_add(volume.available_bytes),
                 )
-            })
+            },
+        )
     }
 
     /// Free bytes, less what was promised since they were reported.
@@ -185,7 +188,7 @@ impl Registry {
         {
             process.volumes = volumes;
             process.reported = false;
-            process.report_asked = None;
+            process.report_asked = Some(now);
             return false;
         }
         known.verified.clear();
@@ -195,7 +198,8 @@ impl Registry {
             volumes,
             write_streams: 0,
             reported: false,
-            report_asked: None,
+            // The answer to a registration asks for a report.
+            report_asked: Some(now),
             next_page: None,
         });
         true

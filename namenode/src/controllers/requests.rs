@@ -55,7 +55,9 @@ pub(super) fn registered(
         return;
     };
     let process = (request.boot_nonce.clone(), request.volumes.clone());
-    let is_new = soft.datanodes.registered(id, record, process, Instant::now());
+    let is_new = soft
+        .datanodes
+        .registered(id, record, process, Instant::now());
     tracing::info!(datanode = %id, address = request.address, is_new, "datanode registered");
     // Whatever was on its way to it or expected of it is found again by the report.
     soft.outbox.drop_datanode(id);
@@ -228,7 +230,9 @@ pub(super) fn place(
 /// What stays free on a datanode when clients ask: room for one chunk to be compacted or re-replicated into, and more on large
 /// datanodes.
 fn reserve_bytes(capacity: u64, chunk_size: u64) -> u64 {
-    (capacity / RESERVE_DIVISOR).min(chunk_size.saturating_mul(16)).max(chunk_size)
+    (capacity / RESERVE_DIVISOR)
+        .min(chunk_size.saturating_mul(16))
+        .max(chunk_size)
 }
 
 impl Controllers {
@@ -264,7 +268,12 @@ impl Soft {
         boot_nonce: &[u8],
         now: Instant,
     ) -> Result<(), RpcError> {
-        let unknown = || RpcError::new(ErrorCode::NotFound, format!("datanode {id}: register first"));
+        let unknown = || {
+            RpcError::new(
+                ErrorCode::NotFound,
+                format!("datanode {id}: register first"),
+            )
+        };
         let known = self.datanodes.get_mut(id).ok_or_else(unknown)?;
         match &known.process {
             Some(process) if process.boot_nonce == boot_nonce => {
@@ -317,7 +326,10 @@ impl Soft {
 
     /// The next heartbeat is answered with the wish for a report.
     pub(super) fn ask_for_report(&mut self, id: DatanodeId) {
-        let process = self.datanodes.get_mut(id).and_then(|known| known.process.as_mut());
+        let process = self
+            .datanodes
+            .get_mut(id)
+            .and_then(|known| known.process.as_mut());
         if let Some(process) = process {
             process.reported = false;
             process.report_asked = None;
@@ -351,7 +363,11 @@ impl Soft {
     /// The datanode did not list this replica. It may have been made since it looked, so this is a suspicion: a replica of a
     /// sealed chunk is asked for its seal again, one of an open chunk for its bytes.
     fn missing(&mut self, id: DatanodeId, chunk: ChunkId, record: &ChunkRecord) {
-        let Some(listed) = record.replicas.iter().find(|replica| replica.datanode == id.0) else {
+        let Some(listed) = record
+            .replicas
+            .iter()
+            .find(|replica| replica.datanode == id.0)
+        else {
             return;
         };
         let incarnation = Incarnation(listed.incarnation);
@@ -366,7 +382,13 @@ impl Soft {
     }
 
     /// Asks a replica of an open chunk whether it has the committed bytes.
-    fn check_open(&mut self, id: DatanodeId, chunk: ChunkId, incarnation: Incarnation, length: u64) {
+    fn check_open(
+        &mut self,
+        id: DatanodeId,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        length: u64,
+    ) {
         let sync = InstructionKind::Sync(SyncReplica { through: length });
         self.outbox.push(id, (chunk, incarnation), sync);
     }
@@ -475,7 +497,9 @@ impl Soft {
         idle && room
             && record.replicas.iter().all(|replica| {
                 let id = DatanodeId(replica.datanode);
-                let standing = self.datanodes.standing(id, Incarnation(replica.incarnation));
+                let standing = self
+                    .datanodes
+                    .standing(id, Incarnation(replica.incarnation));
                 let takes = self
                     .datanodes
                     .get(id)

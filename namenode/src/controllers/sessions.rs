@@ -67,9 +67,9 @@ pub(super) fn keep_alive(controllers: &Controllers, id: SessionId) -> bool {
     if soft.ending.contains(&id) {
         return false;
     }
-    // One that was closed is not in the committed state any more; one that was just opened is.
-    if !matches!(session::get(&snapshot, id), Ok(Some(_))) {
-        soft.sessions.forget(id);
+    // One that was just opened is in the committed state; one that was closed may still be, until all it left is cleaned
+    // up by its expiry.
+    if !matches!(session::get(&snapshot, id), Ok(Some(record)) if !record.ended) {
         return false;
     }
     let ttl = Duration::from_millis(settings.session_ttl_ms);
@@ -117,19 +117,25 @@ async fn expire(controllers: &Controllers, now: Instant, stalled: bool) -> Resul
 }
 
 async fn end(controllers: &Controllers, term: u64, id: SessionId) {
-    let command = CommandKind::ExpireSession(ExpireSession { session: id.0 });
-    let answer = controllers.group.propose(command).await;
+    let ended = loop {
+        let command = CommandKind::ExpireSession(ExpireSession { session: id.0 });
+        match controllers.group.propose(command).await {
+            // It left much behind: the same command goes on.
+            Ok(proposed) if proposed.outcome.code == 0 && proposed.outcome.more => {}
+            other => break other,
+        }
+    };
     let Some(mut soft) = controllers.soft_of(term) else {
         return;
     };
-    match answer {
+    match ended {
         Ok(proposed) => {
             let code = proposed.outcome.code;
-            let was_closed = code == ErrorCode::NotFound as u32 || code == ErrorCode::SessionExpired as u32;
             if code == 0 {
                 tracing::info!(session = %id, "session expired");
-            } else if !was_closed {
-                tracing::warn!(session = %id, reason = proposed.outcome.message, "session was not ended");
+            } else if code != ErrorCode::SessionExpired as u32 {
+                let reason = proposed.outcome.message;
+                tracing::warn!(session = %id, reason, "session was not ended");
             }
             soft.sessions.forget(id);
             soft.ending.remove(&id);

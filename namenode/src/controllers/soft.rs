@@ -155,8 +155,7 @@ impl Work {
     pub fn scan_datanode(&mut self, datanode: DatanodeId) {
         self.scans
             .retain(|scan| !matches!(scan, Scan::Datanode(of, _) if *of == datanode));
-        self.scans
-            .push_back(Scan::Datanode(datanode, ChunkId(0)));
+        self.scans.push_back(Scan::Datanode(datanode, ChunkId(0)));
     }
 
     /// The walk that is to go on, if there is one.

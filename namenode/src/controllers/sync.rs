@@ -73,7 +73,11 @@ impl SyncGates {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let mut gates = self.gates.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self
+            .gates
+            .gates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // The map's own reference and ours.
         if Arc::strong_count(&self.gate) <= 2 {
             gates.remove(&self.chunk);
@@ -143,7 +147,12 @@ async fn sync_one(
             .iter()
             .map(|replica| sync_replica(controllers, term, id, *replica, through));
         let synced = join_all(answers).await;
-        confirmed.extend(ask.iter().zip(synced).filter(|(_, ok)| *ok).map(|(r, _)| *r));
+        confirmed.extend(
+            ask.iter()
+                .zip(synced)
+                .filter(|(_, ok)| *ok)
+                .map(|(r, _)| *r),
+        );
         let set = replicas(&record);
         if set.iter().all(|replica| confirmed.contains(replica)) {
             if advance(controllers, id, through, &set).await? {
@@ -165,8 +174,13 @@ async fn sync_one(
 
 fn replicas(record: &ChunkRecord) -> Vec<Replica> {
     let set = record.replicas.iter();
-    set.map(|replica| (DatanodeId(replica.datanode), Incarnation(replica.incarnation)))
-        .collect()
+    set.map(|replica| {
+        (
+            DatanodeId(replica.datanode),
+            Incarnation(replica.incarnation),
+        )
+    })
+    .collect()
 }
 
 /// Replicas that have not confirmed and are neither known to have failed nor on a dead datanode.
@@ -224,7 +238,9 @@ async fn advance(
     synced_length: u64,
     set: &[Replica],
 ) -> Result<bool, RpcError> {
-    let confirmed = set.iter().flat_map(|(datanode, incarnation)| [datanode.0, incarnation.0]);
+    let confirmed = set
+        .iter()
+        .flat_map(|(datanode, incarnation)| [datanode.0, incarnation.0]);
     let command = CommandKind::AdvanceSynced(AdvanceSynced {
         chunk: chunk.0,
         synced_length,

@@ -1,1 +1,361 @@
-//! Tests.
+//! Chunks and datanodes in a store, what datanodes say, and what is done about it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
+use cairn_protocol::messages::admin::DatanodeAdminState;
+use cairn_protocol::messages::common::ClusterSettings;
+use cairn_protocol::messages::datanode::{InstructionKind, ReplicaState, VolumeReport};
+use tokio::time::Instant;
+
+use super::Proposal;
+use crate::controllers::ControllerOptions;
+use crate::controllers::decide::Health;
+use crate::controllers::soft::{Soft, datanode_records};
+use crate::store::records::{ChunkRecord, ChunkState, DatanodeRecord, ReplicaRecord};
+use crate::store::{AppliedState, Read, Store, StoreOptions, chunk, datanode, replica};
+
+const CHUNK: ChunkId = ChunkId(1);
+const LENGTH: u64 = 100;
+
+/// A leader's view of a few datanodes: datanode `n` has incarnation `n * 10` of each chunk it holds.
+struct World {
+    _dir: tempfile::TempDir,
+    store: Store,
+    soft: Soft,
+    now: Instant,
+    options: ControllerOptions,
+}
+
+fn incarnation(id: u64) -> Incarnation {
+    Incarnation(id * 10)
+}
+
+impl World {
+    /// Datanodes 1 to `count`, registered, which have reported nothing.
+    fn new(count: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state"), StoreOptions::default()).unwrap();
+        let mut txn = store.begin();
+        let cluster = txn.cluster_mut();
+        cluster.next_chunk = 100;
+        cluster.next_incarnation = 1000;
+        cluster.settings = Some(ClusterSettings {
+            session_ttl_ms: 1000,
+            ..ClusterSettings::default()
+        });
+        for id in 1..=count {
+            let record = DatanodeRecord {
+                host: format!("h{id}"),
+                rack: "/r".to_owned(),
+                ..DatanodeRecord::default()
+            };
+            datanode::put(&mut txn, DatanodeId(id), &record);
+        }
+        txn.commit(AppliedState::default()).unwrap();
+        let now = Instant::now();
+        let mut soft = Soft::new(7);
+        soft.begin_term(1, &store.snapshot(), now).unwrap();
+        let mut world = Self {
+            _dir: dir,
+            store,
+            soft,
+            now,
+            options: ControllerOptions::default(),
+        };
+        for id in 1..=count {
+            world.register(id);
+        }
+        world
+    }
+
+    fn register(&mut self, id: u64) {
+        let records = datanode_records(&self.store.snapshot()).unwrap();
+        let volume = VolumeReport {
+            capacity_bytes: 1 << 40,
+            available_bytes: 1 << 40,
+            ..VolumeReport::default()
+        };
+        let record = records[&DatanodeId(id)].clone();
+        let process = (vec![1; 16], vec![volume]);
+        self.soft
+            .datanodes
+            .registered(DatanodeId(id), record, process, self.now);
+        let known = self.soft.datanodes.get_mut(DatanodeId(id)).unwrap();
+        known.dead = false;
+        known.process.as_mut().unwrap().reported = true;
+    }
+
+    /// Writes the chunk with replicas on these datanodes.
+    fn put(&mut self, state: ChunkState, datanodes: &[u64]) {
+        let record = ChunkRecord {
+            state: state.into(),
+            epoch: 2,
+            length: LENGTH,
+            live_bytes: LENGTH,
+            capacity: 1 << 20,
+            replication: 3,
+            writer: u64::from(state == ChunkState::Open),
+            replicas: datanodes
+                .iter()
+                .map(|id| ReplicaRecord {
+                    datanode: *id,
+                    incarnation: incarnation(*id).0,
+                })
+                .collect(),
+            ..ChunkRecord::default()
+        };
+        let mut txn = self.store.begin();
+        chunk::put(&mut txn, CHUNK, &record);
+        for id in datanodes {
+            replica::put(&mut txn, DatanodeId(*id), CHUNK);
+        }
+        txn.commit(AppliedState::default()).unwrap();
+        self.soft.work.touch(CHUNK);
+    }
+
+    /// The datanode says that it has this much of its replica.
+    fn says(&mut self, id: u64, state: ReplicaState) {
+        let snapshot = self.store.snapshot();
+        let record = chunk::get(&snapshot, ChunkId(state.chunk)).unwrap();
+        let cluster = snapshot.cluster_record().unwrap();
+        let id = DatanodeId(id);
+        self.soft.take_state(id, &state, record.as_ref(), &cluster);
+    }
+
+    fn step(&mut self) -> Vec<Proposal> {
+        let snapshot = self.store.snapshot();
+        self.soft
+            .examine_step(&snapshot, self.now, &self.options)
+            .unwrap()
+    }
+
+    /// Orders that would be sent now, by datanode.
+    fn orders(&mut self) -> BTreeMap<u64, Vec<&'static str>> {
+        let mut orders: BTreeMap<u64, Vec<&'static str>> = BTreeMap::new();
+        for bundle in self.soft.outbox.take(self.now) {
+            let names = bundle.orders.iter().map(|(_, kind)| match kind {
+                InstructionKind::Seal(_) => "seal",
+                InstructionKind::Delete(_) => "delete",
+                InstructionKind::Sync(_) => "sync",
+                InstructionKind::Verify(_) => "verify",
+                InstructionKind::Copy(_) => "copy",
+            });
+            orders.entry(bundle.datanode.0).or_default().extend(names);
+            self.soft.outbox.answered(bundle.datanode, bundle.lane);
+        }
+        orders
+    }
+
+    fn set_state(&mut self, id: u64, state: DatanodeAdminState) {
+        let known = self.soft.datanodes.get_mut(DatanodeId(id)).unwrap();
+        known.record.state = state.into();
+        self.soft.work.touch(CHUNK);
+    }
+
+    fn kill(&mut self, id: u64) {
+        self.soft.datanodes.get_mut(DatanodeId(id)).unwrap().dead = true;
+        self.soft.work.scan_datanode(DatanodeId(id));
+    }
+}
+
+fn sealed(id: u64) -> ReplicaState {
+    ReplicaState {
+        chunk: CHUNK.0,
+        incarnation: incarnation(id).0,
+        epoch: 2,
+        length: LENGTH,
+        sealed: true,
+        ..ReplicaState::default()
+    }
+}
+
+fn remove(id: u64) -> Proposal {
+    Proposal::Remove(CHUNK, DatanodeId(id), incarnation(id))
+}
+
+#[test]
+fn a_sealed_chunk_is_well_when_all_replicas_have_confirmed() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    world.says(1, sealed(1));
+    assert_eq!(world.step(), []);
+    let seal = vec!["seal"];
+    let asked = BTreeMap::from([(2, seal.clone()), (3, seal)]);
+    assert_eq!(world.orders(), asked, "the others are asked");
+    world.says(2, sealed(2));
+    world.says(3, sealed(3));
+    assert_eq!(world.step(), []);
+    assert!(world.orders().is_empty());
+    assert!(world.soft.health.is_empty());
+}
+
+#[test]
+fn nobody_is_asked_one_by_one_before_the_report() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    for id in 1..=3 {
+        world.soft.ask_for_report(DatanodeId(id));
+    }
+    assert_eq!(world.step(), []);
+    assert!(world.orders().is_empty());
+}
+
+#[test]
+fn a_dead_datanodes_chunks_are_copied_and_its_replica_leaves_when_the_policy_is_met() {
+    let mut world = World::new(4);
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    for id in 1..=3 {
+        world.says(id, sealed(id));
+    }
+    world.kill(3);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.soft.health[&CHUNK], Health::Under);
+    assert_eq!(world.soft.queue.first(9), [CHUNK]);
+    world.put(ChunkState::Sealed, &[1, 2, 3, 4]);
+    world.step();
+    assert_eq!(world.soft.queue.first(9), [], "the new one may be good");
+    world.says(4, sealed(4));
+    assert_eq!(world.step(), [remove(3)]);
+}
+
+#[test]
+fn open_chunks_that_lose_a_replica_are_sealed_at_the_epoch_seen() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Open, &[1, 2, 3]);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.soft.health[&CHUNK], Health::Open);
+    let gone = ReplicaState {
+        gone: true,
+        ..sealed(2)
+    };
+    world.says(2, gone);
+    assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
+}
+
+#[test]
+fn a_short_replica_of_an_open_chunk_is_asked_before_it_is_judged() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Open, &[1, 2, 3]);
+    let short = ReplicaState {
+        sealed: false,
+        length: LENGTH - 1,
+        ..sealed(2)
+    };
+    world.says(2, short);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.orders(), BTreeMap::from([(2, vec!["sync"])]));
+    world
+        .soft
+        .mark_failed(DatanodeId(2), CHUNK, incarnation(2), ErrorCode::WrongLength);
+    assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
+}
+
+#[test]
+fn idle_chunks_are_sealed_after_a_while_unless_somebody_took_them() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Idle, &[1, 2, 3]);
+    assert_eq!(world.step(), []);
+    world.now += world.options.idle_chunk_max - Duration::from_secs(1);
+    assert_eq!(world.step(), []);
+    world.put(ChunkState::Open, &[1, 2, 3]);
+    assert_eq!(world.step(), []);
+    world.put(ChunkState::Idle, &[1, 2, 3]);
+    assert_eq!(world.step(), []);
+    world.now += Duration::from_secs(2);
+    assert_eq!(world.step(), [], "its time began anew");
+    world.now += world.options.idle_chunk_max;
+    assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
+}
+
+#[test]
+fn a_good_replica_outside_the_set_is_deleted_only_when_the_policy_is_met_without_it() {
+    let mut world = World::new(4);
+    world.put(ChunkState::Sealed, &[1, 2, 3, 4]);
+    for id in 1..=4 {
+        world.says(id, sealed(id));
+    }
+    // It leaves the set while another datanode dies.
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    world.kill(3);
+    world
+        .soft
+        .deletes
+        .insert((DatanodeId(4), incarnation(4)), CHUNK);
+    world.step();
+    assert!(world.orders().is_empty(), "two verified replicas of three");
+    let known = world.soft.datanodes.get_mut(DatanodeId(3)).unwrap();
+    known.dead = false;
+    world.step();
+    assert_eq!(world.orders(), BTreeMap::from([(4, vec!["delete"])]));
+}
+
+#[test]
+fn what_is_left_over_waits_for_one_verified_replica() {
+    let mut world = World::new(4);
+    world.put(ChunkState::Sealed, &[1, 2]);
+    let left_over = ReplicaState {
+        incarnation: 77,
+        ..sealed(4)
+    };
+    world.says(4, left_over);
+    world.step();
+    assert!(!world.orders().contains_key(&4));
+    world.says(1, sealed(1));
+    world.step();
+    assert_eq!(world.orders()[&4], ["delete"]);
+    let unknown_chunk = ReplicaState {
+        chunk: 50,
+        ..sealed(3)
+    };
+    world.says(3, unknown_chunk);
+    let foreign = ReplicaState {
+        chunk: 200,
+        ..sealed(2)
+    };
+    world.says(2, foreign);
+    world.step();
+    assert_eq!(world.orders()[&3], ["delete"], "nobody can ask for it");
+    assert!(world.soft.deletes.is_empty());
+}
+
+#[test]
+fn a_decommissioning_datanode_is_emptied() {
+    let mut world = World::new(4);
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    for id in 1..=3 {
+        world.says(id, sealed(id));
+    }
+    world.step();
+    world.set_state(1, DatanodeAdminState::Decommissioning);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.soft.queue.first(9), [CHUNK]);
+    world.put(ChunkState::Sealed, &[1, 2, 3, 4]);
+    world.says(4, sealed(4));
+    assert_eq!(world.step(), [remove(1)]);
+}
+
+#[test]
+fn walks_go_on_where_they_stopped() {
+    let mut world = World::new(1);
+    world.options.examine_step = 4;
+    let mut txn = world.store.begin();
+    for id in 1..=10 {
+        let idle = ChunkRecord {
+            state: ChunkState::Idle.into(),
+            capacity: 1 << 20,
+            ..ChunkRecord::default()
+        };
+        chunk::put(&mut txn, ChunkId(id), &idle);
+    }
+    txn.commit(AppliedState::default()).unwrap();
+    world.step();
+    assert_eq!(world.soft.health.len(), 4);
+    assert!(world.soft.work.is_waiting());
+    while world.soft.work.is_waiting() {
+        world.step();
+    }
+    assert_eq!(world.soft.health.len(), 10);
+}
