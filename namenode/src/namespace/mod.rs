@@ -21,6 +21,7 @@ mod error;
 mod extents;
 mod inode;
 mod internal;
+pub mod invariants;
 mod ops;
 mod path;
 mod permission;

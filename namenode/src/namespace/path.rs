@@ -64,7 +64,8 @@ pub(super) fn resolve(
     follow: bool,
 ) -> Result<Node, OpError> {
     let mut walk = Walk::start(read, caller, location)?;
-    walk.follow_last = follow || location.path.ends_with(b"/");
+    let demands_directory = location.path.ends_with(b"/") || location.path.ends_with(b"/.");
+    walk.follow_last = follow || demands_directory;
     match walk.advance(read)? {
         Stop::Here(node) => Ok(node),
         Stop::Missing(_) => Err(failure(ErrorCode::NotFound, location)),

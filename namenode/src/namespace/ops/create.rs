@@ -27,7 +27,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Create, ctx: &Context) -> Result<Outcom
         Stop::Last(entry) => entry,
         Stop::Missing(_) => return Err(path::failure(ErrorCode::NotFound, &cmd.location)),
         // Without a name there is an inode, and no way to make one.
-        Stop::Here(node) => return use_existing(txn, cmd, ctx, if_exists, node),
+        Stop::Here(node) => return use_existing(txn, cmd, ctx, if_exists, (node, false)),
     };
     match entry.dirent {
         None => make(txn, cmd, ctx, kind, entry),
@@ -36,7 +36,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Create, ctx: &Context) -> Result<Outcom
             if if_exists == IfExists::Replace {
                 replace(txn, cmd, ctx, kind, entry, node)
             } else {
-                use_existing(txn, cmd, ctx, if_exists, node)
+                use_existing(txn, cmd, ctx, if_exists, (node, entry.slash))
             }
         }
     }
@@ -190,12 +190,13 @@ fn replace(
     Ok(answer(&node, true))
 }
 
+/// `slash`: the path demands a directory.
 fn use_existing(
     txn: &mut Txn,
     cmd: &Create,
     ctx: &Context,
     if_exists: IfExists,
-    mut node: Node,
+    (mut node, slash): (Node, bool),
 ) -> Result<OutcomeValue, OpError> {
     if if_exists == IfExists::Fail {
         return Err(path::failure(ErrorCode::AlreadyExists, &cmd.location));
@@ -203,7 +204,7 @@ fn use_existing(
     if inode::is_directory(&node.inode) {
         return Err(path::failure(ErrorCode::IsADirectory, &cmd.location));
     }
-    if cmd.location.path.ends_with(b"/") {
+    if slash {
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
     // Whether it may be opened is the client's question to ask: it knows for what.

@@ -1,4 +1,17 @@
 //! The namespace as a whole, through [`apply_batch`](super::apply_batch) and [`query`](super::query) as the state machine and
 //! the service call them.
 
+mod bad_input;
+mod chunks;
+mod cluster;
+mod content;
+mod determinism;
+mod files;
+mod formats;
+mod model;
+mod queries;
+mod reference;
+mod retry;
+mod sessions;
+mod transactions;
 mod world;

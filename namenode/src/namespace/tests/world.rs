@@ -21,6 +21,9 @@ pub(super) const EPOCH_NS: u64 = 1_000_000_000_000_000_000;
 /// Default grace of the tests' clusters.
 pub(super) const GRACE_NS: u64 = 60_000_000_000;
 
+/// A key and its value.
+pub(super) type Row = (Vec<u8>, Vec<u8>);
+
 pub(super) struct World {
     pub store: Store,
     pub index: u64,
@@ -202,7 +205,7 @@ impl World {
     }
 
     /// Every key and value of the state.
-    pub fn dump(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn dump(&self) -> Vec<Row> {
         let mut all = Vec::new();
         let visit = &mut |key: &[u8], value: &[u8]| {
             all.push((key.to_vec(), value.to_vec()));
