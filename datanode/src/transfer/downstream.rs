@@ -197,3 +197,70 @@ pub(super) fn ack_frame(sequence: u64, failure: Option<&StreamFailure>) -> Frame
         ..Frame::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, proptest};
+
+    use super::{Progress, ack_frame, take_ack};
+    use crate::transfer::progress::StreamFailure;
+    use cairn_protocol::frame::Frame;
+    use cairn_protocol::ids::DatanodeId;
+    use cairn_protocol::rpc::RpcError;
+    use cairn_protocol::{ErrorCode, Failure, Method};
+
+    const NEXT: DatanodeId = DatanodeId(2);
+
+    fn sent(sequence: u64) -> Progress {
+        let progress = Progress::new(false);
+        progress.forwarded(sequence);
+        progress
+    }
+
+    #[test]
+    fn a_failure_further_down_keeps_the_name_of_who_failed() {
+        let progress = sent(5);
+        let failed = StreamFailure {
+            datanode: DatanodeId(3),
+            failure: Failure::new(ErrorCode::DiskFailed, "sdb"),
+        };
+        assert_eq!(
+            take_ack(ack_frame(4, Some(&failed)), NEXT, &progress),
+            Err(failed)
+        );
+        // What it acknowledged before counts.
+        progress.written(5);
+        assert_eq!(progress.acknowledged().sequence, 4);
+    }
+
+    #[test]
+    fn a_neighbour_that_makes_no_sense_is_the_one_that_failed() {
+        let of = |frame| take_ack(frame, NEXT, &sent(5)).unwrap_err();
+        let error = RpcError::new(ErrorCode::Unavailable, "stopping");
+        let frames = [
+            (ack_frame(6, None), ErrorCode::Malformed),
+            (
+                Frame {
+                    method: Method::Packet.into(),
+                    ..ack_frame(1, None)
+                },
+                ErrorCode::Malformed,
+            ),
+            (
+                Frame::error(Method::OpenWrite.into(), 0, &error),
+                ErrorCode::Unavailable,
+            ),
+        ];
+        for (frame, code) in frames {
+            let failure = of(frame);
+            assert_eq!((failure.datanode, failure.failure.code), (NEXT, code));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_acknowledgements_never_panic(header in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = take_ack(Frame { header: header.into(), ..ack_frame(0, None) }, NEXT, &sent(5));
+        }
+    }
+}
