@@ -6,6 +6,8 @@ use std::time::Duration;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::{ErrorCode, Failure};
 
+use crate::place::normalise;
+
 /// The result of a client operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -90,9 +92,16 @@ pub enum Error {
 
 /// `/a/b: No such file or directory`, and in brackets what the answer adds to that.
 fn refusal(subject: &Subject, failure: &Failure) -> String {
-    let subject = subject.to_string();
     let text = failure.code.text();
-    if failure.message.is_empty() || failure.message == subject {
+    let normal = match subject {
+        Subject::Path(path) => normalise(path)
+            .ok()
+            .map(|path| Subject::Path(path).to_string()),
+        Subject::Inode(_) | Subject::Cluster => None,
+    };
+    let subject = subject.to_string();
+    let same = failure.message == subject || normal.as_ref() == Some(&failure.message);
+    if failure.message.is_empty() || same {
         format!("{subject}: {text}")
     } else {
         format!("{subject}: {text} ({})", failure.message)
@@ -151,6 +160,9 @@ mod tests {
         assert_eq!(plain.to_string(), "/a/b: No such file or directory");
         let same = Error::refused(&subject, Failure::new(ErrorCode::NotFound, "/a/b"));
         assert_eq!(same.to_string(), "/a/b: No such file or directory");
+        let untidy = Subject::Path(b"//a/./b/".to_vec());
+        let same = Error::refused(&untidy, Failure::new(ErrorCode::NotFound, "/a/b"));
+        assert_eq!(same.to_string(), "//a/./b/: No such file or directory");
         let more = Error::invalid(&subject, "replication 20, at most 16");
         assert_eq!(
             more.to_string(),

@@ -23,6 +23,9 @@ use crate::retry::{Backoff, Randomness};
 /// A leader that names another leader is believed this often in a row; then we pause, as for any failure.
 const HINTS_MAX: u32 = 3;
 
+/// After so many answers that it is too much, the answer stands: it may be the remembered outcome of the mutation.
+const OVERLOADS_MAX: u32 = 8;
+
 /// Why a call was given up.
 #[derive(Debug)]
 pub(crate) struct CallError {
@@ -217,8 +220,7 @@ impl Namenode {
         patience: Duration,
     ) -> std::result::Result<R, CallError> {
         let mut backoff = Backoff::new(&self.randomness, patience);
-        let mut maybe_done = false;
-        let mut hints = 0;
+        let (mut maybe_done, mut hints, mut overloads) = (false, 0, 0);
         loop {
             let address = lock(&self.members).target();
             let limit = answer_timeout.min(backoff.remaining());
@@ -229,19 +231,23 @@ impl Namenode {
                 }
                 Err(Attempt::NotSent(failure)) => (failure, None),
                 Err(Attempt::Failed(failure, hint)) => {
-                    if !failure.code.is_retryable() {
+                    overloads += u32::from(failure.code == ErrorCode::Overloaded);
+                    let refused =
+                        failure.code == ErrorCode::Overloaded && overloads > OVERLOADS_MAX;
+                    if !failure.code.is_retryable() || (refused && !maybe_done) {
                         return Err(CallError {
                             failure,
                             answered: true,
                             maybe_done,
                         });
                     }
-                    maybe_done |= failure.code != ErrorCode::NotLeader;
+                    let decided = [ErrorCode::NotLeader, ErrorCode::Overloaded];
+                    maybe_done |= !decided.contains(&failure.code);
                     (failure, hint)
                 }
             };
             debug!(%address, method = method.name(), error = %failure, "namenode call failed");
-            let hinted = self.doubt(&address, hint);
+            let hinted = failure.code != ErrorCode::Overloaded && self.doubt(&address, hint);
             hints = if hinted { hints + 1 } else { 0 };
             if hinted && hints <= HINTS_MAX {
                 continue;
@@ -275,13 +281,16 @@ impl Namenode {
         }
     }
 
-    /// Who answers a leader's method is the leader.
+    /// Who answers what only the leader may is the leader. Any member answers reads: one that did is as good a guess as any.
     fn believe(&self, address: String, method: Method) {
-        if method != Method::ClusterInfo {
-            let mut members = lock(&self.members);
-            if members.leader.as_ref() != Some(&address) {
-                members.leader = Some(address);
-            }
+        let mut members = lock(&self.members);
+        let guess = match method {
+            Method::ClusterInfo => false,
+            Method::Query => members.leader.is_none(),
+            _ => members.leader.as_ref() != Some(&address),
+        };
+        if guess {
+            members.leader = Some(address);
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Placement {
     pub(crate) whole: bool,
     pub(crate) window_bytes: usize,
     excluded: BTreeSet<u64>,
+    /// There was a pipeline before: then there may be one again.
+    has_worked: bool,
 }
 
 impl Placement {
@@ -32,6 +34,7 @@ impl Placement {
             whole,
             window_bytes,
             excluded: BTreeSet::new(),
+            has_worked: false,
         }
     }
 
@@ -88,7 +91,10 @@ impl Placement {
                 continue;
             }
             match Pipeline::open(core, &grant, self.window_bytes).await {
-                Ok(pipeline) => return Ok(pipeline),
+                Ok(pipeline) => {
+                    self.has_worked = true;
+                    return Ok(pipeline);
+                }
                 Err(failure) => {
                     tracing::debug!(
                         chunk = grant.chunk, datanode = failure.datanode, error = %failure.failure,
@@ -107,11 +113,18 @@ impl Placement {
     /// True if another allocation may succeed where this one did not.
     fn may_ask_again(&mut self, error: &Error) -> bool {
         match error.code() {
-            // Perhaps those that failed us are the only ones there are.
-            ErrorCode::NotEnoughDatanodes | ErrorCode::NoSpace if !self.excluded.is_empty() => {
+            // Perhaps those that failed us are the only ones there are; perhaps they come back.
+            ErrorCode::NotEnoughDatanodes => {
+                let again = self.has_worked || !self.excluded.is_empty();
+                self.excluded.clear();
+                again
+            }
+            ErrorCode::NoSpace if !self.excluded.is_empty() => {
                 self.excluded.clear();
                 true
             }
+            // A session writes to many chunks at once; some will be done soon.
+            ErrorCode::Overloaded => true,
             // A chunk that may have been allocated under a session that is over harms nobody.
             ErrorCode::OutcomeUnknown => true,
             _ => false,

@@ -28,6 +28,8 @@ use crate::namenode::lock;
 const STREAMS: usize = 2;
 /// Packets in flight per stream: while two are on their way, appends gather for the next.
 const GROUPS_IN_FLIGHT: usize = 2;
+/// Most appends in one packet: each has at least a checksum block of its own in the header.
+const GROUP_APPENDS_MAX: usize = 1024;
 /// Appends that wait in a stream's channel.
 const QUEUE: usize = 256;
 /// Window of a stream, which every datanode reserves.
@@ -398,8 +400,10 @@ fn take_group(waiting: &mut VecDeque<Append>, pipeline: &Pipeline) -> Vec<Append
     let mut length = 0;
     while let Some(append) = waiting.front() {
         let with = length + append.packet.len();
-        let fits =
-            with <= PACKET_BYTES as u64 && pipeline.has_room(with) && pipeline.has_credit(with);
+        let fits = group.len() < GROUP_APPENDS_MAX
+            && with <= PACKET_BYTES as u64
+            && pipeline.has_room(with)
+            && pipeline.has_credit(with);
         if !group.is_empty() && !fits {
             break;
         }
