@@ -166,6 +166,11 @@ async fn a_stream_without_the_right_token_is_refused_and_leaves_nothing() {
         cluster.open(misdirected).await.err().unwrap().1,
         ErrorCode::InvalidArgument
     );
+    let twice = cluster.open_write(1, 1, 0, &[0, 0]);
+    assert_eq!(
+        cluster.open(twice).await.err().unwrap().1,
+        ErrorCode::InvalidArgument
+    );
     assert!(cluster.nodes[0].datanode.store().find(ChunkId(1)).is_none());
 }
 

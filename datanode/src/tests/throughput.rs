@@ -150,3 +150,66 @@ async fn throughput_of_small_appends_and_reads() {
         per(COUNT, started, cpu_before)
     );
 }
+
+/// The middle and the worst of a hundred, in microseconds.
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_micros();
+    format!("p50 {} us, p99 {} us", at(50), at(99))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn throughput_of_one_caller_who_waits() {
+    const COUNT: usize = 2000;
+    let cluster = Cluster::start(3).await;
+    let payload = Bytes::from(data(4096, 1));
+    for sync in [false, true] {
+        let chunk = 1 + u64::from(sync);
+        let mut client = cluster
+            .open(cluster.open_write(chunk, 1, 0, &[0, 1, 2]))
+            .await
+            .unwrap();
+        let mut times = Vec::new();
+        for _ in 0..COUNT {
+            let started = Instant::now();
+            let frame = client.packet(payload.clone(), sync, false);
+            client.to.send(frame).await.unwrap();
+            client.acknowledgement().await;
+            times.push(started.elapsed());
+        }
+        println!(
+            "4 KiB append, 3 replicas, sync {sync}: {}",
+            percentiles(times)
+        );
+        client.close().await.unwrap();
+    }
+    let mut times = Vec::new();
+    for chunk in 3..103 {
+        let started = Instant::now();
+        let client = cluster
+            .open(cluster.open_write(chunk, 1, 0, &[0, 1, 2]))
+            .await
+            .unwrap();
+        times.push(started.elapsed());
+        client.close().await.unwrap();
+    }
+    println!("opening a pipeline of 3: {}", percentiles(times));
+    let connection = cluster.connection(0).await;
+    let token = cluster.token(
+        1,
+        GrantKind::Read {
+            offset: 0,
+            len: 4096 * COUNT as u64,
+        },
+    );
+    let mut times = Vec::new();
+    for index in 0..COUNT as u64 {
+        let started = Instant::now();
+        Cluster::read_over(&connection, 1, index * 4096, 4096, token.clone())
+            .await
+            .unwrap();
+        times.push(started.elapsed());
+    }
+    println!("4 KiB read: {}", percentiles(times));
+}

@@ -2,6 +2,7 @@
 //!
 //! Upstream is answered only when the whole pipeline stands, or with the datanode that refused and why.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prost::Message;
@@ -135,6 +136,13 @@ fn check(request: &OpenWrite, known: &Known) -> Result<(), Failure> {
         Some(first) if first == us => {}
         Some(first) => return invalid(format!("datanode {first} was meant, this one is {us}")),
         None => return invalid("a pipeline without datanodes".to_owned()),
+    }
+    let ids = request
+        .pipeline
+        .iter()
+        .map(|target| target.datanode.datanode);
+    if ids.collect::<BTreeSet<u64>>().len() < request.pipeline.len() {
+        return invalid("a pipeline that names a datanode twice".to_owned());
     }
     if request.pipeline.len() > PIPELINE_MAX {
         return invalid(format!(
