@@ -25,8 +25,10 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome
     let mut budget = cmd.limit.clamp(1, STEP_RECORDS_MAX) as usize;
     while budget > 0 && sweep_dead_map(txn, ctx, &mut budget)? {}
     while budget > 0 && sweep_detached(txn, ctx, &mut budget)? {}
-    let pass_over = budget > 0 && sweep_orphans(txn, ctx, &mut budget)?;
-    Ok(done(0, budget == 0 || !pass_over))
+    if budget > 0 {
+        sweep_orphans(txn, ctx, &mut budget)?;
+    }
+    Ok(done(0, budget == 0))
 }
 
 /// Releases extents of the first dead map. False if there is none.
@@ -114,25 +116,27 @@ fn lose_name(txn: &mut Txn, ctx: &Context, id: InodeId) -> Result<(), OpError> {
 }
 
 /// Removes inodes that nobody names, claims or may still claim. Goes on where the last step stopped, for those that
-/// have to stay may be many. True if it reached the end of a pass from the beginning.
-fn sweep_orphans(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
+/// have to stay may be many; a pass ends when a step comes to the end of the table with budget left.
+fn sweep_orphans(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<(), OpError> {
     let cursor = txn.cluster().sweep_cursor;
     let mut next = 0;
     for (id, orphan) in orphans_from(txn, InodeId(cursor), *budget)? {
-        let due = orphan.claims.is_empty() && orphan.keep_until_ns <= ctx.stamp.time_ns;
-        if *budget == 0 || (due && !remove_orphan(txn, ctx, id, budget)?) {
-            next = id.0;
+        next = id.0;
+        if *budget == 0 {
             break;
         }
-        *budget = budget.saturating_sub(1);
+        let due = orphan.claims.is_empty() && orphan.keep_until_ns <= ctx.stamp.time_ns;
+        if due && !remove_orphan(txn, ctx, id, budget)? {
+            break;
+        }
         next = id.0 + 1;
+        *budget = budget.saturating_sub(1);
     }
-    let ended = *budget > 0;
-    let next = if ended { 0 } else { next };
+    let next = if *budget > 0 { 0 } else { next };
     if next != cursor {
         txn.cluster_mut().sweep_cursor = next;
     }
-    Ok(ended && cursor == 0)
+    Ok(())
 }
 
 fn orphans_from(
@@ -192,7 +196,8 @@ fn remove_xattrs(
     *budget -= names.len();
     let removed = u32::try_from(names.len()).unwrap_or(u32::MAX);
     record.xattr_count = record.xattr_count.saturating_sub(removed);
-    Ok(record.xattr_count == 0)
+    // The rows decide, not the count: an inode must not stay for a wrong one.
+    Ok(names.len() < limit || record.xattr_count == 0)
 }
 
 fn load(read: &impl Read, id: InodeId) -> Result<InodeRecord, StoreError> {

@@ -7,9 +7,10 @@ use cairn_protocol::messages::operation::{CommitExtent, CommitPlace};
 
 use super::cluster::{Cluster, piece, register};
 use super::world::{GRACE_NS, user};
+use crate::namespace::apply_batch;
 use crate::namespace::command::{
-    AddReplica, AdvanceSynced, BeginCopy, CommandKind, ExpireSession, ForgetDatanode, Placement,
-    RemoveReplica, SealOpenChunk, SetDatanodeState,
+    AddReplica, AdvanceSynced, Batch, BeginCopy, CommandKind, ExpireSession, ForgetDatanode,
+    Placement, RemoveReplica, SealOpenChunk, SetDatanodeState,
 };
 use crate::store;
 use crate::store::records::ChunkState;
@@ -131,7 +132,7 @@ fn a_commit_after_the_seal_changes_nothing_and_no_use_points_beyond() {
     let outcome = cluster
         .world
         .command(CommandKind::SealOpenChunk(seal.clone()));
-    assert_eq!((outcome.code, outcome.touched_chunks), (0, vec![chunk]));
+    assert_eq!(outcome.code, 0);
     let late = cluster.commit(1, file, vec![run(chunk, 1, 100, 50)], CommitPlace::At);
     assert_eq!(code(late), Some(ErrorCode::Sealed));
     let record = cluster.chunk(chunk).unwrap();
@@ -155,6 +156,23 @@ fn a_commit_after_the_seal_changes_nothing_and_no_use_points_beyond() {
         Some(ErrorCode::Sealed)
     );
     cluster.check();
+}
+
+#[test]
+fn controllers_learn_which_chunks_changed_and_not_of_refused_commands() {
+    let mut cluster = Cluster::new();
+    let [first, second] = [1, 2].map(|session| cluster.allocate(session, 0).unwrap().chunk);
+    let seal = |chunk, epoch| CommandKind::SealOpenChunk(SealOpenChunk { chunk, epoch });
+    let commands = vec![seal(second, 1).into(), seal(first, 2).into()];
+    let batch = Batch {
+        stamp_ns: cluster.world.now_ns,
+        commands,
+    };
+    let mut txn = cluster.world.store.begin();
+    let outcomes = apply_batch(&mut txn, &batch, 100).unwrap();
+    assert_eq!(outcomes.len(), 2);
+    assert_eq!(txn.take_touched(), [ChunkId(second)]);
+    assert_eq!(txn.take_touched(), []);
 }
 
 #[test]
@@ -313,7 +331,7 @@ fn a_replica_joins_only_as_a_confirmed_copy_of_the_seal() {
         );
     }
     let added = cluster.world.command(add(4, incarnation, 1, 100));
-    assert_eq!((added.code, added.touched_chunks), (0, vec![chunk]));
+    assert_eq!(added.code, 0);
     let twice = cluster.world.command(add(4, incarnation, 1, 100));
     assert_eq!(twice.code, ErrorCode::AlreadyExists as u32);
     cluster.check();
