@@ -1,5 +1,23 @@
 //! The namenode: the namespace, kept by one Raft group in RocksDB.
+//!
+//! ```text
+//! consensus/    the Raft library, our log, snapshots, group commit
+//! store/        tables in RocksDB, one file per key kind
+//! namespace/    operations: a pure function of (state, command); queries
+//! controllers/  the leader's loops: liveness, placement, sealing, replication, reclaim
+//! service/      what the process answers: authorise, stamp, translate, call
+//! server.rs     builds and wires all of it
+//! ```
 
+pub mod config;
 pub mod consensus;
+pub mod controllers;
+mod fsck;
+mod metrics;
 pub mod namespace;
+pub mod server;
+mod service;
 pub mod store;
+
+pub use config::NamenodeConfig;
+pub use server::{Doors, Namenode};

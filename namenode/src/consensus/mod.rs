@@ -1,4 +1,14 @@
 //! Consensus: the only place that knows the Raft library.
+//!
+//! `log_store` keeps the log, `state` and `state_machine` the replicated state, `snapshot` carries it to members that lag,
+//! `network` carries everything else between members. [`group::Group`] is what the rest of the namenode sees: propose a command,
+//! wait for a linearizable read, watch leadership, change members.
 
+pub mod group;
 pub mod log_store;
+mod network;
+mod proposer;
+mod snapshot;
+pub mod state;
+mod state_machine;
 pub mod types;

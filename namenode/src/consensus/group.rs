@@ -1,0 +1,457 @@
+//! The group of namenodes as the rest of this process sees it: propose, read, watch leadership, change members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_daemon::Tasks;
+use cairn_daemon::clock::Clock;
+use cairn_protocol::messages::admin::{ReadIndexReply, ReadIndexRequest};
+use cairn_protocol::rpc::{Peers, Reply, Request, RpcError};
+use cairn_protocol::{ErrorCode, Method};
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::{AppendEntriesRequest, ReadPolicy, TransferLeaderRequest};
+use openraft::{ChangeMembers, Raft, SnapshotPolicy};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::log_store::LogStore;
+use super::network::{self, Ballot, Network};
+use super::proposer::{Proposed, Proposer, ProposerHandle, not_leader};
+use super::snapshot::{Piece, Receiver};
+use super::state::State;
+use super::state_machine::StateMachine;
+use super::types::{Member, NodeId, TypeConfig};
+use crate::namespace::command::Command;
+
+pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
+
+/// A read waits this long for its quorum and for apply at most.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A member counts as reachable if it answered a heartbeat within this time.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How the group behaves. The defaults suit a data centre; all members use the same ones.
+#[derive(Clone, Debug)]
+pub struct GroupOptions {
+    /// Leader to followers.
+    pub heartbeat_interval: Duration,
+    /// A follower that hears nothing for a random time between this …
+    pub election_timeout_min: Duration,
+    /// … and this stands for election.
+    pub election_timeout_max: Duration,
+    /// A snapshot (and a purge of the log) after so many entries.
+    pub snapshot_every_entries: u64,
+    /// Entries kept behind the snapshot for members that lag a little.
+    pub entries_kept: u64,
+}
+
+impl Default for GroupOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(900),
+            snapshot_every_entries: 50_000,
+            entries_kept: 10_000,
+        }
+    }
+}
+
+impl GroupOptions {
+    fn raft_config(&self) -> anyhow::Result<Arc<openraft::Config>> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "cairn".to_owned(),
+            heartbeat_interval: millis(self.heartbeat_interval),
+            election_timeout_min: millis(self.election_timeout_min),
+            election_timeout_max: millis(self.election_timeout_max),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every_entries),
+            max_in_snapshot_log_to_keep: self.entries_kept,
+            install_snapshot_timeout: 60_000,
+            enable_pre_vote: Some(true),
+            ..openraft::Config::default()
+        };
+        Ok(Arc::new(config.validate()?))
+    }
+}
+
+/// Who leads, as this member knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Current term.
+    pub term: u64,
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// This member leads, and has applied an entry of its own term: only then may it propose, place and instruct.
+    pub ready: bool,
+}
+
+/// One member for status displays.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Id.
+    pub id: NodeId,
+    /// Address.
+    pub address: String,
+    /// Votes (false: learner).
+    pub voter: bool,
+    /// Last log index that the leader knows it to have; `None` on followers.
+    pub matched_index: Option<u64>,
+}
+
+/// This member's part in the group. Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    id: NodeId,
+    raft: RaftHandle,
+    state: Arc<State>,
+    proposer: ProposerHandle,
+    peers: Peers,
+    leadership: watch::Receiver<Leadership>,
+    receiver: Arc<Mutex<Receiver>>,
+}
+
+/// What a member is made of.
+pub struct GroupParts {
+    /// This member's id.
+    pub id: NodeId,
+    /// Its log.
+    pub log: LogStore,
+    /// Its state.
+    pub state: Arc<State>,
+    /// Connections to other namenodes.
+    pub peers: Peers,
+    /// Time, for stamps.
+    pub clock: Clock,
+    /// Behaviour.
+    pub options: GroupOptions,
+}
+
+impl Group {
+    /// Starts the Raft library and the tasks around it.
+    pub async fn start(parts: GroupParts, tasks: &Tasks) -> anyhow::Result<Self> {
+        let GroupParts { id, log, state, peers, clock, options } = parts;
+        let config = options.raft_config()?;
+        let network = Network::new(id, peers.clone());
+        let machine = StateMachine::new(state.clone());
+        let raft = Raft::new(id, config, network, log, machine).await?;
+        let (proposer, handle) = Proposer::new(raft.clone(), clock);
+        tasks.component("proposer", |stop| proposer.run(stop));
+        let (sender, leadership) = watch::channel(Leadership::default());
+        tasks.component("leadership", |stop| watch_leadership(id, raft.clone(), sender, stop));
+        Ok(Self {
+            id,
+            raft,
+            state,
+            proposer: handle,
+            peers,
+            leadership,
+            receiver: Arc::default(),
+        })
+    }
+
+    /// This member's id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The replicated state.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Who leads; changes wake the receiver.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Address of the leader, if it is known and is not this member.
+    pub fn leader_hint(&self) -> Option<String> {
+        let leader = self.leadership.borrow().leader?;
+        if leader == self.id {
+            return None;
+        }
+        self.members().into_iter().find(|member| member.id == leader).map(|member| member.address)
+    }
+
+    /// Fails unless this member leads and is ready; tells the term.
+    pub fn require_leader(&self) -> Result<u64, RpcError> {
+        let leadership = self.leadership.borrow().clone();
+        if leadership.ready {
+            return Ok(leadership.term);
+        }
+        Err(RpcError::not_leader(self.leader_hint()))
+    }
+
+    /// Proposes a command; answers when it is applied here. Dropping the future does not take the command back.
+    pub async fn propose(&self, command: impl Into<Command>) -> Result<Proposed, RpcError> {
+        self.require_leader()?;
+        self.proposer.propose(command.into()).await
+    }
+
+    /// Waits until this member has applied everything that was acknowledged before the call, anywhere. Cancel-safe.
+    pub async fn linearize(&self) -> Result<(), RpcError> {
+        let read = async {
+            let index = if self.leadership.borrow().leader == Some(self.id) {
+                self.own_read_index().await?
+            } else {
+                self.leaders_read_index().await?
+            };
+            self.state.wait_applied(index).await;
+            Ok(())
+        };
+        match tokio::time::timeout(READ_TIMEOUT, read).await {
+            Ok(result) => result,
+            Err(_) => Err(RpcError::new(ErrorCode::Unavailable, "no quorum of namenodes answers")),
+        }
+    }
+
+    async fn own_read_index(&self) -> Result<u64, RpcError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().log_id().index),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(not_leader(&forward))
+            }
+            Err(error) => Err(RpcError::new(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
+
+    async fn leaders_read_index(&self) -> Result<u64, RpcError> {
+        let Some(address) = self.leader_hint() else {
+            return Err(RpcError::not_leader(None));
+        };
+        let (reply, _) = self
+            .peers
+            .call_typed::<ReadIndexReply>(
+                &address,
+                Method::ReadIndex.into(),
+                &ReadIndexRequest {},
+                Bytes::new(),
+                READ_TIMEOUT,
+            )
+            .await?;
+        Ok(reply.index)
+    }
+
+    /// True once the group exists on this member.
+    pub async fn is_initialized(&self) -> anyhow::Result<bool> {
+        Ok(self.raft.is_initialized().await?)
+    }
+
+    /// Founds the group. Only for members whose logs are all empty.
+    pub async fn initialize(&self, members: BTreeMap<NodeId, Member>) -> anyhow::Result<()> {
+        self.raft.initialize(members).await?;
+        Ok(())
+    }
+
+    /// Stands for election now instead of waiting for the timeout: for a group of one.
+    pub async fn elect(&self) -> anyhow::Result<()> {
+        self.raft.trigger().elect(false).await?;
+        Ok(())
+    }
+
+    /// All members.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        metrics
+            .membership_config
+            .membership()
+            .nodes()
+            .map(|(id, member)| MemberStatus {
+                id: *id,
+                address: member.address.clone(),
+                voter: voters.contains(id),
+                matched_index: metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|replication| replication.get(id))
+                    .and_then(|matched| matched.as_ref().map(|log_id| log_id.index)),
+            })
+            .collect()
+    }
+
+    /// Members that answered the leader's heartbeats lately; empty on followers.
+    pub fn reachable_members(&self) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let Some(heartbeat) = &metrics.heartbeat else { return BTreeSet::new() };
+        let recently = |acked: &openraft::type_config::alias::InstantOf<TypeConfig>| {
+            acked.elapsed() < REACHABLE_WITHIN
+        };
+        heartbeat
+            .iter()
+            .filter(|(_, acked)| acked.as_ref().is_some_and(|acked| recently(acked)))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Adds a member: it catches up as a learner first, then votes; `replaces` leaves in the same step.
+    pub async fn add_member(&self, id: NodeId, member: Member, replaces: Option<NodeId>) -> Result<(), RpcError> {
+        info!(member = id, address = member.address, "namenode joins as a learner");
+        self.raft.add_learner(id, member, true).await.map_err(|error| membership_error(&error))?;
+        let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
+        if let Some(old) = replaces {
+            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
+        }
+        self.change(ChangeMembers::Batch(changes)).await?;
+        if let Some(old) = replaces {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old]))).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a member.
+    pub async fn remove_member(&self, id: NodeId) -> Result<(), RpcError> {
+        let members = self.members();
+        let Some(member) = members.iter().find(|member| member.id == id) else {
+            return Err(RpcError::new(ErrorCode::NotFound, format!("namenode {id}")));
+        };
+        let voters = members.iter().filter(|member| member.voter).count();
+        if member.voter && voters == 1 {
+            let message = format!("namenode {id} is the only one left: add another first");
+            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+        }
+        if member.voter {
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await?;
+        }
+        if self.members().iter().any(|member| member.id == id) {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, Member>) -> Result<(), RpcError> {
+        self.raft
+            .change_membership(change, false)
+            .await
+            .map(|_| ())
+            .map_err(|error| membership_error(&error))
+    }
+
+    /// Hands leadership over; without a target, to the voter that is furthest.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, RpcError> {
+        let candidates = self.members().into_iter().filter(|member| member.voter && member.id != self.id);
+        let target = match to {
+            Some(to) => candidates.into_iter().find(|member| member.id == to),
+            None => candidates.max_by_key(|member| member.matched_index),
+        };
+        let Some(target) = target else {
+            return Err(RpcError::new(ErrorCode::NotFound, "no such voting namenode besides the leader"));
+        };
+        self.raft
+            .trigger()
+            .transfer_leader(target.id)
+            .await
+            .map_err(|error| RpcError::new(ErrorCode::Unavailable, error.to_string()))?;
+        Ok(target.id)
+    }
+
+    /// Answers another namenode.
+    pub async fn handle(&self, method: Method, request: Request) -> Result<Reply, RpcError> {
+        if method == Method::ReadIndex {
+            let index = self.own_read_index().await?;
+            return Ok(Reply::new(&ReadIndexReply { index }));
+        }
+        let envelope = network::open_envelope(self.id, &request)?;
+        let fatal = |error: &dyn std::fmt::Display| RpcError::new(ErrorCode::Unavailable, error.to_string());
+        let body = match method {
+            Method::RaftAppend => {
+                let append: AppendEntriesRequest<TypeConfig> = network::decode_body(&request.payload)?;
+                network::encode_body(&self.raft.append_entries(append).await.map_err(|error| fatal(&error))?)?
+            }
+            Method::RaftVote => {
+                let ballot: Ballot = network::decode_body(&request.payload)?;
+                let vote = if ballot.pre_vote {
+                    self.raft.pre_vote(ballot.request).await
+                } else {
+                    self.raft.vote(ballot.request).await
+                };
+                network::encode_body(&vote.map_err(|error| fatal(&error))?)?
+            }
+            Method::RaftTransfer => {
+                let transfer: TransferLeaderRequest<TypeConfig> = network::decode_body(&request.payload)?;
+                let reply = self.raft.handle_transfer_leader(transfer).await;
+                network::encode_body(&reply.map_err(|error| fatal(&error))?)?
+            }
+            Method::RaftSnapshot => {
+                let piece: Piece = network::decode_body(&envelope.body)?;
+                let vote = piece.vote;
+                let complete = self.receiver.lock().await.receive(&self.state, piece, request.payload).await?;
+                match complete {
+                    None => Bytes::new(),
+                    Some(snapshot) => {
+                        let reply = self.raft.install_full_snapshot(vote, snapshot).await;
+                        network::encode_body(&reply.map_err(|error| fatal(&error))?)?
+                    }
+                }
+            }
+            other => return Err(RpcError::new(ErrorCode::Malformed, format!("{} is not for namenodes", other.name()))),
+        };
+        Ok(Reply::default().with_payload(body))
+    }
+
+    /// Ends the Raft library's tasks: the log is synced, the state is as of its last flush.
+    pub async fn shutdown(&self) -> anyhow::Result<()> {
+        Ok(self.raft.shutdown().await?)
+    }
+}
+
+fn membership_error(error: &dyn std::fmt::Display) -> RpcError {
+    RpcError::new(ErrorCode::Unavailable, format!("membership change: {error}"))
+}
+
+/// Follows the library's metrics and tells the rest of the process who leads. Ends when the library does: a stopped library
+/// (a failed disk, say) must take the process down.
+async fn watch_leadership(
+    id: NodeId,
+    raft: RaftHandle,
+    sender: watch::Sender<Leadership>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut metrics = raft.metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            if let Err(fatal) = &metrics.running_state {
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                anyhow::bail!("raft stopped: {fatal}");
+            }
+            let applied_term = metrics.last_applied.map(|log_id| *log_id.committed_leader_id());
+            let term = metrics.current_term;
+            let leads = metrics.state.is_leader() && metrics.current_leader == Some(id);
+            Leadership {
+                term,
+                leader: metrics.current_leader,
+                ready: leads && applied_term.is_some_and(|applied| *applied == term),
+            }
+        };
+        sender.send_if_modified(|old| {
+            let changed = *old != now;
+            if changed {
+                info!(term = now.term, leader = now.leader, ready = now.ready, "leadership changed");
+                *old = now;
+            }
+            changed
+        });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            changed = metrics.changed() => if changed.is_err() {
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                anyhow::bail!("raft ended");
+            },
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What operators ask, and how namenodes introduce themselves to each other.
+
+use bytes::Bytes;
+use cairn_protocol::ids::DatanodeId;
+use cairn_protocol::messages::admin::{
+    AddNamenodeRequest, AdminReply, FsckRequest, GreetReply, GreetRequest, MetricsReply,
+    NamenodeStatus, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
+    TransferLeadershipRequest,
+};
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::rpc::{Reply, Request, RpcError};
+use cairn_protocol::{ErrorCode, Method};
+
+use super::{NamenodeService, PEER_TIMEOUT, grants, internal, outcome_failure};
+use crate::consensus::types::Member;
+use crate::fsck;
+use crate::namespace::command::{CommandKind, ForgetDatanode, SetDatanodeState};
+use crate::store::Read;
+
+impl NamenodeService {
+    fn require_superuser(&self, caller: &Caller, what: &str) -> Result<(), RpcError> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        Err(RpcError::new(ErrorCode::NotPermitted, format!("{what}: only the superuser may")))
+    }
+
+    pub(super) async fn add_namenode(&self, request: Request) -> Result<Reply, RpcError> {
+        let AddNamenodeRequest { caller, address, replaces } = request.decode()?;
+        self.require_superuser(&caller, "add a namenode")?;
+        self.group.require_leader()?;
+        let greeting = GreetRequest { namenode: self.group.id(), address: self.address.clone() };
+        let (them, _) = self
+            .peers
+            .call_typed::<GreetReply>(&address, Method::Greet.into(), &greeting, Bytes::new(), PEER_TIMEOUT)
+            .await?;
+        let members = self.group.members();
+        if members.iter().any(|member| member.id == them.namenode) {
+            return Err(RpcError::new(ErrorCode::AlreadyExists, format!("namenode {}", them.namenode)));
+        }
+        let ours = self.cluster.get().map(|id| id.to_vec()).unwrap_or_default();
+        if !them.cluster_id.is_empty() && them.cluster_id != ours {
+            let message = format!("the namenode at {address}: give it an empty data directory first");
+            return Err(RpcError::new(ErrorCode::WrongCluster, message));
+        }
+        let replaced = Some(replaces).filter(|id| *id != 0);
+        if let Some(old) = replaced
+            && !members.iter().any(|member| member.id == old)
+        {
+            return Err(RpcError::new(ErrorCode::NotFound, format!("namenode {old}")));
+        }
+        let member = Member { address: them.address, ..Member::default() };
+        self.group.add_member(them.namenode, member, replaced).await?;
+        Ok(Reply::new(&AdminReply {}))
+    }
+
+    pub(super) async fn remove_namenode(&self, request: Request) -> Result<Reply, RpcError> {
+        let RemoveNamenodeRequest { caller, namenode } = request.decode()?;
+        self.require_superuser(&caller, "remove a namenode")?;
+        self.group.require_leader()?;
+        self.group.remove_member(namenode).await?;
+        Ok(Reply::new(&AdminReply {}))
+    }
+
+    pub(super) async fn transfer_leadership(&self, request: Request) -> Result<Reply, RpcError> {
+        let TransferLeadershipRequest { caller, to } = request.decode()?;
+        self.require_superuser(&caller, "hand leadership over")?;
+        self.group.require_leader()?;
+        self.group.transfer(Some(to).filter(|id| *id != 0)).await?;
+        Ok(Reply::new(&AdminReply {}))
+    }
+
+    pub(super) async fn set_datanode_state(&self, request: Request) -> Result<Reply, RpcError> {
+        let SetDatanodeStateRequest { caller, datanode, state, forget } = request.decode()?;
+        self.require_superuser(&caller, "change a datanode's state")?;
+        let command = if forget {
+            CommandKind::ForgetDatanode(ForgetDatanode { datanode })
+        } else {
+            CommandKind::SetDatanodeState(SetDatanodeState { datanode, state })
+        };
+        let proposed = self.group.propose(command).await?;
+        match outcome_failure(&proposed.outcome) {
+            Some(failure) => Err(failure.into()),
+            None => Ok(Reply::new(&AdminReply {})),
+        }
+    }
+
+    pub(super) async fn status(&self, request: Request) -> Result<Reply, RpcError> {
+        let StatusRequest { caller: _ } = request.decode()?;
+        let term = self.group.require_leader()?;
+        let store = self.group.state().store();
+        let cluster = store.snapshot().cluster_record().map_err(internal)?;
+        let datanodes = self.controllers.datanode_statuses();
+        let mut counts = self.controllers.counts();
+        counts.files = cluster.file_count;
+        counts.directories = cluster.directory_count;
+        counts.inodes = cluster.inode_count;
+        counts.chunks = cluster.chunk_count;
+        counts.live_bytes = cluster.live_bytes;
+        counts.chunk_bytes = cluster.chunk_bytes;
+        let time_ms = grants::cluster_time_ms(&self.clock, &cluster);
+        Ok(Reply::new(&StatusReply {
+            cluster_id: cluster.cluster_id,
+            term,
+            leader: self.group.id(),
+            applied_index: self.group.state().applied_log_id().map_or(0, |log_id| log_id.index),
+            namenodes: self.namenode_statuses(),
+            datanodes,
+            counts,
+            time_ms,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            session_count: cluster.session_count,
+        }))
+    }
+
+    fn namenode_statuses(&self) -> Vec<NamenodeStatus> {
+        let own = self.group.id();
+        let reachable = self.group.reachable_members();
+        let role = |voter: bool, id| match (voter, id == own) {
+            (_, true) => "leader",
+            (true, false) => "follower",
+            (false, false) => "learner",
+        };
+        self.group
+            .members()
+            .into_iter()
+            .map(|member| NamenodeStatus {
+                namenode: member.id,
+                role: role(member.voter, member.id).to_owned(),
+                matched_index: member.matched_index.unwrap_or(0),
+                reachable: member.id == own || reachable.contains(&member.id),
+                address: member.address,
+            })
+            .collect()
+    }
+
+    pub(super) async fn fsck(&self, request: Request) -> Result<Reply, RpcError> {
+        let FsckRequest { caller, cursor, limit } = request.decode()?;
+        self.require_superuser(&caller, "check the file system")?;
+        self.group.require_leader()?;
+        self.group.linearize().await?;
+        let store = self.group.state().store();
+        let alive = self.controllers.alive_datanodes();
+        let page = cairn_daemon::blocking(move || {
+            fsck::page(&store.snapshot(), &cursor, limit, |id: DatanodeId| alive.contains(&id))
+        })
+        .await?;
+        Ok(Reply::new(&page))
+    }
+
+    pub(super) fn metrics(&self) -> Result<Reply, RpcError> {
+        Ok(Reply::new(&MetricsReply { text: self.metrics.render() }))
+    }
+
+    pub(super) fn greet(&self, request: Request) -> Result<Reply, RpcError> {
+        let _: GreetRequest = request.decode()?;
+        Ok(Reply::new(&GreetReply {
+            namenode: self.group.id(),
+            address: self.address.clone(),
+            cluster_id: self.cluster.get().map(|id| id.to_vec()).unwrap_or_default(),
+        }))
+    }
+}

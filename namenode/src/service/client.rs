@@ -1,0 +1,273 @@
+//! Sessions, mutations, reads and syncs of clients.
+
+use std::collections::BTreeMap;
+
+use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::messages::common::{Caller, Location};
+use cairn_protocol::messages::operation::{
+    AllocateChunk, OperationKind, OutcomeKind, OutcomeValue,
+};
+use cairn_protocol::messages::query::{
+    Extents, Freshness, QueryKind, QueryReply, QueryRequest, QueryResult,
+};
+use cairn_protocol::messages::session::{
+    ClusterInfo, KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, NamenodeAddress,
+    OpenSessionReply, OpenSessionRequest, ReportReplicasReply, ReportReplicasRequest, SyncReply,
+    SyncRequest,
+};
+use cairn_protocol::rpc::{Reply, Request, RpcError};
+use cairn_protocol::{ErrorCode, Failure};
+
+use super::{NamenodeService, grants, internal, outcome_failure};
+use crate::namespace::command::{ClientCommand, CommandKind, OpenSession, Placement};
+use crate::namespace::{self, OpError};
+use crate::store::records::ReplicaRecord;
+use crate::store::{Read, chunk};
+
+/// Longest name of a client.
+const CLIENT_NAME_BYTES_MAX: usize = 255;
+/// Supplementary groups of a caller.
+const GROUPS_MAX: usize = 1024;
+/// Extents looked at in one step of a sync.
+const SYNC_PAGE: u32 = 4096;
+
+impl NamenodeService {
+    pub(super) fn cluster_info(&self) -> Result<Reply, RpcError> {
+        let store = self.group.state().store();
+        let cluster = store.snapshot().cluster_record().map_err(internal)?;
+        let time_ms = grants::cluster_time_ms(&self.clock, &cluster);
+        let Some(settings) = cluster.settings else {
+            return Err(RpcError::new(ErrorCode::Unavailable, "the cluster is not founded yet"));
+        };
+        let namenodes = self
+            .group
+            .members()
+            .into_iter()
+            .map(|member| NamenodeAddress { namenode: member.id, address: member.address })
+            .collect();
+        let leader = self.group.leadership().borrow().leader.unwrap_or(0);
+        Ok(Reply::new(&ClusterInfo {
+            cluster_id: cluster.cluster_id,
+            namenodes,
+            leader,
+            settings,
+            time_ms,
+        }))
+    }
+
+    pub(super) async fn open_session(&self, request: Request) -> Result<Reply, RpcError> {
+        let OpenSessionRequest { client_name, nonce } = request.decode()?;
+        if client_name.len() > CLIENT_NAME_BYTES_MAX || nonce.len() != 16 {
+            let message = "a client's name has at most 255 bytes, its nonce 16";
+            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+        }
+        let command = CommandKind::OpenSession(OpenSession { client_name, nonce });
+        let proposed = self.group.propose(command).await?;
+        if let Some(failure) = outcome_failure(&proposed.outcome) {
+            return Err(failure.into());
+        }
+        let session = proposed.outcome.id;
+        self.controllers.opened_session(SessionId(session));
+        Ok(Reply::new(&OpenSessionReply { session, ttl_ms: self.session_ttl_ms()? }))
+    }
+
+    pub(super) fn keep_alive(&self, request: Request) -> Result<Reply, RpcError> {
+        let KeepAliveRequest { session } = request.decode()?;
+        self.group.require_leader()?;
+        if !self.controllers.keep_alive(SessionId(session)) {
+            return Err(RpcError::new(ErrorCode::SessionExpired, format!("session {session}")));
+        }
+        Ok(Reply::new(&KeepAliveReply { ttl_ms: self.session_ttl_ms()? }))
+    }
+
+    fn session_ttl_ms(&self) -> Result<u64, RpcError> {
+        let store = self.group.state().store();
+        let cluster = store.snapshot().cluster_record().map_err(internal)?;
+        Ok(cluster.settings.unwrap_or_default().session_ttl_ms)
+    }
+
+    pub(super) async fn mutate(&self, request: Request) -> Result<Reply, RpcError> {
+        let request: MutateRequest = request.decode()?;
+        check_caller(&request.caller)?;
+        let Some(operation) = request.operation else {
+            let message = "a mutation without an operation, or one that this version does not know";
+            return Err(RpcError::new(ErrorCode::NotSupported, message));
+        };
+        self.group.require_leader()?;
+        let placement = match &operation.kind {
+            Some(OperationKind::AllocateChunk(allocate)) => self.place(allocate)?,
+            Some(OperationKind::RemoveTree(remove)) => {
+                self.check_remove_tree(&request.caller, &remove.location).await?;
+                None
+            }
+            Some(_) => None,
+            None => {
+                let message = "this version does not know the operation";
+                return Err(RpcError::new(ErrorCode::NotSupported, message));
+            }
+        };
+        let command = CommandKind::Client(ClientCommand {
+            session: request.session,
+            sequence: request.sequence,
+            lowest_unanswered: request.lowest_unanswered,
+            caller: request.caller,
+            operation,
+            placement,
+        });
+        let proposed = self.group.propose(command).await?;
+        if let Some(failure) = outcome_failure(&proposed.outcome) {
+            return Err(failure.into());
+        }
+        let mut value = proposed.outcome.value;
+        self.complete(&mut value)?;
+        Ok(Reply::new(&MutateReply { outcome: value, applied_index: proposed.index }))
+    }
+
+    fn place(&self, allocate: &AllocateChunk) -> Result<Option<Placement>, RpcError> {
+        self.controllers.place(allocate).map(Some)
+    }
+
+    /// Adds to an outcome what is not replicated with it.
+    fn complete(&self, value: &mut Option<OutcomeValue>) -> Result<(), RpcError> {
+        if let Some(OutcomeValue { kind: Some(OutcomeKind::Chunk(grant)) }) = value {
+            let store = self.group.state().store();
+            grants::complete_chunk_grant(&store.snapshot(), &self.clock, grant)?;
+        }
+        Ok(())
+    }
+
+    /// Apply detaches a tree in one step, so who may not remove something in it is found out before, page by page.
+    async fn check_remove_tree(&self, caller: &Caller, location: &Location) -> Result<(), RpcError> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        self.group.linearize().await?;
+        let store = self.group.state().store();
+        let (caller, location) = (caller.clone(), location.clone());
+        cairn_daemon::blocking(move || {
+            namespace::check_remove_tree(&store.snapshot(), &caller, &location)
+        })
+        .await
+        .map_err(op_error)
+    }
+
+    pub(super) async fn query(&self, request: Request) -> Result<Reply, RpcError> {
+        let request: QueryRequest = request.decode()?;
+        check_caller(&request.caller)?;
+        let Some(kind) = request.kind else {
+            let message = "a query without a kind, or one that this version does not know";
+            return Err(RpcError::new(ErrorCode::NotSupported, message));
+        };
+        match Freshness::try_from(request.freshness) {
+            Ok(Freshness::Linearizable) => self.group.linearize().await?,
+            Ok(Freshness::Stale) => {}
+            Err(_) => return Err(RpcError::new(ErrorCode::Malformed, "unknown freshness")),
+        }
+        let applied_index = self.group.state().applied_log_id().map_or(0, |log_id| log_id.index);
+        let store = self.group.state().store();
+        let snapshot = store.snapshot();
+        let mut result = namespace::query(&snapshot, &request.caller, &kind).map_err(op_error)?;
+        match &mut result {
+            QueryResult::LocatedExtents(located) => {
+                let bare = matches!(&kind, QueryKind::Extents(Extents { without_locations: true, .. }));
+                if !bare {
+                    let order = |ids: &[u64]| self.order(ids);
+                    grants::complete_extents(&snapshot, &self.clock, located, order)?;
+                }
+            }
+            QueryResult::Space(space) => {
+                let (capacity, used, available) = self.controllers.space();
+                space.capacity_bytes = capacity;
+                space.used_bytes = used;
+                space.available_bytes = available;
+            }
+            QueryResult::Attributes(_)
+            | QueryResult::Listing(_)
+            | QueryResult::Value(_)
+            | QueryResult::Names(_) => {}
+        }
+        Ok(Reply::new(&QueryReply { applied_index, result: Some(result) }))
+    }
+
+    fn order(&self, ids: &[u64]) -> Vec<u64> {
+        let replicas: Vec<ReplicaRecord> =
+            ids.iter().map(|id| ReplicaRecord { datanode: *id, incarnation: 0 }).collect();
+        let ordered = self.controllers.order_replicas(&replicas, "");
+        ordered.into_iter().map(|DatanodeId(id)| id).collect()
+    }
+
+    /// Every byte that the file uses becomes durable on every replica, whoever wrote it.
+    pub(super) async fn sync(&self, request: Request) -> Result<Reply, RpcError> {
+        let SyncRequest { inode, caller } = request.decode()?;
+        check_caller(&caller)?;
+        self.group.require_leader()?;
+        self.group.linearize().await?;
+        let needed = self.chunks_to_sync(inode)?;
+        self.controllers.sync_chunks(&needed).await?;
+        Ok(Reply::new(&SyncReply {}))
+    }
+
+    /// The chunks of a file that are not durable as far as the file uses them. Anybody may ask for durability of
+    /// a file that they have open, so permissions do not count here.
+    fn chunks_to_sync(&self, inode: u64) -> Result<Vec<(ChunkId, u64)>, RpcError> {
+        let store = self.group.state().store();
+        let snapshot = store.snapshot();
+        let superuser = Caller::default();
+        let mut needed: BTreeMap<ChunkId, u64> = BTreeMap::new();
+        let mut offset = 0;
+        loop {
+            let query = QueryKind::Extents(Extents {
+                location: Location { inode, path: Vec::new() },
+                offset,
+                length: u64::MAX - offset,
+                limit: SYNC_PAGE,
+                without_locations: true,
+            });
+            let QueryResult::LocatedExtents(page) =
+                namespace::query(&snapshot, &superuser, &query).map_err(op_error)?
+            else {
+                return Err(internal("extents answered something else"));
+            };
+            for one in &page.extents {
+                let end = one.extent.offset_in_chunk + one.extent.length;
+                let through = needed.entry(ChunkId(one.extent.chunk)).or_default();
+                *through = (*through).max(end);
+                offset = one.extent.offset_in_file + one.extent.length;
+            }
+            if !page.more || page.extents.is_empty() {
+                break;
+            }
+        }
+        let mut chunks = Vec::new();
+        for (id, through) in needed {
+            let record = chunk::get(&snapshot, id).map_err(internal)?;
+            if record.is_none_or(|record| record.synced_length < through) {
+                chunks.push((id, through));
+            }
+        }
+        Ok(chunks)
+    }
+
+    pub(super) fn report_replicas(&self, request: Request) -> Result<Reply, RpcError> {
+        let ReportReplicasRequest { replicas } = request.decode()?;
+        self.group.require_leader()?;
+        self.controllers.report_failed(&replicas);
+        Ok(Reply::new(&ReportReplicasReply {}))
+    }
+}
+
+fn check_caller(caller: &Caller) -> Result<(), RpcError> {
+    if caller.groups.len() > GROUPS_MAX {
+        let message = format!("{} groups of the caller, at most {GROUPS_MAX} are supported", caller.groups.len());
+        return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+    }
+    Ok(())
+}
+
+/// A failed read: what the caller did wrong, or our own failure.
+fn op_error(error: OpError) -> RpcError {
+    match error {
+        OpError::Failure(failure) => failure.into(),
+        OpError::Store(error) => Failure::new(ErrorCode::Internal, error.to_string()).into(),
+    }
+}

@@ -1,0 +1,159 @@
+//! What the namenode answers: authorise, stamp, translate, call. No logic of the namespace and none of the controllers.
+//!
+//! `client` answers clients, `datanode` datanodes, `admin` operators and other namenodes; `grants` mints tokens and fills in
+//! what replicated state does not hold (addresses, tokens).
+
+mod admin;
+mod client;
+mod datanode;
+mod grants;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cairn_daemon::Clock;
+use cairn_daemon::telemetry::Metrics;
+use cairn_protocol::messages::common::FailureInfo;
+use cairn_protocol::rpc::{FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, Service};
+use cairn_protocol::{ErrorCode, Failure, Method};
+
+use crate::consensus::group::Group;
+use crate::controllers::Controllers;
+use crate::metrics::ServiceMetrics;
+use crate::namespace::command::Outcome;
+
+/// How long a namenode waits for another one or for a datanode.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the service is made of.
+pub(crate) struct Parts {
+    pub group: Group,
+    pub controllers: Arc<Controllers>,
+    pub clock: Clock,
+    /// Connections to other namenodes.
+    pub peers: Peers,
+    /// `host:port` of this member as others reach it.
+    pub address: String,
+    /// Counters of this process.
+    pub metrics: Metrics,
+}
+
+/// The cluster that this member belongs to, once it is known. Shared with whoever introduces this process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterCell(Arc<Mutex<Option<[u8; 16]>>>);
+
+impl ClusterCell {
+    pub fn get(&self) -> Option<[u8; 16]> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set(&self, cluster: [u8; 16]) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    }
+}
+
+/// Answers every connection of this process.
+pub(crate) struct NamenodeService {
+    group: Group,
+    controllers: Arc<Controllers>,
+    clock: Clock,
+    peers: Peers,
+    address: String,
+    cluster: ClusterCell,
+    metrics: Metrics,
+    counters: ServiceMetrics,
+}
+
+impl NamenodeService {
+    pub fn new(parts: Parts, cluster: ClusterCell) -> Self {
+        let counters = ServiceMetrics::new(&parts.metrics);
+        Self {
+            group: parts.group,
+            controllers: parts.controllers,
+            clock: parts.clock,
+            peers: parts.peers,
+            address: parts.address,
+            cluster,
+            metrics: parts.metrics,
+            counters,
+        }
+    }
+
+    async fn dispatch(&self, request: Request) -> Result<Reply, RpcError> {
+        let Some(method) = Method::from_number(request.method) else {
+            let message = format!("method {} is unknown to this version", request.method);
+            return Err(RpcError::new(ErrorCode::NotSupported, message));
+        };
+        match method {
+            Method::Query => self.query(request).await,
+            Method::Mutate => self.mutate(request).await,
+            Method::ClusterInfo => self.cluster_info(),
+            Method::OpenSession => self.open_session(request).await,
+            Method::KeepAlive => self.keep_alive(request),
+            Method::Sync => self.sync(request).await,
+            Method::ReportReplicas => self.report_replicas(request),
+            Method::RegisterDatanode => self.register_datanode(request).await,
+            Method::Heartbeat => self.heartbeat(request),
+            Method::ReplicaReport => self.replica_report(request),
+            Method::AddNamenode => self.add_namenode(request).await,
+            Method::RemoveNamenode => self.remove_namenode(request).await,
+            Method::TransferLeadership => self.transfer_leadership(request).await,
+            Method::SetDatanodeState => self.set_datanode_state(request).await,
+            Method::Status => self.status(request).await,
+            Method::Fsck => self.fsck(request).await,
+            Method::Metrics => self.metrics(),
+            Method::Greet => self.greet(request),
+            Method::RaftAppend
+            | Method::RaftVote
+            | Method::RaftSnapshot
+            | Method::RaftTransfer
+            | Method::ReadIndex => self.group.handle(method, request).await,
+            Method::Hello
+            | Method::Instruct
+            | Method::OpenWrite
+            | Method::Packet
+            | Method::PacketAck
+            | Method::ReadReplica => {
+                let message = format!("{} is not for a namenode", method.name());
+                Err(RpcError::new(ErrorCode::NotSupported, message))
+            }
+        }
+    }
+}
+
+impl Service for NamenodeService {
+    fn hello(&self, _theirs: &Hello) -> Result<Hello, Failure> {
+        Ok(Hello::new("namenode", self.cluster.get(), self.group.id()))
+    }
+
+    async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
+        let method = request.method;
+        let result = self.dispatch(request).await;
+        self.counters.answered(method, result.as_ref().err().map(RpcError::code));
+        result
+    }
+
+    async fn stream(&self, _peer: &Peer, _stream: FramedStream) {
+        // A namenode has no streams: the connection is closed.
+    }
+
+    fn is_heavy(&self, method: u16) -> bool {
+        [Method::Fsck, Method::Status, Method::RaftSnapshot, Method::ReplicaReport, Method::RaftAppend]
+            .into_iter()
+            .any(|heavy| u16::from(heavy) == method)
+    }
+}
+
+/// The failure inside an outcome, if it is one.
+fn outcome_failure(outcome: &Outcome) -> Option<Failure> {
+    if outcome.code == 0 {
+        return None;
+    }
+    let info = FailureInfo { code: outcome.code, message: outcome.message.clone() };
+    Some(info.into())
+}
+
+/// A store failure while answering a read: the process goes on, the caller learns that it is our fault.
+fn internal(error: impl std::fmt::Display) -> RpcError {
+    RpcError::new(ErrorCode::Internal, error.to_string())
+}
