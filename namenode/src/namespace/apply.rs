@@ -11,7 +11,8 @@ use crate::store::{StoreError, Txn};
 
 /// Applies one log entry: a pure function of the state and the batch (I7). One outcome for each command, in order.
 ///
-/// Which chunks changed, the caller takes from the transaction ([`Txn::take_touched`]).
+/// Which chunks changed is in each outcome, and stays noted in the transaction for its owner
+/// ([`Txn::take_touched`]).
 ///
 /// An error is a fault of ours: nothing of the batch may be kept, and the process must stop.
 pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outcome>, StoreError> {
@@ -24,11 +25,19 @@ pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outco
     if stamp.time_ns > last {
         txn.cluster_mut().last_stamp_ns = stamp.time_ns;
     }
-    batch
-        .commands
-        .iter()
-        .map(|command| apply_command(txn, command, stamp))
-        .collect()
+    let mut touched = txn.take_touched();
+    let mut outcomes = Vec::with_capacity(batch.commands.len());
+    for command in &batch.commands {
+        let mut outcome = apply_command(txn, command, stamp)?;
+        let chunks = txn.take_touched();
+        outcome.touched_chunks = chunks.iter().map(|chunk| chunk.0).collect();
+        touched.extend(chunks);
+        outcomes.push(outcome);
+    }
+    for chunk in touched {
+        txn.touched_chunk(chunk);
+    }
+    Ok(outcomes)
 }
 
 fn apply_command(txn: &mut Txn, command: &Command, stamp: Stamp) -> Result<Outcome, StoreError> {

@@ -86,7 +86,7 @@ fn prune(txn: &mut Txn, id: SessionId, session: &mut SessionRecord) {
     }
 }
 
-/// Remembers what a mutation answered.
+/// Remembers what a mutation answered. Which chunks it touched is not among that: controllers heard of it the first time.
 pub(super) fn remember(
     txn: &mut Txn,
     command: &ClientCommand,
