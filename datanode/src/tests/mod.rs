@@ -2,6 +2,7 @@
 
 mod harness;
 mod instructions;
+mod namenode;
 mod pipeline;
 mod reads;
 mod restart;
