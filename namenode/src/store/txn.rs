@@ -3,8 +3,9 @@
 //! Savepoints nest: each command has one, and each operation of a transaction inside it; what fails is rolled back
 //! and leaves no trace.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use cairn_protocol::ids::ChunkId;
@@ -33,10 +34,15 @@ struct Savepoint {
     cluster: Option<Box<(ClusterRecord, bool)>>,
 }
 
+/// Values that a transaction remembers from the store at most.
+const READ_MAX: usize = 4096;
+
 /// Changes on their way into the store. Dropped without [`Txn::commit`], it never was.
 pub struct Txn<'a> {
     store: &'a Store,
     overlay: BTreeMap<Vec<u8>, Written>,
+    /// What was read from the store, which does not change meanwhile: the commands of a batch walk the same directories.
+    read: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
     undo: Vec<Undo>,
     savepoints: Vec<Savepoint>,
     cluster: ClusterRecord,
@@ -49,6 +55,7 @@ impl<'a> Txn<'a> {
         Self {
             store,
             overlay: BTreeMap::new(),
+            read: RefCell::default(),
             undo: Vec::new(),
             savepoints: Vec::new(),
             cluster,
@@ -185,14 +192,24 @@ impl<'a> Txn<'a> {
 
 impl Read for Txn<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.overlay.get(key) {
-            Some(written) => Ok(written.clone()),
-            None => self
-                .store
-                .db
-                .get(key)
-                .map_err(StoreError::rocks("read", || name(key))),
+        if let Some(written) = self.overlay.get(key) {
+            return Ok(written.clone());
         }
+        if let Some(value) = self.read.borrow().get(key) {
+            return Ok(Some(value.clone()));
+        }
+        let value = self
+            .store
+            .db
+            .get(key)
+            .map_err(StoreError::rocks("read", || name(key)))?;
+        if let Some(value) = &value {
+            let mut read = self.read.borrow_mut();
+            if read.len() < READ_MAX {
+                read.insert(key.to_vec(), value.clone());
+            }
+        }
+        Ok(value)
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
