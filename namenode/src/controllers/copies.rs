@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::Action;
+use super::decide::{Action, ReplicaView};
 use super::instruct::{instruction, key_ring};
 use super::options::ControllerOptions;
 use super::placement::{Candidate, Spread, choose_next};
@@ -106,6 +106,18 @@ struct Order {
     news: Arc<Notify>,
 }
 
+/// What can be done about a chunk that needs a copy.
+enum Plan {
+    Copy(Order),
+    /// Its datanodes have enough to do.
+    Busy,
+    /// There is no source, or no datanode that it could go to.
+    Nowhere,
+}
+
+/// A good replica, behind the number of copies that are read from its datanode.
+type Source = (usize, DatanodeId, Incarnation);
+
 /// Starts copies as limits allow, until `stop`.
 pub(super) async fn run(
     controllers: Arc<Controllers>,
@@ -118,7 +130,8 @@ pub(super) async fn run(
             if let Some(mut soft) = controllers.soft() {
                 let term = soft.term;
                 let store = controllers.store();
-                let orders = soft.start_copies(&store.snapshot(), &controllers.options)?;
+                let orders =
+                    soft.start_copies(&store.snapshot(), Instant::now(), &controllers.options)?;
                 drop(soft);
                 for order in orders {
                     running.push(Box::pin(copy(&controllers, term, order)));
@@ -306,6 +319,7 @@ impl Soft {
     fn start_copies(
         &mut self,
         reader: &impl Read,
+        now: Instant,
         options: &ControllerOptions,
     ) -> Result<Vec<Order>, StoreError> {
         let mut orders = Vec::new();
@@ -324,9 +338,17 @@ impl Soft {
                 self.queue.remove(id);
                 continue;
             }
-            if let Some(order) = self.plan_copy(id, &record, options) {
-                self.queue.remove(id);
-                orders.push(order);
+            match self.plan_copy(id, &record, options) {
+                Plan::Copy(order) => {
+                    self.queue.remove(id);
+                    orders.push(order);
+                }
+                Plan::Busy => {}
+                Plan::Nowhere => {
+                    // Not in the way of those behind it.
+                    self.queue.remove(id);
+                    self.work.touch_at(now + options.no_target_after, id);
+                }
             }
         }
         Ok(orders)
@@ -341,38 +363,32 @@ impl Soft {
                 .any(|action| matches!(action, Action::Copy(_)))
     }
 
-    /// Chooses source and destination; `None` if there is none within the limits now.
+    /// Chooses sources and destination, and counts the copy as running.
     fn plan_copy(
         &mut self,
         id: ChunkId,
         record: &ChunkRecord,
         options: &ControllerOptions,
-    ) -> Option<Order> {
+    ) -> Plan {
         let limit = options.copies_per_datanode;
         let views = self.views(record);
-        let mut sources: Vec<(usize, DatanodeId, Incarnation)> = Vec::new();
-        let mut spread = Spread::default();
-        let mut taken = BTreeSet::new();
-        for view in &views {
-            taken.insert(view.datanode);
-            let Some(known) = self.datanodes.get(view.datanode) else {
-                continue;
-            };
-            if view.standing != Standing::Failed && view.standing != Standing::Away {
-                spread.add(&known.record.rack, &known.record.host);
-            }
-            if view.standing == Standing::Good {
-                sources.push((known.copies_out, view.datanode, view.incarnation));
-            }
+        let Some((sources, spread)) = self.copy_sources(&views) else {
+            return Plan::Nowhere;
+        };
+        let (out, source, _) = sources[0];
+        if out >= limit {
+            return Plan::Busy;
         }
-        sources.sort_unstable();
-        let (_, source, _) = sources
-            .first()
-            .copied()
-            .filter(|(out, _, _)| *out < limit)?;
-        let target = self.copy_target(record.length, &taken, &spread, limit)?;
-        self.datanodes.get_mut(source)?.copies_out += 1;
-        self.datanodes.get_mut(target)?.copies_in += 1;
+        let target = match self.copy_target(record.length, &views, &spread, limit) {
+            Ok(target) => target,
+            Err(instead) => return instead,
+        };
+        if let Some(known) = self.datanodes.get_mut(source) {
+            known.copies_out += 1;
+        }
+        if let Some(known) = self.datanodes.get_mut(target) {
+            known.copies_in += 1;
+        }
         let news = Arc::new(Notify::new());
         let job = CopyJob {
             target,
@@ -384,36 +400,64 @@ impl Soft {
             news: Arc::clone(&news),
         };
         self.copies.insert(id, job);
-        let sources = sources.iter().filter_map(|(_, datanode, incarnation)| {
+        let targets = sources.iter().filter_map(|(_, datanode, incarnation)| {
             Some(ReplicaTarget {
                 datanode: self.datanodes.address(*datanode)?,
                 incarnation: incarnation.0,
             })
         });
-        Some(Order {
+        Plan::Copy(Order {
             chunk: id,
             target,
             epoch: record.epoch,
             length: record.length,
-            sources: sources.collect(),
+            sources: targets.collect(),
             news,
         })
+    }
+
+    /// Good replicas, the least busy first, and where the live ones are; `None` if none is good.
+    fn copy_sources(&self, views: &[ReplicaView]) -> Option<(Vec<Source>, Spread)> {
+        let mut sources = Vec::new();
+        let mut spread = Spread::default();
+        for view in views {
+            let Some(known) = self.datanodes.get(view.datanode) else {
+                continue;
+            };
+            if matches!(view.standing, Standing::Good | Standing::Unconfirmed) {
+                spread.add(&known.record.rack, &known.record.host);
+            }
+            if view.standing == Standing::Good {
+                sources.push((known.copies_out, view.datanode, view.incarnation));
+            }
+        }
+        sources.sort_unstable();
+        (!sources.is_empty()).then_some((sources, spread))
     }
 
     fn copy_target(
         &mut self,
         length: u64,
-        taken: &BTreeSet<DatanodeId>,
+        views: &[ReplicaView],
         spread: &Spread,
         limit: usize,
-    ) -> Option<DatanodeId> {
-        let candidates = self.datanodes.candidates(taken, |_| MARGIN_BYTES);
-        let fits = |candidate: &&Candidate| {
-            let copies = self.datanodes.get(candidate.datanode);
-            candidate.free_bytes >= length && copies.is_some_and(|known| known.copies_in < limit)
+    ) -> Result<DatanodeId, Plan> {
+        let taken: BTreeSet<DatanodeId> = views.iter().map(|view| view.datanode).collect();
+        let candidates = self.datanodes.candidates(&taken, |_| MARGIN_BYTES);
+        let roomy: Vec<&Candidate> = candidates
+            .iter()
+            .filter(|candidate| candidate.free_bytes >= length)
+            .collect();
+        let is_free = |candidate: &&Candidate| {
+            let known = self.datanodes.get(candidate.datanode);
+            known.is_some_and(|known| known.copies_in < limit)
         };
-        let fitting: Vec<&Candidate> = candidates.iter().filter(fits).collect();
-        choose_next(&fitting, spread, &mut self.rng).map(|candidate| candidate.datanode)
+        let free: Vec<&Candidate> = roomy.iter().copied().filter(is_free).collect();
+        match choose_next(&free, spread, &mut self.rng) {
+            Some(target) => Ok(target.datanode),
+            None if roomy.is_empty() => Err(Plan::Nowhere),
+            None => Err(Plan::Busy),
+        }
     }
 
     /// A copy has ended, one way or the other.

@@ -339,13 +339,13 @@ impl Soft {
         datanode: DatanodeId,
         incarnation: Incarnation,
     ) -> Verdict {
-        let Some(known) = self
-            .datanodes
-            .get(datanode)
-            .filter(|known| known.is_alive())
-        else {
-            return Verdict::Wait;
+        let Some(known) = self.datanodes.get(datanode) else {
+            // Forgotten: there is nobody to tell.
+            return Verdict::Keep;
         };
+        if !known.is_alive() {
+            return Verdict::Wait;
+        }
         let Some(record) = record else {
             return Verdict::Delete;
         };
@@ -382,7 +382,7 @@ impl Soft {
 /// What is to become of a replica outside the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is in the set, or about to be.
+    /// It is in the set, or about to be, or out of reach for good.
     Keep,
     /// Not now.
     Wait,

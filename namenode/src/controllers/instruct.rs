@@ -1,6 +1,7 @@
 //! Orders to datanodes, and what their answers mean. One request per datanode and lane is under way at a time; what is not
 //! answered is sent again while the datanode lives. Each carries the term, so that a deposed leader's late orders are refused.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,8 +134,8 @@ impl Outbox {
         }
         let orders = self.waiting.entry(key).or_default();
         for (replica, kind) in bundle.orders {
-            if !orders.contains_key(&replica) {
-                orders.insert(replica, kind);
+            if let Entry::Vacant(place) = orders.entry(replica) {
+                place.insert(kind);
                 self.count += 1;
             }
         }

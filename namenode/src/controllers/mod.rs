@@ -67,8 +67,8 @@ pub struct Controllers {
     peers: Peers,
     clock: Clock,
     options: ControllerOptions,
-    /// What this term of leadership has learned. Held for moments, never across an await; no other lock of ours is taken
-    /// inside.
+    /// What this term of leadership has learned. Held for moments, never across an await. The locks of the replicated state
+    /// may be taken inside it, never the other way round.
     soft: Mutex<Soft>,
     /// Chunks wait to be examined.
     work: Notify,
@@ -240,3 +240,6 @@ impl Controllers {
         self.soft.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

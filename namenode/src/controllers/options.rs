@@ -21,6 +21,8 @@ pub struct ControllerOptions {
     pub copy_poll: Duration,
     /// What failed is tried again after this long.
     pub retry_after: Duration,
+    /// A chunk for whose copy there is no datanode is looked at again after this long.
+    pub no_target_after: Duration,
     /// How long a datanode may take to answer instructions that fsync.
     pub instruct_timeout: Duration,
     /// How long a datanode may take to read replicas in full.
@@ -48,6 +50,7 @@ impl Default for ControllerOptions {
             copy_timeout: Duration::from_secs(600),
             copy_poll: Duration::from_secs(5),
             retry_after: Duration::from_secs(5),
+            no_target_after: Duration::from_secs(15),
             instruct_timeout: Duration::from_secs(30),
             verify_timeout: Duration::from_secs(300),
             sync_timeout: Duration::from_secs(60),

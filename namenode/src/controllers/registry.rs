@@ -14,6 +14,9 @@ use tokio::time::Instant;
 use super::placement::Candidate;
 use crate::store::records::DatanodeRecord;
 
+/// Promised bytes that weigh as much as an open stream.
+const STREAM_BYTES: u64 = 64 << 20;
+
 /// One process of a datanode that registered with this leader.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
@@ -264,7 +267,7 @@ impl Registry {
                     .saturating_sub(reserve(datanode.space().0)),
                 load: u64::from(streams)
                     + datanode.copies_in as u64
-                    + datanode.promised_bytes.div_ceil(1 << 20),
+                    + datanode.promised_bytes.div_ceil(STREAM_BYTES),
             }
         })
         .collect()

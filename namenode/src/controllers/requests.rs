@@ -300,8 +300,11 @@ impl Soft {
         if let Some(process) = &mut known.process {
             process.volumes.clone_from(&request.volumes);
             process.write_streams = request.write_streams;
-            // Orders and changes may have been lost while it was away.
-            process.reported &= !returned;
+            if returned {
+                // Orders and changes may have been lost while it was away.
+                process.reported = false;
+                process.report_asked = None;
+            }
         }
         Ok(returned)
     }

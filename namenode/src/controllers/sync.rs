@@ -159,9 +159,7 @@ async fn sync_one(
                 return Ok(());
             }
             // The set has changed: who joined is asked in the next round.
-            continue;
-        }
-        if awaited(controllers, term, &record, &confirmed)?.is_empty() {
+        } else if awaited(controllers, term, &record, &confirmed)?.is_empty() {
             if set.iter().any(|replica| confirmed.contains(replica)) {
                 return Ok(());
             }

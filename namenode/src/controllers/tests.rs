@@ -1,0 +1,532 @@
+//! One namenode with its log and state, datanodes that answer like real ones without storing a byte, and the loops at work
+//! between them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cairn_daemon::Tasks;
+use cairn_daemon::clock::Clock;
+use cairn_daemon::disk::RealDisk;
+use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::messages::common::{Caller, ClusterSettings, InodeKind, Location};
+use cairn_protocol::messages::datanode::{
+    HeartbeatRequest, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
+    RegisterDatanodeRequest, ReplicaReportRequest, ReplicaState, VolumeReport,
+};
+use cairn_protocol::messages::operation::{
+    AllocateChunk, ChunkGrant, CommitExtent, Create, Operation, OperationKind, OutcomeKind, Unlink,
+};
+use cairn_protocol::rpc::{
+    ConnectionOptions, FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, ServerOptions,
+    Service, serve,
+};
+use cairn_protocol::token::{self, GrantKind};
+use cairn_protocol::{ErrorCode, Failure, net};
+
+use super::instruct::key_ring;
+use super::{ControllerOptions, Controllers};
+use crate::consensus::group::{Group, GroupOptions, GroupParts};
+use crate::consensus::log_store::{LogOptions, LogStore};
+use crate::consensus::state::State;
+use crate::consensus::types::Member;
+use crate::namespace::command::{
+    ClientCommand, CommandKind, ExpireSession, FoundCluster, OpenSession, Outcome, RegisterDatanode,
+};
+use crate::store::records::{ChunkRecord, ChunkState};
+use crate::store::{Read, StoreOptions, chunk};
+
+const LENGTH: u64 = 1000;
+const CLUSTER: [u8; 16] = [7; 16];
+
+/// What a datanode has.
+#[derive(Default)]
+struct Replicas {
+    by_chunk: BTreeMap<u64, ReplicaState>,
+    /// Told with the next heartbeat.
+    changed: Vec<ReplicaState>,
+    /// Instructions that were answered.
+    log: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct FakeDatanode {
+    replicas: Arc<Mutex<Replicas>>,
+}
+
+impl Service for FakeDatanode {
+    fn hello(&self, _theirs: &Hello) -> Result<Hello, Failure> {
+        Ok(Hello::new("datanode", Some(CLUSTER), 1))
+    }
+
+    async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
+        let request: InstructRequest = request.decode()?;
+        let cluster = key_ring(&founded()).unwrap();
+        let grant = token::verify(&cluster, &request.token, 0)?;
+        let (datanode, term) = (DatanodeId(request.datanode), request.term);
+        assert_eq!(grant.kind, GrantKind::Instruct { datanode, term });
+        let mut replicas = self.replicas.lock().unwrap();
+        let results = request.instructions.iter().map(|order| {
+            let failure = replicas.obey(order).err();
+            InstructResult {
+                failure: failure.map(|code| Failure::from(code).into()),
+                state: replicas.by_chunk.get(&order.chunk).cloned(),
+            }
+        });
+        let results = results.collect();
+        Ok(Reply::new(&InstructReply { results }))
+    }
+
+    async fn stream(&self, _peer: &Peer, _stream: FramedStream) {}
+}
+
+impl Replicas {
+    fn obey(&mut self, order: &Instruction) -> Result<(), ErrorCode> {
+        let kind = order.kind.as_ref().unwrap();
+        self.log.push(format!("{kind:?}"));
+        if let InstructionKind::Copy(copy) = kind {
+            if self.by_chunk.contains_key(&order.chunk) {
+                return Err(ErrorCode::AlreadyExists);
+            }
+            let made = ReplicaState {
+                chunk: order.chunk,
+                incarnation: order.incarnation,
+                epoch: copy.epoch,
+                length: copy.length,
+                sealed: true,
+                ..ReplicaState::default()
+            };
+            // Success means that it is being made; the heartbeat tells when it is there.
+            self.changed.push(made);
+            return Ok(());
+        }
+        let Some(replica) = self.by_chunk.get_mut(&order.chunk) else {
+            return match kind {
+                InstructionKind::Delete(_) => Ok(()),
+                _ => Err(ErrorCode::NoReplica),
+            };
+        };
+        if replica.incarnation != order.incarnation {
+            return Err(ErrorCode::PreconditionFailed);
+        }
+        match kind {
+            InstructionKind::Seal(seal) if replica.length < seal.length => {
+                return Err(ErrorCode::WrongLength);
+            }
+            InstructionKind::Sync(sync) if replica.length < sync.through => {
+                return Err(ErrorCode::WrongLength);
+            }
+            InstructionKind::Seal(seal) => {
+                (replica.epoch, replica.length, replica.sealed) = (seal.epoch, seal.length, true);
+            }
+            InstructionKind::Delete(_) => {
+                self.by_chunk.remove(&order.chunk);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn founded() -> crate::store::records::ClusterRecord {
+    crate::store::records::ClusterRecord {
+        cluster_id: CLUSTER.to_vec(),
+        keys: vec![crate::store::records::TokenKeyRecord {
+            id: 1,
+            secret: vec![1; 32],
+        }],
+        ..Default::default()
+    }
+}
+
+/// A cluster of one namenode and some datanodes.
+struct World {
+    _dir: tempfile::TempDir,
+    tasks: Tasks,
+    group: Group,
+    controllers: Arc<Controllers>,
+    datanodes: BTreeMap<u64, FakeDatanode>,
+    session: u64,
+    sequence: u64,
+}
+
+impl World {
+    async fn new(datanodes: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk);
+        let log = LogStore::open(disk.clone(), &dir.path().join("log"), LogOptions::new(1));
+        let state = State::open(disk, dir.path(), StoreOptions::default()).unwrap();
+        let hello = Hello::new("namenode", Some(CLUSTER), 1);
+        let peers = Peers::new(hello, ConnectionOptions::default());
+        let tasks = Tasks::new();
+        let parts = GroupParts {
+            id: 1,
+            log: log.unwrap(),
+            state: Arc::new(state),
+            peers: peers.clone(),
+            clock: Clock::system(),
+            options: GroupOptions::default(),
+        };
+        let group = Group::start(parts, &tasks).await.unwrap();
+        let members = BTreeMap::from([(1, Member::default())]);
+        group.initialize(members).await.unwrap();
+        let mut leadership = group.leadership();
+        leadership.wait_for(|now| now.ready).await.unwrap();
+        let options = ControllerOptions {
+            interval: Duration::from_millis(20),
+            retry_after: Duration::from_millis(50),
+            no_target_after: Duration::from_millis(50),
+            ..ControllerOptions::default()
+        };
+        let controllers = Controllers::new(group.clone(), peers, Clock::system(), options, 7);
+        controllers.start(&tasks);
+        let mut world = Self {
+            _dir: dir,
+            tasks,
+            group,
+            controllers,
+            datanodes: BTreeMap::new(),
+            session: 0,
+            sequence: 0,
+        };
+        world.found().await;
+        for _ in 0..datanodes {
+            world.add_datanode().await;
+        }
+        world
+    }
+
+    async fn found(&mut self) {
+        let settings = ClusterSettings {
+            chunk_size: 1 << 20,
+            replication: 3,
+            sync_on_close: false,
+            session_ttl_ms: 600_000,
+            reclaim_grace_ms: 0,
+            datanode_dead_after_ms: 600_000,
+            datanode_sync_interval_ms: 5_000,
+        };
+        let record = founded();
+        let found = FoundCluster {
+            cluster_id: record.cluster_id,
+            settings,
+            key_secret: record.keys[0].secret.clone(),
+            root_mode: 0o755,
+            ..FoundCluster::default()
+        };
+        self.command(CommandKind::FoundCluster(found)).await;
+        let open = OpenSession {
+            client_name: "test".to_owned(),
+            nonce: vec![1; 16],
+        };
+        self.session = self.command(CommandKind::OpenSession(open)).await.id;
+        self.controllers.opened_session(SessionId(self.session));
+    }
+
+    async fn add_datanode(&mut self) -> u64 {
+        let number = self.datanodes.len() as u8 + 1;
+        let fake = FakeDatanode::default();
+        let listener = net::listen("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let served = serve(
+            listener,
+            Arc::new(fake.clone()),
+            ServerOptions::default(),
+            self.tasks.shutdown_token(),
+        );
+        self.tasks.component("fake", |_| served);
+        let register = RegisterDatanode {
+            uuid: vec![number; 16],
+            address,
+            host: format!("h{number}"),
+            rack: "/r".to_owned(),
+            ..RegisterDatanode::default()
+        };
+        let id = self
+            .command(CommandKind::RegisterDatanode(register))
+            .await
+            .id;
+        self.datanodes.insert(id, fake);
+        let request = RegisterDatanodeRequest {
+            boot_nonce: vec![number; 16],
+            volumes: volumes(),
+            ..RegisterDatanodeRequest::default()
+        };
+        self.controllers.registered(DatanodeId(id), &request);
+        self.report(id);
+        id
+    }
+
+    /// All that the datanode has.
+    fn report(&self, id: u64) {
+        let replicas = self.datanodes[&id].replicas.lock().unwrap();
+        let request = ReplicaReportRequest {
+            datanode: id,
+            boot_nonce: vec![id as u8; 16],
+            first_chunk: 0,
+            last_chunk: u64::MAX,
+            replicas: replicas.by_chunk.values().cloned().collect(),
+        };
+        drop(replicas);
+        self.controllers.replica_report(&request).unwrap();
+    }
+
+    /// Every datanode tells what changed.
+    fn heartbeats(&self) {
+        for (id, fake) in &self.datanodes {
+            let mut replicas = fake.replicas.lock().unwrap();
+            let changed = std::mem::take(&mut replicas.changed);
+            for state in changed.iter().filter(|state| !state.gone) {
+                replicas.by_chunk.insert(state.chunk, state.clone());
+            }
+            drop(replicas);
+            let request = HeartbeatRequest {
+                datanode: *id,
+                boot_nonce: vec![*id as u8; 16],
+                volumes: volumes(),
+                changed,
+                ..HeartbeatRequest::default()
+            };
+            self.controllers.heartbeat(&request).unwrap();
+        }
+    }
+
+    /// Lets the cluster work until this holds.
+    async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let waited = async {
+            while !holds(self) {
+                self.heartbeats();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), waited).await;
+        assert!(in_time.is_ok(), "never: {what}");
+    }
+
+    async fn command(&self, kind: CommandKind) -> Outcome {
+        let outcome = self.group.propose(kind).await.unwrap().outcome;
+        assert_eq!(outcome.code, 0, "{}", outcome.message);
+        outcome
+    }
+
+    async fn operation(&mut self, kind: OperationKind) -> OutcomeKind {
+        let placement = match &kind {
+            OperationKind::AllocateChunk(allocate) => {
+                Some(self.controllers.place(allocate).unwrap())
+            }
+            _ => None,
+        };
+        self.sequence += 1;
+        let command = ClientCommand {
+            session: self.session,
+            sequence: self.sequence,
+            lowest_unanswered: self.sequence,
+            caller: Caller::default(),
+            operation: Operation::from(kind),
+            placement,
+        };
+        let outcome = self.command(CommandKind::Client(command)).await;
+        outcome.value.unwrap().kind.unwrap()
+    }
+
+    /// A file of one chunk, all of whose replicas have its bytes.
+    async fn write_file(&mut self, name: &str) -> ChunkGrant {
+        let allocate = OperationKind::AllocateChunk(AllocateChunk {
+            whole: true,
+            ..AllocateChunk::default()
+        });
+        let OutcomeKind::Chunk(grant) = self.operation(allocate).await else {
+            panic!("a chunk was asked for");
+        };
+        for target in &grant.targets {
+            let fake = &self.datanodes[&target.datanode.datanode];
+            let open = ReplicaState {
+                chunk: grant.chunk,
+                incarnation: target.incarnation,
+                epoch: grant.epoch,
+                length: LENGTH,
+                ..ReplicaState::default()
+            };
+            let mut replicas = fake.replicas.lock().unwrap();
+            replicas.by_chunk.insert(grant.chunk, open);
+        }
+        let create = OperationKind::Create(Create {
+            location: Location::path(name),
+            kind: InodeKind::File.into(),
+            mode: 0o644,
+            extents: vec![CommitExtent {
+                chunk: grant.chunk,
+                epoch: grant.epoch,
+                length: LENGTH,
+                ..CommitExtent::default()
+            }],
+            ..Create::default()
+        });
+        self.operation(create).await;
+        grant
+    }
+
+    fn record(&self, id: u64) -> Option<ChunkRecord> {
+        let store = self.group.state().store();
+        chunk::get(&store.snapshot(), ChunkId(id)).unwrap()
+    }
+
+    fn holders(&self, id: u64) -> Vec<u64> {
+        let record = self.record(id).unwrap();
+        record
+            .replicas
+            .iter()
+            .map(|replica| replica.datanode)
+            .collect()
+    }
+
+    fn replica(&self, datanode: u64, id: u64) -> Option<ReplicaState> {
+        let replicas = self.datanodes[&datanode].replicas.lock().unwrap();
+        replicas.by_chunk.get(&id).cloned()
+    }
+
+    fn is_sealed(&self, id: u64) -> bool {
+        self.record(id).unwrap().state() == ChunkState::Sealed
+    }
+
+    fn is_well(&self, id: u64) -> bool {
+        let counts = self.controllers.counts();
+        self.is_sealed(id)
+            && self.holders(id).len() == 3
+            && self.holders(id).iter().all(|datanode| {
+                self.replica(*datanode, id)
+                    .is_some_and(|replica| replica.sealed && replica.length == LENGTH)
+            })
+            && counts.chunks_under_replicated + counts.chunks_over_replicated == 0
+    }
+
+    async fn stop(self) {
+        self.tasks.shutdown();
+        self.tasks
+            .run_until_shutdown(Duration::from_secs(10))
+            .await
+            .unwrap();
+        self.group.shutdown().await.unwrap();
+    }
+}
+
+fn volumes() -> Vec<VolumeReport> {
+    vec![VolumeReport {
+        capacity_bytes: 1 << 40,
+        available_bytes: 1 << 40,
+        ..VolumeReport::default()
+    }]
+}
+
+#[tokio::test]
+async fn an_open_chunk_that_loses_a_replica_is_sealed_and_replicated_again() {
+    let mut world = World::new(4).await;
+    let grant = world.write_file("/f").await;
+    let lost = grant.targets[1].datanode.datanode;
+    let old = grant.targets[1].incarnation;
+    {
+        let mut replicas = world.datanodes[&lost].replicas.lock().unwrap();
+        let state = replicas.by_chunk.remove(&grant.chunk).unwrap();
+        replicas.changed.push(ReplicaState {
+            gone: true,
+            ..state
+        });
+    }
+    world
+        .until("a new replica in the place of the lost one", |world| {
+            let record = world.record(grant.chunk).unwrap();
+            let listed = record
+                .replicas
+                .iter()
+                .any(|replica| replica.incarnation == old);
+            world.is_well(grant.chunk) && !listed
+        })
+        .await;
+    let through = [(ChunkId(grant.chunk), LENGTH)];
+    world.controllers.sync_chunks(&through).await.unwrap();
+    assert_eq!(world.record(grant.chunk).unwrap().synced_length, LENGTH);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_short_replica_found_by_a_sync_is_replaced_on_the_same_datanode() {
+    let mut world = World::new(3).await;
+    let grant = world.write_file("/f").await;
+    let short = grant.targets[2].datanode.datanode;
+    {
+        let mut replicas = world.datanodes[&short].replicas.lock().unwrap();
+        replicas.by_chunk.get_mut(&grant.chunk).unwrap().length = LENGTH - 1;
+    }
+    let through = [(ChunkId(grant.chunk), LENGTH)];
+    world.controllers.sync_chunks(&through).await.unwrap();
+    let whole = world.datanodes.values().filter(|fake| {
+        fake.replicas
+            .lock()
+            .unwrap()
+            .log
+            .iter()
+            .any(|order| order.starts_with("Sync"))
+    });
+    assert_eq!(whole.count(), 3, "all were asked");
+    let old = grant.targets[2].incarnation;
+    world
+        .until("a whole replica where the short one was", |world| {
+            world.is_well(grant.chunk)
+                && world
+                    .replica(short, grant.chunk)
+                    .is_some_and(|replica| replica.incarnation != old)
+        })
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_files_chunk_goes_with_all_its_replicas() {
+    let mut world = World::new(3).await;
+    let grant = world.write_file("/f").await;
+    let expire = ExpireSession {
+        session: world.session,
+    };
+    world
+        .operation(OperationKind::Unlink(Unlink {
+            location: Location::path("/f"),
+        }))
+        .await;
+    world.command(CommandKind::ExpireSession(expire)).await;
+    assert!(!world.controllers.keep_alive(SessionId(world.session)));
+    world
+        .until("the chunk and its replicas are gone", |world| {
+            let left = world
+                .datanodes
+                .keys()
+                .any(|id| world.replica(*id, grant.chunk).is_some());
+            world.record(grant.chunk).is_none() && !left
+        })
+        .await;
+    assert_eq!(world.controllers.counts().chunks_dead, 0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_datanode_that_did_not_register_here_is_told_to() {
+    let world = World::new(1).await;
+    let stranger = HeartbeatRequest {
+        datanode: 1,
+        boot_nonce: vec![9; 16],
+        ..HeartbeatRequest::default()
+    };
+    let refused = world.controllers.heartbeat(&stranger).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::NotFound);
+    let few = world
+        .controllers
+        .place(&AllocateChunk::default())
+        .unwrap_err();
+    assert_eq!(few.code(), ErrorCode::NotEnoughDatanodes);
+    let one = AllocateChunk {
+        replication: 1,
+        ..AllocateChunk::default()
+    };
+    assert_eq!(world.controllers.place(&one).unwrap().datanodes, [1]);
+    assert_eq!(world.controllers.space().0, 1 << 40);
+    world.stop().await;
+}
