@@ -188,7 +188,7 @@ impl FileSystem {
     pub async fn remove_tree(&self, place: impl Into<Place>) -> Result<Attributes> {
         let (location, subject) = place.into().resolve()?;
         let remove = OperationKind::RemoveTree(RemoveTree { location });
-        Ok(self.change_until_done(&subject, remove).await?.attributes)
+        Ok(self.change(&subject, remove).await?.attributes)
     }
 
     /// Changes mode, owner, times or replication.
@@ -296,7 +296,7 @@ impl FileSystem {
             target,
             sources: locations,
         });
-        Ok(self.change_until_done(&subject, concat).await?.attributes)
+        Ok(self.change(&subject, concat).await?.attributes)
     }
 
     /// Shares a range of one file with another; no data moves. Returns how many bytes were shared: fewer than `length` at

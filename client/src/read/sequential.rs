@@ -25,12 +25,18 @@ use crate::error::Result;
 pub struct ReadStream {
     reader: Reader,
     /// Requests on their way, in order of the file: at most `depth`.
-    ahead: FuturesOrdered<BoxFuture<'static, Result<Bytes>>>,
+    ahead: FuturesOrdered<BoxFuture<'static, Ahead>>,
     depth: usize,
     /// First byte that is not yet asked for.
     asked_to: u64,
     /// Where the caller is.
     offset: u64,
+}
+
+/// A range that was asked for: where it begins, and what came.
+struct Ahead {
+    start: u64,
+    result: Result<Bytes>,
 }
 
 impl ReadStream {
@@ -53,23 +59,33 @@ impl ReadStream {
     /// The next bytes, at most 1 MiB; `None` at the end of the file, which is asked for again with each call. After an error
     /// the same bytes are tried again. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        if self.ahead.is_empty() {
-            self.asked_to = self.offset;
-        }
-        self.ask_ahead().await?;
-        match self.ahead.next().await {
-            Some(Ok(bytes)) if !bytes.is_empty() => {
-                self.offset += bytes.len() as u64;
-                Ok(Some(bytes))
+        loop {
+            if self.ahead.is_empty() {
+                self.asked_to = self.offset;
             }
-            // The file has become shorter.
-            Some(Ok(_)) | None => {
+            self.ask_ahead().await?;
+            let Some(ahead) = self.ahead.next().await else {
+                return Ok(None);
+            };
+            if ahead.start != self.offset {
+                // The range before came short, because the file did: what was asked for then does not follow.
                 self.ahead = FuturesOrdered::new();
-                Ok(None)
+                continue;
             }
-            Some(Err(error)) => {
-                self.ahead = FuturesOrdered::new();
-                Err(error)
+            match ahead.result {
+                Ok(bytes) if !bytes.is_empty() => {
+                    self.offset += bytes.len() as u64;
+                    return Ok(Some(bytes));
+                }
+                // The file has become shorter.
+                Ok(_) => {
+                    self.ahead = FuturesOrdered::new();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.ahead = FuturesOrdered::new();
+                    return Err(error);
+                }
             }
         }
     }
@@ -88,8 +104,12 @@ impl ReadStream {
             // At multiples of 1 MiB requests coincide with packets and with the datanodes' own buffers.
             let length = length.min(READ_BYTES - start % READ_BYTES);
             let reader = self.reader.clone();
-            self.ahead
-                .push_back(Box::pin(read_all(reader, start, length)));
+            self.ahead.push_back(Box::pin(async move {
+                Ahead {
+                    start,
+                    result: read_all(reader, start, length).await,
+                }
+            }));
             self.asked_to += length;
         }
         Ok(())

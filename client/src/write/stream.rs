@@ -14,6 +14,7 @@ use cairn_protocol::messages::common::Location;
 use cairn_protocol::messages::operation::{
     Commit, CommitExtent, CommitPlace, InodeOutcome, OperationKind,
 };
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::sleep;
@@ -199,8 +200,16 @@ impl Stream {
 
     async fn drive(&mut self) -> Result<()> {
         loop {
-            self.push_unsent().await?;
+            // First the commit, which may race with a seal of the namenode's own; finding another chunk can take long.
             self.start_commit();
+            if let Some(result) = self
+                .commit
+                .as_mut()
+                .and_then(|commit| commit.now_or_never())
+            {
+                self.committed(result)?;
+            }
+            self.push_unsent().await?;
             if self.is_settled() {
                 for flush in self.flushes.drain(..) {
                     // A caller that has gone does not miss the answer.

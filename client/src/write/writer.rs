@@ -24,6 +24,9 @@ use crate::place::Place;
 /// Bytes that come in larger pieces are sent from where they are; smaller ones are gathered.
 const SLICE_BYTES_MIN: usize = 256 << 10;
 
+/// Mode of a large file until it gets its name: its owner can write to it, whatever its mode will be.
+const ORPHAN_MODE: u32 = 0o600;
+
 /// Writes a file from its beginning, or appends to one.
 ///
 /// Memory is bounded whatever the file's size. After an error every further call fails in the same way. Dropping a writer
@@ -243,15 +246,15 @@ impl Writer {
         options: &WriteOptions,
     ) -> Result<Attributes> {
         let inode = large.inode;
-        if options.mtime_ns != 0 || options.atime_ns != 0 {
-            let change = AttributeChange {
-                mtime_ns: Some(options.mtime_ns).filter(|&time| time != 0),
-                atime_ns: Some(options.atime_ns).filter(|&time| time != 0),
-                ..AttributeChange::default()
-            };
-            let changed = self.fs.set_attributes(inode, change).await;
-            changed.map_err(|error| about(&self.subject, error))?;
-        }
+        // Until now only its owner could open it, and no write could clear a bit of its mode.
+        let change = AttributeChange {
+            mode: Some(options.mode),
+            mtime_ns: Some(options.mtime_ns).filter(|&time| time != 0),
+            atime_ns: Some(options.atime_ns).filter(|&time| time != 0),
+            ..AttributeChange::default()
+        };
+        let changed = self.fs.set_attributes(inode, change).await;
+        changed.map_err(|error| about(&self.subject, error))?;
         if options.sync || self.fs.settings().sync_on_close {
             self.fs.sync_inode(&self.subject, inode).await?;
         }
@@ -293,6 +296,7 @@ impl Writer {
         if self.filled == 0 {
             return Ok(());
         }
+        self.failed = Some(interrupted(&self.subject));
         let bytes = self.take_buffer();
         let length = bytes.len() as u64;
         let commit = |extents| {
@@ -305,10 +309,12 @@ impl Writer {
             })
         };
         let (fs, subject) = (&self.fs, &self.subject);
-        fs.append_and_commit(subject, replication, 0, &bytes, commit)
-            .await?;
+        let result = fs
+            .append_and_commit(subject, replication, 0, &bytes, commit)
+            .await;
+        self.failed = result.as_ref().err().cloned();
         self.streamed += length;
-        Ok(())
+        result.map(|_| ())
     }
 
     async fn send_buffer(&mut self) -> Result<()> {
@@ -328,9 +334,12 @@ impl Writer {
         }
     }
 
+    /// If the future is dropped half-way the bytes are gone: the writer then fails, rather than leave a gap in the file.
     async fn send(&mut self, bytes: Bytes) -> Result<()> {
+        self.failed = Some(interrupted(&self.subject));
         let result = self.send_packet(bytes).await;
-        self.note(result)
+        self.failed = result.clone().err();
+        result
     }
 
     async fn send_packet(&mut self, bytes: Bytes) -> Result<()> {
@@ -378,13 +387,15 @@ impl Writer {
     async fn create_orphan(&self, place: &Place, options: &WriteOptions) -> Result<Attributes> {
         let parent = parent(place, &self.subject)?;
         if options.parents {
-            self.fs.mkdir_all(&parent, 0o755).await?;
+            self.fs
+                .mkdir_all(&parent, parent_mode(options.mode))
+                .await?;
         }
         let (location, _) = parent.resolve()?;
         let create = Create {
             location,
             kind: InodeKind::File as i32,
-            mode: options.mode,
+            mode: ORPHAN_MODE,
             replication: options.replication,
             orphan: true,
             ..Create::default()
@@ -430,6 +441,19 @@ impl Drop for Writer {
             self.release(large.inode);
         }
     }
+}
+
+/// Directories made for a file, as `Create` makes them: who may read the file may search them, and its owner may all.
+fn parent_mode(file_mode: u32) -> u32 {
+    0o700 | (file_mode & 0o777) | ((file_mode & 0o444) >> 2)
+}
+
+fn interrupted(subject: &Subject) -> Error {
+    let failure = Failure::new(
+        ErrorCode::ConnectionLost,
+        "an earlier write was interrupted",
+    );
+    Error::refused(subject, failure)
 }
 
 /// The directory in which a place's name is.

@@ -326,3 +326,86 @@ async fn a_failed_writer_keeps_failing_in_the_same_way() {
     assert_eq!(writer.write(b"more").await.unwrap_err(), error);
     assert_eq!(writer.close().await.unwrap_err(), error);
 }
+
+#[tokio::test]
+async fn small_and_large_files_get_the_mode_asked_for() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let read_only = WriteOptions {
+        mode: 0o444,
+        ..options()
+    };
+    let large = fs
+        .write_file("/large", pattern(2 << 20, 5), &read_only)
+        .await
+        .unwrap();
+    let small = fs
+        .write_file("/small", "small".into(), &read_only)
+        .await
+        .unwrap();
+    assert_eq!((small.mode, large.mode), (0o444, 0o444));
+}
+
+#[tokio::test]
+async fn a_change_of_leader_does_not_stop_a_write() {
+    let cluster = FakeCluster::start(3, 3).await;
+    let fs = cluster.connect().await;
+    let content = pattern(12 << 20, 5);
+    let mut writer = fs.create_writer("/large", options()).unwrap();
+    for (index, piece) in content.chunks(1 << 20).enumerate() {
+        cluster.state().leader = index % 3;
+        cluster.state().faults.silent_followers = index % 2 == 0;
+        writer.write(piece).await.unwrap();
+        writer.flush().await.unwrap();
+    }
+    writer.close().await.unwrap();
+    assert!(cluster.state().content("/large").unwrap() == content);
+}
+
+#[tokio::test]
+async fn a_write_whose_session_expired_is_unknown_and_is_not_finished_under_another() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let mut writer = fs.create_writer("/large", options()).unwrap();
+    writer.write(&pattern(3 << 20, 5)).await.unwrap();
+    writer.flush().await.unwrap();
+    for session in cluster.state().sessions.values_mut() {
+        session.alive = false;
+    }
+    writer.write(&pattern(1 << 20, 5)).await.unwrap();
+    let error = writer.flush().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+    assert_eq!(
+        writer.close().await.unwrap_err().code(),
+        ErrorCode::OutcomeUnknown
+    );
+    assert!(cluster.state().names.is_empty());
+}
+
+#[tokio::test]
+async fn a_writer_fails_after_an_interrupted_write_rather_than_leave_a_gap() {
+    let cluster = FakeCluster::start(1, 3).await;
+    cluster.state().chunk_size = 64 << 20;
+    let mut config = cluster.config();
+    config.write_window_bytes = 1 << 20;
+    config.in_flight_bytes_max = 2 << 20;
+    let fs = cairn_client::FileSystem::connect(config).await.unwrap();
+    let acks = &cluster.shared.acks;
+    acks.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
+    let mut writer = fs.create_writer("/large", options()).unwrap();
+    // Nothing is acknowledged, so this waits for memory; what ends it is the first packet's arrival.
+    let content = pattern(8 << 20, 5);
+    let arrived = async {
+        while cluster.state().packets == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = writer.write(&content) => panic!("it cannot all be in flight"),
+        () = arrived => {}
+    }
+    acks.add_permits(1000);
+    let error = writer.close().await.unwrap_err();
+    assert!(error.to_string().contains("interrupted"), "{error}");
+    assert!(cluster.state().names.is_empty());
+}

@@ -87,6 +87,7 @@ pub struct FakeSession {
 #[derive(Clone, Default)]
 pub struct FakeInode {
     pub kind: i32,
+    pub mode: u32,
     pub size: u64,
     pub version: u64,
     pub extents: Vec<Extent>,

@@ -201,6 +201,12 @@ fn apply(state: &mut State, kind: OperationKind) -> Result<OutcomeKind, Failure>
             state.seals.push((seal.chunk, seal.failed));
             Ok(OutcomeKind::Done(Done {}))
         }
+        OperationKind::SetAttributes(set) => {
+            let inode = find(state, &set.location)?;
+            let file = state.inodes.get_mut(&inode).ok_or(ErrorCode::NotFound)?;
+            file.mode = set.mode.unwrap_or(file.mode);
+            Ok(outcome(state, inode, 0))
+        }
         OperationKind::ReleaseInode(_) => Ok(OutcomeKind::Done(Done {})),
         OperationKind::CloseSession(_) => Ok(OutcomeKind::Done(Done {})),
         _ => Err(ErrorCode::NotSupported.into()),
@@ -215,6 +221,7 @@ fn apply_create(state: &mut State, create: Create) -> Result<OutcomeKind, Failur
     let inode = state.id();
     let mut file = FakeInode {
         kind: create.kind,
+        mode: create.mode,
         ..Default::default()
     };
     add_extents(&mut file, &create.extents, 0);
@@ -321,6 +328,7 @@ fn attributes(state: &State, inode: u64) -> Attributes {
     Attributes {
         inode,
         kind: file.kind,
+        mode: file.mode,
         size: file.size,
         version: file.version,
         replication: state.replication,
