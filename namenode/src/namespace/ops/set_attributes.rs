@@ -8,7 +8,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::REPLICATION_MAX;
 use crate::namespace::permission::{self, MODE_MASK, SETGID, WRITE};
-use crate::namespace::{inode, path};
+use crate::namespace::{inode, path, replication};
 use crate::store::records::InodeRecord;
 use crate::store::{self, Txn};
 
@@ -35,6 +35,9 @@ pub(super) fn apply(
     }
     inode::touch(record, ctx.stamp);
     store::inode::put(txn, node.id, &node.inode);
+    if cmd.replication.is_some() && inode::is_file(&node.inode) {
+        replication::spread(txn, &cmd.location, &node)?;
+    }
     Ok(inode::answer(&node))
 }
 

@@ -2,6 +2,7 @@
 //! the service call them.
 
 mod bad_input;
+mod broken;
 mod chunks;
 mod cluster;
 mod content;
@@ -11,6 +12,7 @@ mod formats;
 mod model;
 mod queries;
 mod reference;
+mod replication;
 mod retry;
 mod sessions;
 mod transactions;

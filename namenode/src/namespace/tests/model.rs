@@ -15,6 +15,8 @@ use proptest::sample::select;
 
 use super::reference::Reference;
 use super::world::{World, create, mkdir, user};
+use crate::namespace::command::{CommandKind, Sweep};
+use crate::namespace::invariants;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -162,6 +164,14 @@ fn in_world(world: &mut World, who: &Caller, step: &Step) -> Result<(), ErrorCod
         Step::Stat(path, follow) => world
             .stat_at(who, Location::path(path.as_str()), *follow)
             .map(|_| ()),
+        Step::RemoveTree(_) => {
+            let outcome = world.change(who, operation(step)).map(|_| ());
+            // Link counts of files that have names elsewhere follow in the background.
+            for _ in 0..4 {
+                world.command(CommandKind::Sweep(Sweep { limit: 1000 }));
+            }
+            outcome
+        }
         other => world.change(who, operation(other)).map(|_| ()),
     }
 }
@@ -288,5 +298,7 @@ proptest! {
             add_from_reference(&model, "", 1, &mut expected);
             assert_eq!(seen_in_world(&world), expected, "after {step:?} by {who:?}");
         }
+        let problems = invariants::check_all(&world.store.snapshot()).unwrap();
+        assert!(problems.is_empty(), "{problems:?}");
     }
 }
