@@ -1,1 +1,6 @@
-//! Its first slice is on its way.
+//! Every test that needs more than one crate, and what those tests share. Nothing depends on it.
+//!
+//! `harness` starts clusters inside the process; `tests/cluster` uses it. `tests/e2e` runs the real binary. The deterministic
+//! simulation is the binary `sim`, built with `cfg(cairn_sim)`.
+
+pub mod harness;

@@ -1,0 +1,301 @@
+//! `MiniCluster`: namenodes and datanodes as tasks of this process.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cairn_client::{ClusterConfig, FileSystem};
+use cairn_daemon::Tasks;
+use cairn_daemon::config::ByteSize;
+use cairn_daemon::disk::RealDisk;
+use cairn_datanode::{Datanode, DatanodeConfig};
+use cairn_namenode::consensus::log_store::LogOptions;
+use cairn_namenode::{Doors, Namenode, NamenodeConfig};
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::net;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use tempfile::TempDir;
+
+/// Waiting for something that must happen sooner or later gives up after this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// One, three or five.
+    pub namenodes: usize,
+    /// Any number.
+    pub datanodes: usize,
+    /// Replicas of new files.
+    pub replication: u32,
+    /// Largest chunk.
+    pub chunk_size: u64,
+    /// When a silent datanode counts as dead.
+    pub datanode_dead_after: Duration,
+    /// How long what was deleted stays.
+    pub reclaim_grace: Duration,
+    /// When a silent client loses its open chunks.
+    pub session_ttl: Duration,
+    /// Log entries between snapshots.
+    pub snapshot_every_entries: u64,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            namenodes: 1,
+            datanodes: 3,
+            replication: 3,
+            chunk_size: 8 << 20,
+            datanode_dead_after: Duration::from_secs(2),
+            reclaim_grace: Duration::from_millis(200),
+            session_ttl: Duration::from_secs(10),
+            snapshot_every_entries: 1_000,
+        }
+    }
+}
+
+struct RunningNamenode {
+    tasks: Tasks,
+    node: Namenode,
+}
+
+struct RunningDatanode {
+    tasks: Tasks,
+    node: Datanode,
+}
+
+/// A cluster in this process. Killing a part drops its tasks at once, as `kill -9` would; its files stay.
+pub struct MiniCluster {
+    options: ClusterOptions,
+    directory: TempDir,
+    addresses: Vec<String>,
+    namenodes: BTreeMap<usize, RunningNamenode>,
+    datanodes: BTreeMap<usize, RunningDatanode>,
+    rng: StdRng,
+}
+
+impl MiniCluster {
+    /// Starts a cluster and waits until all its datanodes are registered.
+    pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for _ in 0..options.namenodes {
+            let listener = net::listen("127.0.0.1:0").await?;
+            addresses.push(listener.local_addr()?.to_string());
+            listeners.push(listener);
+        }
+        let mut cluster = Self {
+            options: options.clone(),
+            directory,
+            addresses,
+            namenodes: BTreeMap::new(),
+            datanodes: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(1),
+        };
+        for (index, listener) in listeners.into_iter().enumerate() {
+            cluster.run_namenode(index, Some(listener)).await?;
+        }
+        for index in 0..options.datanodes {
+            cluster.start_datanode(index).await?;
+        }
+        for index in 0..options.datanodes {
+            cluster.wait_registered(index).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Addresses of the namenodes, in order.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// A client of this cluster, as the superuser.
+    pub async fn client(&mut self) -> anyhow::Result<FileSystem> {
+        self.client_as(Caller::default()).await
+    }
+
+    /// A client of this cluster, as somebody.
+    pub async fn client_as(&mut self, caller: Caller) -> anyhow::Result<FileSystem> {
+        let mut config = ClusterConfig::new(self.addresses.clone(), caller);
+        config.seed = Some(self.rng.next_u64());
+        config.client_name = "test".to_owned();
+        Ok(FileSystem::connect(config).await?)
+    }
+
+    /// Starts a namenode again, or one that was killed.
+    pub async fn start_namenode(&mut self, index: usize) -> anyhow::Result<()> {
+        self.run_namenode(index, None).await
+    }
+
+    async fn run_namenode(&mut self, index: usize, listener: Option<net::TcpListener>) -> anyhow::Result<()> {
+        let config = self.namenode_config(index);
+        let mut log = LogOptions::new(self.rng.next_u64());
+        log.segment_bytes = 4 << 20;
+        let doors = Doors { seed: self.rng.next_u64(), log, listener, ..Doors::real(&config) };
+        let tasks = Tasks::new();
+        let node = Namenode::start(config, doors, &tasks)
+            .await
+            .with_context(|| format!("start namenode {index}"))?;
+        self.namenodes.insert(index, RunningNamenode { tasks, node });
+        Ok(())
+    }
+
+    fn namenode_config(&self, index: usize) -> NamenodeConfig {
+        let mut config = NamenodeConfig::new(self.directory.path().join(format!("namenode-{index}")));
+        config.listen = self.addresses[index].clone();
+        config.advertise = Some(self.addresses[index].clone());
+        config.namenodes = self.addresses.clone();
+        config.http = String::new();
+        config.cache = ByteSize::mib(16);
+        config.cluster.replication = self.options.replication;
+        config.cluster.chunk_size = ByteSize::new(self.options.chunk_size);
+        config.cluster.datanode_dead_after = self.options.datanode_dead_after;
+        config.cluster.reclaim_grace = self.options.reclaim_grace;
+        config.cluster.session_ttl = self.options.session_ttl;
+        config.raft.snapshot_every_entries = self.options.snapshot_every_entries;
+        config
+    }
+
+    /// Starts a datanode, or one that was killed. It may come back at another port.
+    pub async fn start_datanode(&mut self, index: usize) -> anyhow::Result<()> {
+        let config = DatanodeConfig {
+            namenodes: self.addresses.clone(),
+            listen: "127.0.0.1:0".to_owned(),
+            volumes: vec![self.volume(index)],
+            reserve: ByteSize::mib(64),
+            host: format!("host-{index}"),
+            heartbeat_interval: Duration::from_millis(200),
+            ..DatanodeConfig::default()
+        };
+        let tasks = Tasks::new();
+        let rng = StdRng::seed_from_u64(self.rng.next_u64());
+        let node = Datanode::start(config, Arc::new(RealDisk), &tasks, rng)
+            .await
+            .with_context(|| format!("start datanode {index}"))?;
+        self.datanodes.insert(index, RunningDatanode { tasks, node });
+        Ok(())
+    }
+
+    /// Waits until a datanode is registered.
+    pub async fn wait_registered(&self, index: usize) -> anyhow::Result<()> {
+        let running = self.datanodes.get(&index).context("datanode is not running")?;
+        tokio::time::timeout(PATIENCE, running.node.registered())
+            .await
+            .with_context(|| format!("datanode {index} does not register"))?;
+        Ok(())
+    }
+
+    /// Directory of a datanode's only volume.
+    pub fn volume(&self, index: usize) -> PathBuf {
+        self.directory.path().join(format!("datanode-{index}"))
+    }
+
+    /// A running datanode.
+    pub fn datanode(&self, index: usize) -> Option<&Datanode> {
+        self.datanodes.get(&index).map(|running| &running.node)
+    }
+
+    /// A running namenode.
+    pub fn namenode(&self, index: usize) -> Option<&Namenode> {
+        self.namenodes.get(&index).map(|running| &running.node)
+    }
+
+    /// Kills a namenode. Waits for its files to be closed, as a dead process's are.
+    pub async fn kill_namenode(&mut self, index: usize) {
+        if let Some(running) = self.namenodes.remove(&index) {
+            kill(running.tasks).await;
+            // The library's own tasks hold the log and the store.
+            let _ = running.node.group().shutdown().await;
+        }
+    }
+
+    /// Kills a datanode.
+    pub async fn kill_datanode(&mut self, index: usize) {
+        if let Some(running) = self.datanodes.remove(&index) {
+            kill(running.tasks).await;
+        }
+    }
+
+    /// The namenode that leads now.
+    pub async fn leader(&self) -> anyhow::Result<usize> {
+        let found = self
+            .eventually(|| {
+                self.namenodes
+                    .iter()
+                    .find(|(_, running)| running.node.group().leadership().borrow().ready)
+                    .map(|(index, _)| *index)
+            })
+            .await;
+        found.context("no namenode leads")
+    }
+
+    /// Asks again and again until there is an answer, or patience ends.
+    pub async fn eventually<T>(&self, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = ask() {
+                return Some(answer);
+            }
+            if tokio::time::Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the cluster's own status says that nothing is at risk, with all replicas verified.
+    pub async fn wait_healthy(&self, client: &FileSystem) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let status = client.status().await?;
+            let counts = &status.counts;
+            if counts.chunks_under_replicated == 0
+                && counts.chunks_unavailable == 0
+                && counts.chunks_over_replicated == 0
+                && counts.copies_running == 0
+            {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the cluster does not become healthy: {counts:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Runs all pages of fsck and returns what it found.
+    pub async fn fsck(&self, client: &FileSystem) -> anyhow::Result<Vec<String>> {
+        let mut problems = Vec::new();
+        let mut cursor = Vec::new();
+        loop {
+            let page = client.fsck_page(cursor, 0).await?;
+            problems.extend(page.problems.into_iter().map(|problem| format!("{}: {}", problem.kind, problem.message)));
+            if page.cursor.is_empty() {
+                return Ok(problems);
+            }
+            cursor = page.cursor;
+        }
+    }
+}
+
+impl Drop for MiniCluster {
+    fn drop(&mut self) {
+        for running in self.namenodes.values() {
+            running.tasks.kill();
+        }
+        for running in self.datanodes.values() {
+            running.tasks.kill();
+        }
+    }
+}
+
+/// Drops all tasks of a process at once, and waits until they are gone.
+async fn kill(tasks: Tasks) {
+    tasks.kill();
+    let _ = tasks.run_until_shutdown(Duration::from_millis(1)).await;
+}

@@ -1,0 +1,7 @@
+//! A whole cluster inside one process, on real sockets and real disks, whose parts can be killed and started again.
+
+mod cluster;
+mod content;
+
+pub use cluster::{ClusterOptions, MiniCluster};
+pub use content::content;

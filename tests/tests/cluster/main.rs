@@ -1,0 +1,3 @@
+//! Whole clusters in one process: one file per behaviour.
+
+mod files;
