@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
 use cairn_protocol::messages::common::ReplicaTarget;
 use cairn_protocol::messages::datanode::{CopyReplica, InstructionKind, ReplicaState};
 use cairn_protocol::token::{self, Grant, GrantKind};
+use cairn_protocol::{ErrorCode, Failure};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use super::decide::{Action, ReplicaView};
 use super::instruct::{instruction, key_ring};
 use super::options::ControllerOptions;
 use super::placement::{Candidate, Spread, choose_next};
-use super::registry::Standing;
+use super::registry::{Datanode, Standing};
 use super::soft::Soft;
 use super::{Controllers, until_stopped};
 use crate::namespace::command::{AddReplica, BeginCopy, CommandKind};
@@ -251,43 +251,64 @@ async fn wait_for_copy(
     let options = &controllers.options;
     let deadline = Instant::now() + options.copy_timeout;
     while Instant::now() < deadline {
-        let kind = copy_instruction(controllers, order)?;
-        let instructions = vec![instruction(order.chunk, incarnation, kind)];
-        let answer = controllers
-            .instruct(term, order.target, instructions, options.instruct_timeout)
-            .await;
-        let result = answer.ok().and_then(|mut results| results.pop());
-        let (failure, state) = result.map_or((None, None), |result| (result.failure, result.state));
-        if let Some(failure) = failure
-            && failure.code != ErrorCode::Overloaded as u32
-        {
-            return Err(failure.message);
+        let state = order_copy(controllers, term, order, incarnation).await?;
+        let state = state.filter(|state| state.incarnation == incarnation.0);
+        if is_confirmed(controllers, term, order, state)? {
+            return Ok(());
         }
-        {
-            let mut soft = controllers
-                .soft_of(term)
-                .ok_or_else(|| "the term is over".to_owned())?;
-            let is_dead = soft
-                .datanodes
-                .get(order.target)
-                .is_none_or(|known| !known.is_alive());
-            let Some(job) = soft.copies.get_mut(&order.chunk) else {
-                return Err("given up".to_owned());
-            };
-            if let Some(state) = state.filter(|state| state.incarnation == incarnation.0) {
-                job.take_state(&state);
-            }
-            if job.confirmed {
-                return Ok(());
-            }
-            if is_dead {
-                return Err("its destination is dead".to_owned());
-            }
-        }
-        // Timing out is the usual way on.
+        // Timing out is the usual way on: then its destination is asked again.
         let _ = tokio::time::timeout(options.copy_poll, order.news.notified()).await;
+        if is_confirmed(controllers, term, order, None)? {
+            return Ok(());
+        }
     }
     Err("it took too long".to_owned())
+}
+
+/// Orders the copy, or asks how it is doing: that is the same. A refusal that may pass is no answer.
+async fn order_copy(
+    controllers: &Controllers,
+    term: u64,
+    order: &Order,
+    incarnation: Incarnation,
+) -> Result<Option<ReplicaState>, String> {
+    let kind = copy_instruction(controllers, order)?;
+    let instructions = vec![instruction(order.chunk, incarnation, kind)];
+    let timeout = controllers.options.instruct_timeout;
+    let answer = controllers
+        .instruct(term, order.target, instructions, timeout)
+        .await;
+    let Some(result) = answer.ok().and_then(|mut results| results.pop()) else {
+        return Ok(None);
+    };
+    match result.failure.map(Failure::from) {
+        Some(failure) if failure.code != ErrorCode::Overloaded => Err(failure.to_string()),
+        Some(_) | None => Ok(result.state),
+    }
+}
+
+/// Whether the destination has confirmed the copy; `state` is what it said just now. Fails if there is no use in waiting.
+fn is_confirmed(
+    controllers: &Controllers,
+    term: u64,
+    order: &Order,
+    state: Option<ReplicaState>,
+) -> Result<bool, String> {
+    let mut soft = controllers
+        .soft_of(term)
+        .ok_or_else(|| "the term is over".to_owned())?;
+    let target = soft.datanodes.get(order.target);
+    let is_alive = target.is_some_and(Datanode::is_alive);
+    let Some(job) = soft.copies.get_mut(&order.chunk) else {
+        return Err("it was given up".to_owned());
+    };
+    if let Some(state) = state {
+        job.take_state(&state);
+    }
+    if !job.confirmed && !is_alive {
+        return Err("its destination is dead".to_owned());
+    }
+    Ok(job.confirmed)
 }
 
 /// A token lives as long as the copy may take, so each request brings a fresh one.

@@ -34,7 +34,7 @@ use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, FoundCluster, OpenSession, Outcome, RegisterDatanode,
 };
 use crate::store::records::{ChunkRecord, ChunkState};
-use crate::store::{Read, StoreOptions, chunk};
+use crate::store::{StoreOptions, chunk};
 
 const LENGTH: u64 = 1000;
 const CLUSTER: [u8; 16] = [7; 16];
@@ -85,8 +85,10 @@ impl Replicas {
         let kind = order.kind.as_ref().unwrap();
         self.log.push(format!("{kind:?}"));
         if let InstructionKind::Copy(copy) = kind {
-            if self.by_chunk.contains_key(&order.chunk) {
-                return Err(ErrorCode::AlreadyExists);
+            match self.by_chunk.get(&order.chunk) {
+                Some(there) if there.incarnation == order.incarnation => return Ok(()),
+                Some(_) => return Err(ErrorCode::PreconditionFailed),
+                None => {}
             }
             let made = ReplicaState {
                 chunk: order.chunk,
