@@ -3,6 +3,7 @@
 //! The operations are in `operations.rs` (changes), `queries.rs` (questions), `admin.rs` (operators), `read/` and `write/`.
 
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) datanodes: Datanodes,
     /// One permit per byte that is sent and not yet committed, over all writers.
     pub(crate) in_flight: Arc<Semaphore>,
+    /// There was a pipeline: if there is none now, that is a failure that may pass.
+    pub(crate) has_written: AtomicBool,
     pub(crate) background: Background,
 }
 
@@ -100,6 +103,7 @@ impl FileSystem {
         let tasks = Arc::new(Mutex::new(JoinSet::new()));
         let core = Arc::new(Core {
             datanodes: Datanodes::new(hello, options, config.host.clone()),
+            has_written: AtomicBool::new(false),
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             background: Background(Arc::downgrade(&tasks)),
             namenode,

@@ -2,6 +2,7 @@
 //! fail.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{OperationKind, ReturnChunk};
@@ -14,6 +15,9 @@ use crate::retry::Backoff;
 /// A writer that has seen this many datanodes fail forgets them and asks without exclusions.
 const EXCLUDED_MAX: usize = 16;
 
+/// Fewest replicas that a chunk is written with because datanodes failed; files that want fewer get what they want.
+const DEGRADED_MIN: u32 = 2;
+
 /// What chunks a writer wants.
 #[derive(Debug)]
 pub(crate) struct Placement {
@@ -23,8 +27,6 @@ pub(crate) struct Placement {
     pub(crate) whole: bool,
     pub(crate) window_bytes: usize,
     excluded: BTreeSet<u64>,
-    /// There was a pipeline before: then there may be one again.
-    has_worked: bool,
 }
 
 impl Placement {
@@ -34,7 +36,6 @@ impl Placement {
             whole,
             window_bytes,
             excluded: BTreeSet::new(),
-            has_worked: false,
         }
     }
 
@@ -64,14 +65,24 @@ impl Placement {
         let patience = core.config.timeouts.patience;
         let mut backoff = Backoff::new(&core.namenode.randomness, patience);
         let mut whole = self.whole;
+        let wanted = match self.replication {
+            0 => core.namenode.settings().replication,
+            replication => replication,
+        };
+        let mut replication = wanted;
         loop {
             let exclude = self.excluded.iter().copied().collect();
-            let grant = match allocate(core, subject, self.replication, whole, exclude).await {
+            let grant = match allocate(core, subject, replication, whole, exclude).await {
                 Ok(grant) => grant,
+                Err(error) if self.may_degrade(core, &error) && replication > DEGRADED_MIN => {
+                    replication -= 1;
+                    continue;
+                }
                 Err(error) => {
-                    if !self.may_ask_again(&error) || !backoff.pause().await {
+                    if !self.may_ask_again(core, &error) || !backoff.pause().await {
                         return Err(error);
                     }
+                    replication = wanted;
                     continue;
                 }
             };
@@ -92,7 +103,7 @@ impl Placement {
             }
             match Pipeline::open(core, &grant, self.window_bytes).await {
                 Ok(pipeline) => {
-                    self.has_worked = true;
+                    core.has_written.store(true, Ordering::Relaxed);
                     return Ok(pipeline);
                 }
                 Err(failure) => {
@@ -110,12 +121,23 @@ impl Placement {
         }
     }
 
+    /// True if a chunk with fewer replicas is better than none: datanodes failed while we wrote. Each commit asks for the
+    /// file's own replication, so the namenode adds what is missing when it can. A cluster that never had enough is told
+    /// to whoever asks instead.
+    fn may_degrade(&self, core: &Core, error: &Error) -> bool {
+        error.code() == ErrorCode::NotEnoughDatanodes && self.has_failed_us(core)
+    }
+
+    fn has_failed_us(&self, core: &Core) -> bool {
+        core.has_written.load(Ordering::Relaxed) || !self.excluded.is_empty()
+    }
+
     /// True if another allocation may succeed where this one did not.
-    fn may_ask_again(&mut self, error: &Error) -> bool {
+    fn may_ask_again(&mut self, core: &Core, error: &Error) -> bool {
         match error.code() {
             // Perhaps those that failed us are the only ones there are; perhaps they come back.
             ErrorCode::NotEnoughDatanodes => {
-                let again = self.has_worked || !self.excluded.is_empty();
+                let again = self.has_failed_us(core);
                 self.excluded.clear();
                 again
             }

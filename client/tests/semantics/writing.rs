@@ -409,3 +409,41 @@ async fn a_writer_fails_after_an_interrupted_write_rather_than_leave_a_gap() {
     assert!(error.to_string().contains("interrupted"), "{error}");
     assert!(cluster.state().names.is_empty());
 }
+
+#[tokio::test]
+async fn when_too_few_datanodes_are_left_a_write_goes_on_with_those() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    cluster.state().chunk_size = 64 << 20;
+    cluster.state().faults.fail_at_packet = Some((3, 2));
+    cluster.state().faults.dead.insert(2);
+    let content = pattern(5 << 20, 5);
+    fs.write_file("/large", content.clone(), &options())
+        .await
+        .unwrap();
+    fs.write_file("/small", content.slice(..1000), &options())
+        .await
+        .unwrap();
+    let state = cluster.state();
+    assert!(state.content("/large").unwrap() == content);
+    assert_eq!(state.content("/small").unwrap(), content[..1000]);
+    let committed = state.inodes.values().flat_map(|inode| &inode.extents);
+    for extent in committed {
+        assert_eq!(state.chunks[&extent.chunk].targets, [1, 3]);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_never_had_enough_datanodes_says_so_at_once() {
+    let cluster = FakeCluster::start(1, 2).await;
+    cluster.state().replication = 3;
+    let fs = cluster.connect().await;
+    for length in [10, 2 << 20] {
+        let error = fs
+            .write_file("/file", pattern(length, 5), &options())
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "/file: Not enough datanodes");
+    }
+    assert_eq!(cluster.state().chunks.len(), 0);
+}

@@ -286,11 +286,13 @@ fn add_extents(file: &mut FakeInode, extents: &[CommitExtent], base: u64) {
 fn apply_allocate(state: &mut State, allocate: AllocateChunk) -> Result<OutcomeKind, Failure> {
     let all = 1..=state.datanodes.len() as u64;
     let usable: Vec<u64> = all.filter(|id| !allocate.exclude.contains(id)).collect();
-    let targets: Vec<u64> = usable
-        .into_iter()
-        .take(state.replication as usize)
-        .collect();
-    if targets.is_empty() {
+    let asked = if allocate.replication == 0 {
+        state.replication
+    } else {
+        allocate.replication
+    };
+    let targets: Vec<u64> = usable.into_iter().take(asked as usize).collect();
+    if targets.len() < asked as usize {
         return Err(ErrorCode::NotEnoughDatanodes.into());
     }
     let id = state.id();
