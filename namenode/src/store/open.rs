@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, IteratorMode, LogLevel,
-    Options, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType,
+    IteratorMode, LogLevel, Options, WriteOptions,
 };
 
 use super::error::StoreError;
@@ -93,6 +93,11 @@ fn table_options(options: &StoreOptions) -> BlockBasedOptions {
     // Indexes and filters live in the cache too: otherwise memory would grow with the number of files.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In small parts: the filter of a large table is larger than a shard of the cache, so that it would be read again,
+    // whole, for every key.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_bloom_filter(10.0, false);
     table.set_optimize_filters_for_memory(true);
     table.set_block_size(8 << 10);
