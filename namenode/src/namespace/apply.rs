@@ -1,4 +1,5 @@
-//! A batch of the log into outcomes. Each command has a savepoint: what fails changes nothing but its session's memory.
+//! A batch of the log into outcomes. Each command has a savepoint: what fails changes nothing but its
+//! session's memory.
 
 use cairn_protocol::messages::operation::OperationKind;
 use cairn_protocol::{ErrorCode, Failure};
@@ -9,7 +10,8 @@ use super::error::OpError;
 use super::{internal, ops, retry};
 use crate::store::{StoreError, Txn};
 
-/// Applies one log entry: a pure function of the state and the batch (I7). One outcome for each command, in order.
+/// Applies one log entry: a pure function of the state and the batch (I7). One outcome for each command, in
+/// order.
 ///
 /// Which chunks changed is in each outcome, and stays noted in the transaction for its owner
 /// ([`Txn::take_touched`]).

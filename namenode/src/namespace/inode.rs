@@ -78,8 +78,8 @@ pub(super) fn set_atime(inode: &mut InodeRecord, time_ns: u64) {
     inode.atime_delta_ns = delta(time_ns, inode.mtime_ns);
 }
 
-/// Marks a change of the inode: ctime and version. The version grows with every change, also with two in one log
-/// entry: a compare-and-swap on it must notice both.
+/// Marks a change of the inode: ctime and version. The version grows with every change, also with two in one
+/// log entry: a compare-and-swap on it must notice both.
 pub(super) fn touch(inode: &mut InodeRecord, stamp: Stamp) {
     inode.ctime_delta_ns = delta(stamp.time_ns, inode.mtime_ns);
     inode.version = stamp.index.max(inode.version.saturating_add(1));
@@ -131,7 +131,8 @@ pub(super) fn attributes(id: InodeId, inode: &InodeRecord) -> Attributes {
     }
 }
 
-/// The outcome of an operation that is done and left this inode behind; callers fill in what else they have to tell.
+/// The outcome of an operation that is done and left this inode behind; callers fill in what else they have
+/// to tell.
 pub(super) fn outcome(node: &Node) -> InodeOutcome {
     InodeOutcome {
         attributes: attributes(node.id, &node.inode),
@@ -147,8 +148,9 @@ pub(super) fn answer(node: &Node) -> OutcomeValue {
     OutcomeKind::Inode(outcome(node)).into()
 }
 
-/// Fails unless the caller may use the inode so. Who names it by id alone has opened it before: as on an NFS server, an owner may then read
-/// and write whatever the mode says now, for a program may create a file read-only and write it through its handle.
+/// Fails unless the caller may use the inode so. Who names it by id alone has opened it before: as on an NFS
+/// server, an owner may then read and write whatever the mode says now, for a program may create a file
+/// read-only and write it through its handle.
 pub(super) fn check_access(
     caller: &cairn_protocol::messages::common::Caller,
     location: &Location,
@@ -163,8 +165,8 @@ pub(super) fn check_access(
     }
 }
 
-/// For every change of content: fails unless the caller may write, and takes set-user-id and set-group-id away as a write
-/// by anybody but the superuser does.
+/// For every change of content: fails unless the caller may write, and takes set-user-id and set-group-id
+/// away as a write by anybody but the superuser does.
 pub(super) fn check_write_and_clear_suid(
     ctx: &Context,
     location: &Location,

@@ -1,5 +1,5 @@
-//! The namespace as a pure function of the Raft log: no clock, no randomness, no configuration, no I/O but the
-//! transaction (I7). [`apply_batch`] changes it, [`query`] reads it.
+//! The namespace as a pure function of the Raft log: no clock, no randomness, no configuration, no I/O but
+//! the transaction (I7). [`apply_batch`] changes it, [`query`] reads it.
 //!
 //! ```text
 //! apply      a batch into outcomes: a savepoint per command

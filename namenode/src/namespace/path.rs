@@ -1,8 +1,9 @@
-//! From a [`Location`] to an inode or to a name in a directory, with search permission checked in each directory on
-//! the way. Symbolic links in the middle are always followed, at the end as the operation says, 40 at most.
+//! From a [`Location`] to an inode or to a name in a directory, with search permission checked in each
+//! directory on the way. Symbolic links in the middle are always followed, at the end as the operation says,
+//! 40 at most.
 //!
-//! A path may not hold `..`: a client resolves it before it asks, as HDFS clients do. The target of a symbolic link
-//! may: there the parent of the directory where the walk stands is meant, as POSIX has it.
+//! A path may not hold `..`: a client resolves it before it asks, as HDFS clients do. The target of a
+//! symbolic link may: there the parent of the directory where the walk stands is meant, as POSIX has it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -28,7 +29,8 @@ pub(super) struct Node {
     pub inode: InodeRecord,
 }
 
-/// A name in a directory, and what it names now. The directory has been searched, so the caller may search it.
+/// A name in a directory, and what it names now. The directory has been searched, so the caller may search
+/// it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub parent: Node,
@@ -56,7 +58,8 @@ pub(super) enum Stop {
     Missing(Entry),
 }
 
-/// The inode at a location. `follow` says what a symbolic link at the end means; a trailing slash follows it too.
+/// The inode at a location. `follow` says what a symbolic link at the end means; a trailing slash follows it
+/// too.
 pub(super) fn resolve(
     read: &impl Read,
     caller: &Caller,
@@ -104,8 +107,8 @@ pub(super) fn require_file(location: &Location, found: &InodeRecord) -> Result<(
     }
 }
 
-/// The name at a location, for an operation that changes its directory. A symbolic link at the end is the name itself.
-/// `Err` of `unnamed` if the location has no last name (the root, an inode itself).
+/// The name at a location, for an operation that changes its directory. A symbolic link at the end is the
+/// name itself. `Err` of `unnamed` if the location has no last name (the root, an inode itself).
 pub(super) fn resolve_entry(
     read: &impl Read,
     caller: &Caller,
@@ -280,7 +283,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where in the path a component lies, whether a slash follows it, and whether it is the last that means something.
+/// Where in the path a component lies, whether a slash follows it, and whether it is the last that means
+/// something.
 struct Component {
     start: usize,
     end: usize,

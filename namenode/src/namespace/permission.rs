@@ -32,8 +32,8 @@ pub(super) fn owns(caller: &Caller, inode: &InodeRecord) -> bool {
     caller.uid == 0 || caller.uid == inode.uid
 }
 
-/// Whether the mode gives the caller all bits of `mask`. The first class that fits decides (POSIX): an owner without a
-/// bit does not get it as one of the others.
+/// Whether the mode gives the caller all bits of `mask`. The first class that fits decides (POSIX): an owner
+/// without a bit does not get it as one of the others.
 pub(super) fn allows(caller: &Caller, inode: &InodeRecord, mask: u32) -> bool {
     let mask = mask & (READ | WRITE | EXECUTE);
     if caller.uid == 0 {
@@ -59,8 +59,8 @@ pub(super) fn sticky_forbids(
     directory.mode & STICKY != 0 && !owns(caller, entry) && !owns(caller, directory)
 }
 
-/// The mode of a file after somebody else than the superuser changed its content, or anybody its owner. Set-group-id
-/// without group execution meant mandatory locking once and is left alone, as Linux does.
+/// The mode of a file after somebody else than the superuser changed its content, or anybody its owner.
+/// Set-group-id without group execution meant mandatory locking once and is left alone, as Linux does.
 pub(super) fn without_set_ids(mode: u32) -> u32 {
     let mode = mode & !SETUID;
     if mode & GROUP_EXECUTE != 0 {

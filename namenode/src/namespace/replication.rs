@@ -1,4 +1,5 @@
-//! A file's wish for replicas reaches the chunks that it uses: a chunk has as many as the most demanding of its files asks for.
+//! A file's wish for replicas reaches the chunks that it uses: a chunk has as many as the most demanding of
+//! its files asks for.
 
 use std::collections::BTreeSet;
 
@@ -17,11 +18,12 @@ use crate::store::{self, Read, StoreError, Txn};
 /// Most extents of a file whose replication is changed: it happens in one log entry.
 const EXTENTS_MAX: usize = 65_536;
 
-/// Most uses that are looked at to find out whether chunks may do with fewer replicas. What lies beyond keeps them.
+/// Most uses that are looked at to find out whether chunks may do with fewer replicas. What lies beyond keeps
+/// them.
 const USES_MAX: usize = 65_536;
 
-/// Tells the chunks of a file, whose record is stored, what it asks for now. More takes effect on every chunk; less on sealed chunks that
-/// no other file wants more of.
+/// Tells the chunks of a file, whose record is stored, what it asks for now. More takes effect on every
+/// chunk; less on sealed chunks that no other file wants more of.
 pub(super) fn spread(txn: &mut Txn, location: &Location, node: &Node) -> Result<(), OpError> {
     let whole = 0..node.inode.size;
     let found = extents::intersecting(txn, &node.inode, &whole, EXTENTS_MAX + 1)?;

@@ -1,8 +1,8 @@
 //! The memory that makes every mutation happen exactly once (I6): outcomes under (session, sequence).
 //!
-//! A client numbers its mutations from 1 and says with each the lowest number whose answer it still lacks; outcomes
-//! below that are forgotten, a few with each command. Failures are remembered like successes: a retry must not find
-//! another answer because the world has changed.
+//! A client numbers its mutations from 1 and says with each the lowest number whose answer it still lacks;
+//! outcomes below that are forgotten, a few with each command. Failures are remembered like successes: a
+//! retry must not find another answer because the world has changed.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{InodeId, Sequence, SessionId};
@@ -86,7 +86,8 @@ fn prune(txn: &mut Txn, id: SessionId, session: &mut SessionRecord) {
     }
 }
 
-/// Remembers what a mutation answered. Which chunks it touched is not among that: controllers heard of it the first time.
+/// Remembers what a mutation answered. Which chunks it touched is not among that: controllers heard of it the
+/// first time.
 pub(super) fn remember(
     txn: &mut Txn,
     command: &ClientCommand,
@@ -104,8 +105,8 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Ends a session: its open chunks are sealed, its claims released, its outcomes forgotten. True if that was too much for one
-/// step; the session is over all the same, and the next `ExpireSession` goes on.
+/// Ends a session: its open chunks are sealed, its claims released, its outcomes forgotten. True if that was
+/// too much for one step; the session is over all the same, and the next `ExpireSession` goes on.
 pub(super) fn end(txn: &mut Txn, ctx: &Context, id: SessionId) -> Result<bool, OpError> {
     let Some(mut session) = store::session::get(txn, id)? else {
         return Err(OpError::new(

@@ -1,5 +1,5 @@
-//! Names come and go: what every operation on a directory has in common. Keeps entry counts, link counts, parents and the
-//! cluster's counts of inodes right (I2).
+//! Names come and go: what every operation on a directory has in common. Keeps entry counts, link counts,
+//! parents and the cluster's counts of inodes right (I2).
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{InodeId, SessionId};
@@ -73,7 +73,8 @@ pub(super) fn uncount(txn: &mut Txn, inode: &InodeRecord) {
     }
 }
 
-/// Puts a name into a directory and stores the directory. The named inode's own record is the caller's to store.
+/// Puts a name into a directory and stores the directory. The named inode's own record is the caller's to
+/// store.
 pub(super) fn add_name(
     txn: &mut Txn,
     ctx: &Context,
@@ -102,7 +103,8 @@ pub(super) fn add_name(
     Ok(())
 }
 
-/// Takes a name out of a directory and stores the directory. What becomes of the named inode is the caller's business.
+/// Takes a name out of a directory and stores the directory. What becomes of the named inode is the caller's
+/// business.
 pub(super) fn remove_name(
     txn: &mut Txn,
     ctx: &Context,
@@ -160,7 +162,8 @@ pub(super) fn make_directory(
     Ok(node)
 }
 
-/// Walks to a location and makes the directories that are missing in the middle, at most as many as a path can hold.
+/// Walks to a location and makes the directories that are missing in the middle, at most as many as a path
+/// can hold.
 pub(super) fn walk_making_parents(
     txn: &mut Txn,
     ctx: &Context,
@@ -183,8 +186,8 @@ pub(super) fn walk_making_parents(
     }
 }
 
-/// One name fewer for an inode that is not a directory, and stores it. Without any it becomes an orphan: readable by id until the
-/// grace is over and no session claims it any more.
+/// One name fewer for an inode that is not a directory, and stores it. Without any it becomes an orphan:
+/// readable by id until the grace is over and no session claims it any more.
 pub(super) fn drop_link(txn: &mut Txn, ctx: &Context, node: &mut Node) {
     node.inode.nlink = node.inode.nlink.saturating_sub(1);
     inode::touch(&mut node.inode, ctx.stamp);
@@ -207,7 +210,8 @@ pub(super) fn keep_until_ns(txn: &Txn, ctx: &Context) -> u64 {
         .saturating_add(grace_ms.saturating_mul(NS_PER_MS))
 }
 
-/// Lets go of an empty directory whose name has been taken away. Its attributes, if it has any, are left to the sweeper.
+/// Lets go of an empty directory whose name has been taken away. Its attributes, if it has any, are left to
+/// the sweeper.
 pub(super) fn drop_directory(txn: &mut Txn, ctx: &Context, node: &mut Node) {
     if node.inode.xattr_count == 0 {
         store::inode::delete(txn, node.id);

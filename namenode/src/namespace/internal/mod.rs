@@ -1,5 +1,5 @@
-//! What only the leader proposes, one file per command. Each answers an [`Outcome`] made by [`done`]; the id and `more` in
-//! it are how it tells what it gave out and whether anything is left to do.
+//! What only the leader proposes, one file per command. Each answers an [`Outcome`] made by [`done`]; the id
+//! and `more` in it are how it tells what it gave out and whether anything is left to do.
 
 use super::command::{CommandKind, Outcome};
 use super::context::Context;

@@ -1,4 +1,5 @@
-//! Registers a session. A repeated nonce gets the session that it got before, so that a lost answer costs nothing.
+//! Registers a session. A repeated nonce gets the session that it got before, so that a lost answer costs
+//! nothing.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::SessionId;

@@ -1,4 +1,5 @@
-//! Keeps an unlinked inode while this session has it open. Gives no right to its content: that is checked with each use.
+//! Keeps an unlinked inode while this session has it open. Gives no right to its content: that is checked
+//! with each use.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;

@@ -1,4 +1,5 @@
-//! Ends the session at its client's wish. Its outcome cannot be remembered: a retry finds `SessionExpired`, which means the same.
+//! Ends the session at its client's wish. Its outcome cannot be remembered: a retry finds `SessionExpired`,
+//! which means the same.
 
 use cairn_protocol::messages::operation::{Done, OutcomeKind, OutcomeValue};
 

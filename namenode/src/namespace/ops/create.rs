@@ -21,7 +21,8 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Create, ctx: &Context) -> Result<Outcom
     if cmd.orphan {
         return make_orphan(txn, cmd, ctx, kind);
     }
-    // O_CREAT goes through a symbolic link, also to where nothing is yet; O_EXCL and a replacement mean the name itself.
+    // O_CREAT goes through a symbolic link, also to where nothing is yet; O_EXCL and a replacement mean the
+    // name itself.
     let follow = matches!(if_exists, IfExists::Open | IfExists::Truncate);
     let entry = match find(txn, cmd, ctx, follow)? {
         Stop::Last(entry) => entry,

@@ -1,4 +1,5 @@
-//! Gives an inode another name, or an orphan its first one; with `Replace`, in the place of another file in the same step.
+//! Gives an inode another name, or an orphan its first one; with `Replace`, in the place of another file in
+//! the same step.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{IfExists, Link, OutcomeValue};
@@ -62,7 +63,8 @@ fn replaces(cmd: &Link) -> Result<bool, OpError> {
     }
 }
 
-/// One name more. An inode without any is named only by a session that holds it, for its owner: everybody else was told that it is gone.
+/// One name more. An inode without any is named only by a session that holds it, for its owner: everybody
+/// else was told that it is gone.
 fn add_link(txn: &mut Txn, cmd: &Link, ctx: &Context, node: &mut Node) -> Result<(), OpError> {
     if node.inode.nlink == 0 {
         if !store::claim::contains(txn, ctx.session, node.id)? {

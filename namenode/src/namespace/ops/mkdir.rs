@@ -1,4 +1,5 @@
-//! Makes a directory; with `parents` also the missing ones above it, and an existing one is fine (`mkdir -p`).
+//! Makes a directory; with `parents` also the missing ones above it, and an existing one is fine (`mkdir
+//! -p`).
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{Mkdir, OutcomeKind, OutcomeValue};

@@ -1,5 +1,5 @@
-//! What clients ask for, one file per operation: `apply(txn, message, ctx)` answers an outcome or fails and has changed
-//! nothing (the caller rolls back).
+//! What clients ask for, one file per operation: `apply(txn, message, ctx)` answers an outcome or fails and
+//! has changed nothing (the caller rolls back).
 
 use cairn_protocol::messages::operation::{OperationKind, OutcomeValue};
 

@@ -1,5 +1,5 @@
-//! Removes a name and, for a directory, all below it: one step however large the tree is. The tree is detached at once and
-//! swept in the background.
+//! Removes a name and, for a directory, all below it: one step however large the tree is. The tree is
+//! detached at once and swept in the background.
 //!
 //! Whether the caller may remove what lies deeper is the service's to check, in pages, before it proposes.
 

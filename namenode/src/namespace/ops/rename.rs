@@ -19,8 +19,8 @@ struct Side<'a> {
     node: Node,
 }
 
-/// Fails in the order of rename(2): what is missing, what is of the wrong kind, what would cut a subtree off the root, what is
-/// forbidden, what is in the way.
+/// Fails in the order of rename(2): what is missing, what is of the wrong kind, what would cut a subtree off
+/// the root, what is forbidden, what is in the way.
 pub(super) fn apply(txn: &mut Txn, cmd: &Rename, ctx: &Context) -> Result<OutcomeValue, OpError> {
     let mode = RenameMode::try_from(cmd.mode).map_err(|_| {
         OpError::new(
@@ -87,7 +87,8 @@ fn check_slashes(
     Ok(())
 }
 
-/// Fails with `InvalidArgument` if `directory` lies inside `moved` or is it: the move would cut the subtree off the root (I2).
+/// Fails with `InvalidArgument` if `directory` lies inside `moved` or is it: the move would cut the subtree
+/// off the root (I2).
 fn check_not_into_itself(
     txn: &Txn,
     moved: &Node,

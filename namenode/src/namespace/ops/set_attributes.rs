@@ -1,4 +1,5 @@
-//! Changes mode, owner, group, times and replication. Who may do what follows chmod(2), chown(2) and utimensat(2).
+//! Changes mode, owner, group, times and replication. Who may do what follows chmod(2), chown(2) and
+//! utimensat(2).
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::InodeKind;

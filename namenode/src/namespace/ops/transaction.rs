@@ -1,4 +1,5 @@
-//! Several operations in one step or not at all: preconditions first, then the operations, each seeing those before it.
+//! Several operations in one step or not at all: preconditions first, then the operations, each seeing those
+//! before it.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{

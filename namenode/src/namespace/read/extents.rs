@@ -1,5 +1,5 @@
-//! Where a range of a file is: extents, and the replicas of their chunks as the committed state has them. Tokens and addresses are
-//! the service's to add.
+//! Where a range of a file is: extents, and the replicas of their chunks as the committed state has them.
+//! Tokens and addresses are the service's to add.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! One page of a directory. Needs read permission on it; attributes of entries need search permission too, as a
-//! `stat` of each would, and are left out without it.
+//! One page of a directory. Needs read permission on it; attributes of entries need search permission too, as
+//! a `stat` of each would, and are left out without it.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;

@@ -1,4 +1,5 @@
-//! Queries over any consistent view of the state, one file per query. They change nothing, not even times of access.
+//! Queries over any consistent view of the state, one file per query. They change nothing, not even times of
+//! access.
 
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::query::{QueryKind, QueryResult};
@@ -16,7 +17,8 @@ mod xattr;
 
 pub use remove_tree::check_remove_tree;
 
-/// Answers a query. Tokens, addresses of datanodes and the space on their volumes are the service's to fill in.
+/// Answers a query. Tokens, addresses of datanodes and the space on their volumes are the service's to fill
+/// in.
 pub fn query(read: &impl Read, caller: &Caller, kind: &QueryKind) -> Result<QueryResult, OpError> {
     match kind {
         QueryKind::Stat(query) => stat::query(read, caller, query).map(QueryResult::Attributes),

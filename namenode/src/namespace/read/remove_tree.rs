@@ -1,5 +1,6 @@
-//! May the caller remove everything in a tree? Apply detaches a tree in one step and cannot look, so the service asks this before
-//! it proposes. What others put into the tree in between goes with it, as with `rm -r` and a race.
+//! May the caller remove everything in a tree? Apply detaches a tree in one step and cannot look, so the
+//! service asks this before it proposes. What others put into the tree in between goes with it, as with `rm
+//! -r` and a race.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::{Caller, InodeKind, Location};
@@ -24,7 +25,8 @@ struct Level {
     after: Vec<u8>,
 }
 
-/// Fails with the first thing that `rm -r` of this caller would leave behind. Memory is bounded by the depth. Blocks.
+/// Fails with the first thing that `rm -r` of this caller would leave behind. Memory is bounded by the depth.
+/// Blocks.
 pub fn check_remove_tree(
     read: &impl Read,
     caller: &Caller,

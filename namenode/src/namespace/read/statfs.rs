@@ -1,4 +1,5 @@
-//! Counts of the file system. How much space there is, only the service knows: datanodes tell it in heartbeats.
+//! Counts of the file system. How much space there is, only the service knows: datanodes tell it in
+//! heartbeats.
 
 use cairn_protocol::messages::query::FilesystemSpace;
 

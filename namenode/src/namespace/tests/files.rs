@@ -1,4 +1,5 @@
-//! Files, directories and links beyond what the model does: parents, times, policies, handles, missing privileges.
+//! Files, directories and links beyond what the model does: parents, times, policies, handles, missing
+//! privileges.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;

@@ -1,4 +1,5 @@
-//! The log's format: field numbers of commands, by golden bytes. A difference here is a decision, and needs a new version.
+//! The log's format: field numbers of commands, by golden bytes. A difference here is a decision, and needs a
+//! new version.
 
 use cairn_protocol::messages::common::{Caller, Location};
 use cairn_protocol::messages::operation::{Mkdir, OperationKind};

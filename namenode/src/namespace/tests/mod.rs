@@ -1,5 +1,5 @@
-//! The namespace as a whole, through [`apply_batch`](super::apply_batch) and [`query`](super::query) as the state machine and
-//! the service call them.
+//! The namespace as a whole, through [`apply_batch`](super::apply_batch) and [`query`](super::query) as the
+//! state machine and the service call them.
 
 mod bad_input;
 mod broken;

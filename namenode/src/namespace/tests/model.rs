@@ -1,5 +1,5 @@
-//! Random operations of several users against the [`Reference`]: the same answers, also the same failures, and the same tree
-//! after each step.
+//! Random operations of several users against the [`Reference`]: the same answers, also the same failures,
+//! and the same tree after each step.
 
 use std::collections::BTreeMap;
 

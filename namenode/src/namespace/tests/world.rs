@@ -1,4 +1,5 @@
-//! A namespace to test with: a store in a temporary directory, a log index, one session with its sequence numbers.
+//! A namespace to test with: a store in a temporary directory, a log index, one session with its sequence
+//! numbers.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::{Attributes, Caller, ClusterSettings, InodeKind, Location};
