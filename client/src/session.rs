@@ -28,6 +28,13 @@ const MUTATIONS_MAX: usize = 1024;
 /// Sessions opened in a row for one mutation, if opening takes longer than they live.
 const OPENINGS_MAX: u32 = 3;
 
+/// A keep-alive is not answered through the log: a leader that has just taken over may not know the session yet. So it is
+/// over, for keep-alives, after this many refusals in a row; a mutation's refusal counts at once.
+const REFUSALS_MAX: u32 = 6;
+
+/// Pause between keep-alives that are refused.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
+
 /// Opens, keeps and uses sessions, one at a time.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -254,8 +261,14 @@ impl Sessions {
 
 /// Keeps `session` alive until it expires or the task is aborted; refreshes what we know of the cluster on the way.
 async fn keep_alive_loop(namenode: Arc<Namenode>, session: Arc<Session>, mut ttl: Duration) {
+    let mut refusals = 0;
     loop {
-        sleep(ttl / 4).await;
+        let pause = if refusals == 0 {
+            ttl / 4
+        } else {
+            REFUSAL_PAUSE.min(ttl / 8)
+        };
+        sleep(pause).await;
         let request = KeepAliveRequest {
             session: session.id,
         };
@@ -264,6 +277,7 @@ async fn keep_alive_loop(namenode: Arc<Namenode>, session: Arc<Session>, mut ttl
             namenode.call(Method::KeepAlive, &request, ttl).await;
         match reply {
             Ok(reply) => {
+                refusals = 0;
                 ttl = Duration::from_millis(reply.ttl_ms.max(1));
                 lock(&session.state).expires_at = asked_at + ttl;
                 if let Err(error) = namenode.refresh(ttl / 8).await {
@@ -271,16 +285,16 @@ async fn keep_alive_loop(namenode: Arc<Namenode>, session: Arc<Session>, mut ttl
                 }
             }
             Err(CallError {
-                failure:
-                    Failure {
-                        code: ErrorCode::SessionExpired,
-                        ..
-                    },
+                failure,
+                answered: true,
                 ..
-            }) => {
-                warn!(session = session.id, "session expired");
-                session.expire();
-                return;
+            }) if failure.code == ErrorCode::SessionExpired => {
+                refusals += 1;
+                if refusals == REFUSALS_MAX {
+                    warn!(session = session.id, "session expired");
+                    session.expire();
+                    return;
+                }
             }
             Err(error) => debug!(session = session.id, error = %error.failure, "keep-alive failed"),
         }

@@ -118,3 +118,17 @@ async fn closing_ends_the_session() {
     assert_eq!(state.applied.last(), Some(&"close"));
     assert_eq!(state.returned.len(), 1);
 }
+
+#[tokio::test]
+async fn a_leader_that_does_not_know_the_session_yet_does_not_end_it() {
+    let cluster = FakeCluster::start(1, 0).await;
+    cluster.state().session_ttl_ms = 3000;
+    cluster.state().faults.refused_keep_alives = 3;
+    let fs = cluster.connect().await;
+    fs.mkdir("/a", 0o755).await.unwrap();
+    while cluster.state().keep_alives < 4 {
+        tokio::task::yield_now().await;
+    }
+    fs.mkdir("/b", 0o755).await.unwrap();
+    assert_eq!(cluster.state().sessions.len(), 1);
+}

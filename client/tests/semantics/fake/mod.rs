@@ -41,6 +41,7 @@ pub struct State {
     pub chunk_size: u64,
     pub replication: u32,
     pub next_id: u64,
+    pub session_ttl_ms: u64,
     pub sessions: BTreeMap<u64, FakeSession>,
     pub nonces: BTreeMap<Vec<u8>, u64>,
     pub names: BTreeMap<Vec<u8>, u64>,
@@ -56,6 +57,7 @@ pub struct State {
     pub returned: Vec<u64>,
     pub queries: usize,
     pub packets: usize,
+    pub keep_alives: usize,
     pub reads: usize,
     /// Largest number of bytes that a pipeline had received and not acknowledged.
     pub unacked_bytes_max: u64,
@@ -69,6 +71,8 @@ pub struct Faults {
     pub silent_followers: bool,
     /// This many mutations take effect, and their answers are lost.
     pub lost_answers: u32,
+    /// This many keep-alives are refused, though the session lives.
+    pub refused_keep_alives: u32,
     /// The next of these operations are answered with a failure instead, and do not take effect.
     pub refusals: BTreeMap<&'static str, Vec<Failure>>,
     /// These datanodes refuse every pipeline.
@@ -159,6 +163,7 @@ impl FakeCluster {
             chunk_size: 4 << 20,
             replication: datanodes.min(3) as u32,
             next_id: 100,
+            session_ttl_ms: 60_000,
             ..State::default()
         };
         let acks = Semaphore::new(Semaphore::MAX_PERMITS);

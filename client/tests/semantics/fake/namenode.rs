@@ -46,7 +46,13 @@ impl Service for FakeNamenode {
             Method::KeepAlive => {
                 let request: KeepAliveRequest = request.decode()?;
                 live_session(&mut state, request.session)?;
-                Ok(Reply::new(&KeepAliveReply { ttl_ms: 60_000 }))
+                state.keep_alives += 1;
+                if state.faults.refused_keep_alives > 0 {
+                    state.faults.refused_keep_alives -= 1;
+                    return Err(ErrorCode::SessionExpired.into());
+                }
+                let ttl_ms = state.session_ttl_ms;
+                Ok(Reply::new(&KeepAliveReply { ttl_ms }))
             }
             Method::Mutate => Ok(Reply::new(&mutate(&mut state, request.decode()?)?)),
             Method::Query => Ok(Reply::new(&query(&mut state, request.decode()?)?)),
@@ -99,7 +105,7 @@ fn open_session(state: &mut State, request: OpenSessionRequest) -> OpenSessionRe
     };
     OpenSessionReply {
         session,
-        ttl_ms: 60_000,
+        ttl_ms: state.session_ttl_ms,
     }
 }
 
