@@ -3,13 +3,13 @@
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{
-    Operation, OperationKind, OutcomeKind, OutcomeValue, Precondition, Transaction,
+    Operation, OperationKind, OutcomeKind, OutcomeValue, Precondition, RemoveTree, Transaction,
     TransactionOutcome,
 };
 
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
-use crate::namespace::{inode, path};
+use crate::namespace::{inode, path, tree};
 use crate::store::Txn;
 
 /// Most preconditions, and most operations.
@@ -97,6 +97,9 @@ fn apply_one(txn: &mut Txn, operation: &Operation, ctx: &Context) -> Result<Outc
         let message = "transactions, sessions, claims and chunks have no place in a transaction";
         return Err(OpError::new(ErrorCode::InvalidArgument, message));
     }
+    if let OperationKind::RemoveTree(cmd) = kind {
+        check_remove_tree(txn, cmd, ctx)?;
+    }
     let outcome = super::apply(txn, kind, None, ctx)?;
     match &outcome.kind {
         Some(OutcomeKind::Inode(inode)) if !inode.done => {
@@ -105,6 +108,20 @@ fn apply_one(txn: &mut Txn, operation: &Operation, ctx: &Context) -> Result<Outc
         }
         _ => Ok(outcome),
     }
+}
+
+/// What lies in a tree is checked by the service before it proposes, and it does not look into transactions:
+/// there, only the superuser, who may remove everything, removes a directory with entries.
+fn check_remove_tree(txn: &Txn, cmd: &RemoveTree, ctx: &Context) -> Result<(), OpError> {
+    if ctx.caller.uid == 0 {
+        return Ok(());
+    }
+    let node = path::resolve(txn, &ctx.caller, &cmd.location, false)?;
+    if inode::is_directory(&node.inode) && !tree::is_empty(&node.inode) {
+        let message = format!("{}: a tree, in a transaction", path::show(&cmd.location));
+        return Err(OpError::new(ErrorCode::NotSupported, message));
+    }
+    Ok(())
 }
 
 fn may_be_inside(kind: &OperationKind) -> bool {

@@ -3,7 +3,8 @@
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::Location;
 use cairn_protocol::messages::operation::{
-    ClaimInode, Operation, OperationKind, OutcomeKind, Precondition, Rename, Transaction,
+    ClaimInode, Operation, OperationKind, OutcomeKind, Precondition, RemoveTree, Rename,
+    Transaction,
 };
 
 use super::world::{World, create, mkdir, user};
@@ -176,4 +177,25 @@ fn some_operations_have_no_place_inside() {
     let many = transaction(Vec::new(), vec![mkdir("/a", 0o755); 1025]);
     assert_eq!(world.apply(&user(1), many), Err(ErrorCode::InvalidArgument));
     assert_eq!(world.names(&user(1), "/").unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_tree_of_others_is_not_removed_behind_the_services_back() {
+    let mut world = World::new();
+    world.change(&user(1), mkdir("/d", 0o777)).unwrap();
+    world.mkdir(&user(2), "/d/theirs").unwrap();
+    world.mkdir(&user(2), "/d/theirs/full").unwrap();
+    let remove = || {
+        let location = Location::path("/d");
+        transaction(
+            Vec::new(),
+            vec![OperationKind::RemoveTree(RemoveTree { location })],
+        )
+    };
+    assert_eq!(
+        world.apply(&user(1), remove()),
+        Err(ErrorCode::NotSupported)
+    );
+    assert!(world.apply(&user(0), remove()).is_ok());
+    assert_eq!(world.stat(&user(0), "/d"), Err(ErrorCode::NotFound));
 }
