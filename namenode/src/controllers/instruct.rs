@@ -233,7 +233,8 @@ fn take_result(
         .filter(|state| state.incarnation == incarnation.0 && state.chunk == chunk.0);
     if let Some(state) = state {
         let store = controllers.store();
-        controllers.take_state(&store.snapshot(), term, datanode, state)?;
+        let states = std::slice::from_ref(state);
+        controllers.take_states(&store.snapshot(), term, datanode, states)?;
     }
     let (Some(failure), Some(mut soft)) = (failure, controllers.soft_of(term)) else {
         return Ok(());

@@ -54,7 +54,7 @@ impl Default for ControllerOptions {
             instruct_timeout: Duration::from_secs(30),
             verify_timeout: Duration::from_secs(300),
             sync_timeout: Duration::from_secs(60),
-            examine_step: 256,
+            examine_step: 128,
             sweep_limit: 1000,
             drop_limit: 256,
             rotate_keys_after: Duration::from_secs(24 * 3600),

@@ -33,7 +33,11 @@ pub(super) fn order_replicas(
 }
 
 impl Soft {
-    fn order_replicas(&mut self, replicas: &[ReplicaRecord], client_host: &str) -> Vec<DatanodeId> {
+    pub(super) fn order_replicas(
+        &mut self,
+        replicas: &[ReplicaRecord],
+        client_host: &str,
+    ) -> Vec<DatanodeId> {
         let mut ranked: Vec<((u8, bool, u32), DatanodeId)> = Vec::with_capacity(replicas.len());
         for replica in replicas {
             let id = DatanodeId(replica.datanode);

@@ -1,6 +1,6 @@
 //! What the service hands in: registrations, heartbeats, reports, evidence, and the question where a chunk goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cairn_protocol::ErrorCode;
@@ -29,6 +29,8 @@ use crate::store::{Read, StoreError, chunk, datanode, idle_chunk, replica};
 const REPORT_PATIENCE: Duration = Duration::from_secs(60);
 /// Idle chunks that are looked at for one that can be handed on.
 const IDLE_LOOKS_MAX: usize = 32;
+/// Replicas of a report that are taken in between two chances for others.
+const STATES_AT_ONCE: usize = 256;
 /// Replication of one chunk.
 const REPLICATION_MAX: u32 = 16;
 /// Client reports that are looked at from one request.
@@ -90,11 +92,9 @@ pub(super) fn heartbeat(
     };
     let store = controllers.store();
     let snapshot = store.snapshot();
-    for state in &request.changed {
-        controllers
-            .take_state(&snapshot, term, id, state)
-            .map_err(internal)?;
-    }
+    controllers
+        .take_states(&snapshot, term, id, &request.changed)
+        .map_err(internal)?;
     if !request.changed.is_empty() {
         controllers.work.notify_one();
     }
@@ -113,17 +113,17 @@ pub(super) fn replica_report(
     };
     let store = controllers.store();
     let snapshot = store.snapshot();
-    let mut reported: BTreeMap<ChunkId, &ReplicaState> = BTreeMap::new();
+    let mut reported = BTreeSet::new();
     for state in &request.replicas {
         if state.chunk < request.first_chunk || state.chunk > request.last_chunk {
             let message = format!("chunk {} is not on the page that holds it", state.chunk);
             return Err(RpcError::new(ErrorCode::Malformed, message));
         }
-        reported.insert(ChunkId(state.chunk), state);
-        controllers
-            .take_state(&snapshot, term, id, state)
-            .map_err(internal)?;
+        reported.insert(ChunkId(state.chunk));
     }
+    controllers
+        .take_states(&snapshot, term, id, &request.replicas)
+        .map_err(internal)?;
     let missing = missing(&snapshot, id, request, &reported).map_err(internal)?;
     let mut soft = controllers.leading()?;
     for (chunk, record) in &missing {
@@ -141,14 +141,14 @@ fn missing(
     reader: &impl Read,
     id: DatanodeId,
     request: &ReplicaReportRequest,
-    reported: &BTreeMap<ChunkId, &ReplicaState>,
+    reported: &BTreeSet<ChunkId>,
 ) -> Result<Vec<(ChunkId, ChunkRecord)>, StoreError> {
     let mut missing = Vec::new();
     replica::scan(reader, id, ChunkId(request.first_chunk), &mut |chunk| {
         if chunk.0 > request.last_chunk {
             return Ok(false);
         }
-        if !reported.contains_key(&chunk)
+        if !reported.contains(&chunk)
             && let Some(record) = chunk::get(reader, chunk)?
         {
             missing.push((chunk, record));
@@ -243,18 +243,30 @@ impl Controllers {
             .ok_or_else(|| RpcError::not_leader(self.group.leader_hint()))
     }
 
-    /// Takes in what a datanode says of one replica.
-    pub(super) fn take_state(
+    /// Takes in what a datanode says of its replicas. Records are read without the lock: what is judged by an older one is judged
+    /// again before anything is done about it.
+    pub(super) fn take_states(
         &self,
         reader: &impl Read,
         term: u64,
         datanode: DatanodeId,
-        state: &ReplicaState,
+        states: &[ReplicaState],
     ) -> Result<(), StoreError> {
-        let record = chunk::get(reader, ChunkId(state.chunk))?;
+        if states.is_empty() {
+            return Ok(());
+        }
         let cluster = reader.cluster_record()?;
-        if let Some(mut soft) = self.soft_of(term) {
-            soft.take_state(datanode, state, record.as_ref(), &cluster);
+        for some in states.chunks(STATES_AT_ONCE) {
+            let records = some
+                .iter()
+                .map(|state| chunk::get(reader, ChunkId(state.chunk)))
+                .collect::<Result<Vec<_>, _>>()?;
+            let Some(mut soft) = self.soft_of(term) else {
+                return Ok(());
+            };
+            for (state, record) in some.iter().zip(&records) {
+                soft.take_state(datanode, state, record.as_ref(), &cluster);
+            }
         }
         Ok(())
     }
@@ -470,7 +482,7 @@ impl Soft {
     }
 
     /// An idle chunk whose replicas are all where new bytes may go, not offered to anybody else at this epoch.
-    fn reusable(
+    pub(super) fn reusable(
         &mut self,
         reader: &impl Read,
         replication: u32,

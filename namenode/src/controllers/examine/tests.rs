@@ -1,6 +1,6 @@
 //! Chunks and datanodes in a store, what datanodes say, and what is done about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairn_protocol::ErrorCode;
@@ -15,7 +15,7 @@ use crate::controllers::ControllerOptions;
 use crate::controllers::decide::Health;
 use crate::controllers::soft::{Soft, datanode_records};
 use crate::store::records::{ChunkRecord, ChunkState, DatanodeRecord, ReplicaRecord};
-use crate::store::{AppliedState, Read, Store, StoreOptions, chunk, datanode, replica};
+use crate::store::{AppliedState, Read, Store, StoreOptions, chunk, datanode, idle_chunk, replica};
 
 const CHUNK: ChunkId = ChunkId(1);
 const LENGTH: u64 = 100;
@@ -358,4 +358,50 @@ fn walks_go_on_where_they_stopped() {
         world.step();
     }
     assert_eq!(world.soft.health.len(), 10);
+}
+
+#[test]
+fn clients_are_sent_to_replicas_that_work_and_to_their_own_machine_first() {
+    let mut world = World::new(4);
+    world.put(ChunkState::Sealed, &[1, 2, 3, 4]);
+    world.says(4, sealed(4));
+    world.kill(1);
+    world.soft.mark_failed(
+        DatanodeId(2),
+        CHUNK,
+        incarnation(2),
+        ErrorCode::ChecksumMismatch,
+    );
+    let record = chunk::get(&world.store.snapshot(), CHUNK).unwrap().unwrap();
+    let mut first = BTreeSet::new();
+    for _ in 0..50 {
+        let order = world.soft.order_replicas(&record.replicas, "h4");
+        assert_eq!(order, [4, 3, 1, 2].map(DatanodeId));
+        first.insert(world.soft.order_replicas(&record.replicas, "elsewhere")[0]);
+    }
+    assert_eq!(first, BTreeSet::from([DatanodeId(3), DatanodeId(4)]));
+}
+
+#[test]
+fn an_idle_chunk_is_offered_once_at_each_epoch() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Idle, &[1, 2, 3]);
+    let mut txn = world.store.begin();
+    idle_chunk::put(&mut txn, 3, CHUNK);
+    txn.commit(AppliedState::default()).unwrap();
+    let none = BTreeSet::new();
+    let offer = |world: &mut World, excluded: &BTreeSet<DatanodeId>| {
+        let snapshot = world.store.snapshot();
+        world.soft.reusable(&snapshot, 3, excluded).unwrap()
+    };
+    assert_eq!(offer(&mut world, &BTreeSet::from([DatanodeId(2)])), None);
+    assert_eq!(offer(&mut world, &none), Some(CHUNK));
+    assert_eq!(offer(&mut world, &none), None);
+    world.put(ChunkState::Open, &[1, 2, 3]);
+    world.step();
+    world.put(ChunkState::Idle, &[1, 2, 3]);
+    assert_eq!(offer(&mut world, &none), Some(CHUNK));
+    world.soft.offered.clear();
+    world.kill(3);
+    assert_eq!(offer(&mut world, &none), None);
 }
