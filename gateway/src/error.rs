@@ -1,0 +1,100 @@
+//! What can go wrong, and how HTTP says it.
+
+use std::io;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use cairn_client::Error;
+use cairn_protocol::ErrorCode;
+use serde_json::json;
+
+/// Why the gateway did not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Another program has the port, or the address is not ours.
+    #[error("listen on {address} for HTTP: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The listening socket broke.
+    #[error("serve HTTP: {0}")]
+    Serve(#[source] io::Error),
+}
+
+/// A failed request to the cluster as an answer.
+pub(crate) struct Answer(pub(crate) Error);
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.0.to_string(), "code": format!("{:?}", self.0.code()) });
+        (http_status(self.0.code()), Json(body)).into_response()
+    }
+}
+
+/// The HTTP status of a failure.
+pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::NotFound | ErrorCode::NoAttribute => StatusCode::NOT_FOUND,
+        ErrorCode::AlreadyExists
+        | ErrorCode::NotADirectory
+        | ErrorCode::IsADirectory
+        | ErrorCode::NotEmpty
+        | ErrorCode::TooManyLinks
+        | ErrorCode::LinkLimit
+        | ErrorCode::WouldBlock => StatusCode::CONFLICT,
+        ErrorCode::PermissionDenied | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
+        ErrorCode::InvalidArgument | ErrorCode::NameTooLong | ErrorCode::Malformed => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorCode::NoSpace | ErrorCode::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorCode::FileTooLarge | ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::NotSupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorCode::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        ErrorCode::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::BadToken => StatusCode::UNAUTHORIZED,
+        ErrorCode::NotLeader
+        | ErrorCode::Unavailable
+        | ErrorCode::ConnectionLost
+        | ErrorCode::NotEnoughDatanodes => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        ErrorCode::DataLost
+        | ErrorCode::ChecksumMismatch
+        | ErrorCode::SessionExpired
+        | ErrorCode::OutcomeUnknown
+        | ErrorCode::StaleEpoch
+        | ErrorCode::Sealed
+        | ErrorCode::WrongLength
+        | ErrorCode::NoReplica
+        | ErrorCode::DiskFailed
+        | ErrorCode::VersionMismatch
+        | ErrorCode::WrongCluster
+        | ErrorCode::StaleTerm
+        | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::ErrorCode;
+
+    use super::http_status;
+
+    #[test]
+    fn every_failure_is_an_error_to_http() {
+        for &code in ErrorCode::ALL {
+            let status = http_status(code);
+            assert!(
+                status.is_client_error() || status.is_server_error(),
+                "{code:?}"
+            );
+            assert!(
+                !code.is_retryable() || [429, 503, 504].contains(&status.as_u16()),
+                "{code:?}"
+            );
+        }
+    }
+}
