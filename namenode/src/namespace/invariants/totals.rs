@@ -50,7 +50,12 @@ fn check_names(read: &impl Read, page: &mut Page) -> Result<(), StoreError> {
             let named = links == u32::from(record.nlink > 0 && id != InodeId::ROOT);
             let attached = record.nlink == 0 || record.nlink == 2 + directories;
             if !named || !attached || record.entry_count != entries {
-                page.problem("I2", format!("directory {id} has {links} names, {entries} entries, {directories} directories, and says {} links, {} entries", record.nlink, record.entry_count));
+                let message = format!(
+                    "directory {id} has {links} names, {entries} entries, {directories} directories, \
+                     and says {} links, {} entries",
+                    record.nlink, record.entry_count
+                );
+                page.problem("I2", message);
             }
         } else if record.nlink != links {
             page.problem(
