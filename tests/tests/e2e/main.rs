@@ -1,0 +1,8 @@
+//! The real program, as people use it: one scenario per promise of the README, with real processes, `kill -9` and exit codes.
+//!
+//! `make test` builds `dfs` before it runs these tests, which look for it beside their own target directory.
+
+mod commands;
+mod failures;
+mod program;
+mod settings;
