@@ -242,5 +242,6 @@ impl Controllers {
     }
 }
 
-#[cfg(all(test, not(cairn_sim)))]
+#[cfg(test)]
+#[cfg(not(cairn_sim))]
 mod tests;

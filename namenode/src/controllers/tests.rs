@@ -9,6 +9,7 @@ use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
 use cairn_daemon::disk::RealDisk;
 use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::messages::admin::DatanodeAdminState;
 use cairn_protocol::messages::common::{Caller, ClusterSettings, InodeKind, Location};
 use cairn_protocol::messages::datanode::{
     HeartbeatRequest, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
@@ -31,7 +32,8 @@ use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
 use crate::namespace::command::{
-    ClientCommand, CommandKind, ExpireSession, FoundCluster, OpenSession, Outcome, RegisterDatanode,
+    ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
+    RegisterDatanode, SetDatanodeState,
 };
 use crate::store::records::{ChunkRecord, ChunkState};
 use crate::store::{StoreOptions, chunk};
@@ -530,5 +532,50 @@ async fn a_datanode_that_did_not_register_here_is_told_to() {
     };
     assert_eq!(world.controllers.place(&one).unwrap().datanodes, [1]);
     assert_eq!(world.controllers.space().0, 1 << 40);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_decommissioned_datanode_holds_nothing_and_can_be_forgotten() {
+    let mut world = World::new(4).await;
+    let grant = world.write_file("/f").await;
+    let leaving = grant.targets[0].datanode.datanode;
+    let state = SetDatanodeState {
+        datanode: leaving,
+        state: DatanodeAdminState::Decommissioning.into(),
+    };
+    world.command(CommandKind::SetDatanodeState(state)).await;
+    world
+        .until("the datanode is decommissioned", |world| {
+            let statuses = world.controllers.datanode_statuses();
+            statuses.iter().any(|status| {
+                status.address.datanode == leaving
+                    && status.state() == DatanodeAdminState::Decommissioned
+            })
+        })
+        .await;
+    assert!(world.is_well(grant.chunk));
+    world
+        .until("its replica is deleted", |world| {
+            world.replica(leaving, grant.chunk).is_none()
+        })
+        .await;
+    let forget = ForgetDatanode { datanode: leaving };
+    world.command(CommandKind::ForgetDatanode(forget)).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn concurrent_syncs_of_a_chunk_share_the_work() {
+    let mut world = World::new(3).await;
+    let grant = world.write_file("/f").await;
+    let through = [(ChunkId(grant.chunk), LENGTH)];
+    let syncs = (0..20).map(|_| world.controllers.sync_chunks(&through));
+    for synced in futures::future::join_all(syncs).await {
+        synced.unwrap();
+    }
+    for fake in world.datanodes.values() {
+        assert_eq!(fake.replicas.lock().unwrap().log.len(), 1);
+    }
     world.stop().await;
 }
