@@ -138,6 +138,7 @@ pub(super) async fn run(
                 }
             }
             tokio::select! {
+                biased;
                 Some(done) = running.next() => done?,
                 () = controllers.copies.notified() => {}
                 () = tokio::time::sleep(controllers.options.interval) => {}

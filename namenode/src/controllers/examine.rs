@@ -47,6 +47,7 @@ pub(super) async fn run(
                 continue;
             }
             tokio::select! {
+                biased;
                 () = controllers.work.notified() => {}
                 () = controllers.group.state().wait_touched() => {}
                 () = tokio::time::sleep(controllers.options.interval) => {}

@@ -169,6 +169,7 @@ pub(super) async fn run(
                 }
             }
             tokio::select! {
+                biased;
                 Some(done) = under_way.next() => done?,
                 () = controllers.outbox.notified() => {}
                 () = tokio::time::sleep(controllers.options.interval) => {}

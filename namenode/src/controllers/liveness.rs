@@ -50,6 +50,7 @@ pub(super) async fn run(
             let stalled = pulse.beat(now);
             tick(&controllers, now, stalled)?;
             tokio::select! {
+                biased;
                 // An error means that the sender is gone, and so is this process soon.
                 Ok(()) = leadership.changed() => {}
                 () = tokio::time::sleep(options.interval) => {}
