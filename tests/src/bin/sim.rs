@@ -1,0 +1,79 @@
+//! The deterministic simulation: `sim SEED`, `sim --scenario NAME`, `sim --scenarios` (all of them).
+//!
+//! Exits with 1 if an invariant does not hold. Only a build with `cfg(cairn_sim)` simulates anything: see scripts/sim.
+
+use std::process::ExitCode;
+
+#[cfg(not(cairn_sim))]
+fn main() -> ExitCode {
+    eprintln!("sim: built without the simulator; run scripts/sim, which builds with");
+    eprintln!("sim: RUSTFLAGS=\"--cfg tokio_unstable --cfg cairn_sim\"");
+    ExitCode::from(2)
+}
+
+#[cfg(cairn_sim)]
+fn main() -> ExitCode {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("CAIRN_LOG"))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .try_init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--scenarios"] => all_scenarios(),
+        ["--scenario", name] => scenario(name),
+        [seed] => match seed.parse() {
+            Ok(seed) => show(&format!("seed {seed}"), &cairn_tests::sim::run_seed(seed)),
+            Err(_) => usage(),
+        },
+        _ => usage(),
+    }
+}
+
+#[cfg(cairn_sim)]
+fn usage() -> ExitCode {
+    eprintln!("usage: sim SEED | sim --scenario NAME | sim --scenarios");
+    for name in cairn_tests::sim::NAMES {
+        eprintln!("  {name}");
+    }
+    ExitCode::from(2)
+}
+
+#[cfg(cairn_sim)]
+fn all_scenarios() -> ExitCode {
+    let failed: Vec<&&str> = cairn_tests::sim::NAMES
+        .iter()
+        .filter(|name| scenario(name) != ExitCode::SUCCESS)
+        .collect();
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(cairn_sim)]
+fn scenario(name: &str) -> ExitCode {
+    match cairn_tests::sim::run_scenario(name) {
+        Some(report) => show(&format!("scenario {name}"), &report),
+        None => usage(),
+    }
+}
+
+#[cfg(cairn_sim)]
+fn show(what: &str, report: &cairn_tests::sim::Report) -> ExitCode {
+    let (hash, events, time) = (report.hash, report.events, report.time);
+    match &report.failure {
+        None => {
+            println!("{what}: passed, {events} events in {time:?}, trace {hash:016x}");
+            ExitCode::SUCCESS
+        }
+        Some((failure, kept)) => {
+            kept.iter().for_each(|event| println!("{event}"));
+            println!("{what}: FAILED after {events} events in {time:?}, trace {hash:016x}");
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What goes wrong and when: a schedule drawn from the seed.
+//!
+//! Bit rot and power loss are not drawn together: two damages could meet in all replicas of a chunk, and then loss is
+//! what is promised.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cairn_daemon::disk::Disk;
+use cairn_daemon::disk::sim::SimDisk;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::cluster::{Cluster, Stop};
+
+/// Something that goes wrong, or right again.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// No messages between two machines.
+    Partition(String, String),
+    /// Messages of the first do not reach the second.
+    PartitionOneway(String, String),
+    /// Messages wait until the link is released: they arrive late.
+    Hold(String, String),
+    /// A machine hears and reaches nobody.
+    Isolate(String),
+    Repair(String, String),
+    RepairOneway(String, String),
+    Release(String, String),
+    Rejoin(String),
+    StopNamenode(usize, Stop),
+    StopDatanode(usize, Stop),
+    Start(String),
+    StopAll(Stop),
+    StartAll,
+    /// Seconds by which a namenode's date moves.
+    ClockJump(usize, i64),
+    /// One bit of a replica's data.
+    BitRot(usize),
+    TransferLeadership,
+}
+
+/// Draws faults for `window` from `start` on, in order of time.
+pub(crate) fn draw(
+    rng: &mut StdRng,
+    cluster: &Cluster,
+    clients: usize,
+    start: Duration,
+    window: Duration,
+) -> Vec<(Duration, Fault)> {
+    let rot = rng.random_bool(0.4);
+    let mut schedule = Vec::new();
+    for _ in 0..rng.random_range(3..9) {
+        let at = start + window.mul_f64(rng.random_range(0.0..0.8));
+        let for_long = if rng.random_bool(0.7) {
+            200..1500
+        } else {
+            1500..4000
+        };
+        let until = (at + Duration::from_millis(rng.random_range(for_long))).min(start + window);
+        let (fault, undo) = draw_one(rng, cluster, clients, rot);
+        schedule.push((at, fault));
+        schedule.extend(undo.map(|undo| (until, undo)));
+    }
+    schedule.sort_by_key(|(at, _)| *at);
+    schedule
+}
+
+fn draw_one(
+    rng: &mut StdRng,
+    cluster: &Cluster,
+    clients: usize,
+    rot: bool,
+) -> (Fault, Option<Fault>) {
+    let namenode = rng.random_range(0..cluster.namenodes.len());
+    let datanode = rng.random_range(0..cluster.datanodes.len());
+    let stop = if rot || rng.random_bool(0.5) {
+        Stop::Kill
+    } else {
+        Stop::PowerLoss
+    };
+    let mut names = cluster.machine_names();
+    names.extend((0..clients).map(|index| format!("client-{index}")));
+    let a = names.swap_remove(rng.random_range(0..names.len()));
+    let b = names.swap_remove(rng.random_range(0..names.len()));
+    let pair = || (a.clone(), b.clone());
+    match rng.random_range(0..100) {
+        0..12 => (
+            Fault::Partition(pair().0, pair().1),
+            Some(Fault::Repair(a, b)),
+        ),
+        12..20 => (
+            Fault::PartitionOneway(pair().0, pair().1),
+            Some(Fault::RepairOneway(a, b)),
+        ),
+        20..30 => (Fault::Hold(pair().0, pair().1), Some(Fault::Release(a, b))),
+        30..40 => (Fault::Isolate(a.clone()), Some(Fault::Rejoin(a))),
+        40..55 => {
+            let start = Fault::Start(cluster.namenodes[namenode].name.clone());
+            (Fault::StopNamenode(namenode, stop), Some(start))
+        }
+        55..72 => {
+            let start = Fault::Start(cluster.datanodes[datanode].name.clone());
+            (Fault::StopDatanode(datanode, stop), Some(start))
+        }
+        72..78 => (Fault::StopAll(stop), Some(Fault::StartAll)),
+        78..85 => (
+            Fault::ClockJump(namenode, rng.random_range(-100..100)),
+            None,
+        ),
+        85..93 if rot => (Fault::BitRot(datanode), None),
+        _ => (Fault::TransferLeadership, None),
+    }
+}
+
+impl Cluster {
+    /// Lets it happen.
+    pub(crate) fn inflict(&mut self, fault: &Fault) {
+        match fault {
+            Fault::StopNamenode(..) | Fault::StopDatanode(..) | Fault::Start(_) => {}
+            fault => self.trace.event(format!("fault: {fault:?}")),
+        }
+        match fault.clone() {
+            Fault::Partition(a, b) => self.sim.partition(a, b),
+            Fault::PartitionOneway(a, b) => self.sim.partition_oneway(a, b),
+            Fault::Hold(a, b) => self.sim.hold(a, b),
+            Fault::Repair(a, b) => self.sim.repair(a, b),
+            Fault::RepairOneway(a, b) => self.sim.repair_oneway(a, b),
+            Fault::Release(a, b) => self.sim.release(a, b),
+            Fault::Isolate(a) => self
+                .others(&a)
+                .into_iter()
+                .for_each(|b| self.sim.partition(a.clone(), b)),
+            Fault::Rejoin(a) => self
+                .others(&a)
+                .into_iter()
+                .for_each(|b| self.sim.repair(a.clone(), b)),
+            Fault::StopNamenode(index, stop) if self.runs(&self.namenodes[index].name.clone()) => {
+                self.stop_namenode(index, stop);
+            }
+            Fault::StopDatanode(index, stop) if self.runs(&self.datanodes[index].name.clone()) => {
+                self.stop_datanode(index, stop);
+            }
+            Fault::StopNamenode(..) | Fault::StopDatanode(..) => {}
+            Fault::Start(name) if !self.runs(&name) => self.start_machine(&name),
+            Fault::Start(_) => {}
+            Fault::StopAll(stop) => self.stop_all(stop),
+            Fault::StartAll => self.start_all(),
+            Fault::ClockJump(index, seconds) => self.jump(index, seconds),
+            Fault::BitRot(index) => self.rot(index),
+            Fault::TransferLeadership => self.transfer(),
+        }
+    }
+
+    fn runs(&mut self, name: &str) -> bool {
+        self.sim.is_host_running(name.to_owned())
+    }
+
+    fn others(&self, name: &str) -> Vec<String> {
+        self.machine_names()
+            .into_iter()
+            .filter(|other| other != name)
+            .collect()
+    }
+
+    fn jump(&self, index: usize, seconds: i64) {
+        if let Some(running) = self.namenodes[index].running.borrow().as_ref() {
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 {
+                running.clock.jump_backwards(by);
+            } else {
+                running.clock.jump_forwards(by);
+            }
+        }
+    }
+
+    /// Asks the leader, from a machine of its own, to hand over.
+    fn transfer(&mut self) {
+        let name = format!("operator-{}", self.now().as_millis());
+        let mut config = self.client_config(&name);
+        config.timeouts.patience = Duration::from_secs(1);
+        let trace = self.trace.clone();
+        self.client(&name, async move {
+            if let Ok(fs) = cairn_client::FileSystem::connect(config).await {
+                let handed = fs.transfer_leadership(None).await;
+                trace.event(format!("leadership transfer: {}", handed.is_ok()));
+            }
+            Ok(())
+        });
+    }
+
+    /// Flips a bit in one replica on this datanode, of a chunk of which no other replica was damaged.
+    pub(crate) fn rot(&mut self, index: usize) {
+        let disk = self.datanodes[index].disk.clone();
+        let files = data_files(&disk);
+        let whole = files
+            .into_iter()
+            .filter(|(path, _)| !self.rotten.contains(&chunk_of(path)));
+        let whole: Vec<_> = whole.collect();
+        if whole.is_empty() {
+            return;
+        }
+        let (path, len) = whole[self.rng.random_range(0..whole.len())].clone();
+        let offset = self.rng.random_range(0..len);
+        self.rotten.insert(chunk_of(&path));
+        let flipped = disk.flip_bit(&path, offset);
+        let (name, path) = (&self.datanodes[index].name, path.display());
+        self.trace.event(format!(
+            "bit rot on {name}: {path} at {offset}: {}",
+            flipped.is_ok()
+        ));
+    }
+
+    /// Ends everything that goes wrong.
+    pub(crate) fn heal(&mut self, clients: usize) {
+        self.trace.event("heal");
+        let mut names = self.machine_names();
+        names.extend((0..clients).map(|index| format!("client-{index}")));
+        for (index, a) in names.iter().enumerate() {
+            for b in &names[index + 1..] {
+                self.sim.repair(a.clone(), b.clone());
+                self.sim.release(a.clone(), b.clone());
+            }
+        }
+        self.start_all();
+    }
+}
+
+fn chunk_of(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Data files with something in them, with their lengths.
+pub(crate) fn data_files(disk: &SimDisk) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let mut directories = vec![
+        PathBuf::from("/volume-0/chunks"),
+        PathBuf::from("/volume-1/chunks"),
+    ];
+    while let Some(directory) = directories.pop() {
+        for entry in disk.list(&directory).unwrap_or_default() {
+            let path = directory.join(&entry.name);
+            if entry.is_dir {
+                directories.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "data")
+                && entry.len > 0
+            {
+                found.push((path, entry.len));
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,29 @@
+//! The deterministic simulation: a whole cluster in one thread, from one seed.
+//!
+//! Real namenodes (openraft, log, state machine, controllers), real datanodes and the real client library run on
+//! turmoil's network, on disks in memory that lose what was not synced, on clocks that jump. A seed decides everything,
+//! so that a failure can be played again: `DFS_SEED=n make sim`.
+//!
+//! ```text
+//! cluster    hosts, disks, and what can be done to them
+//! faults     what goes wrong when, from the seed
+//! workload   what clients do; model: what they may rely on
+//! checks     invariants of the state of each namenode, as it runs
+//! verify     after healing: everything acknowledged is there, the cluster is whole again
+//! run        one seed from founding to verdict
+//! scenarios  named histories that random seeds may take long to find
+//! trace      what happened, and its hash
+//! ```
+
+mod checks;
+mod cluster;
+mod faults;
+mod model;
+mod run;
+mod scenarios;
+mod trace;
+mod verify;
+mod workload;
+
+pub use run::{Report, run_seed};
+pub use scenarios::{NAMES, run_scenario};

@@ -1,0 +1,184 @@
+//! One seed, from the founding of its cluster to the verdict.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+
+use super::checks::Checks;
+use super::cluster::{Cluster, Options, connect};
+use super::faults;
+use super::model::{ClientModel, Models};
+use super::trace::Trace;
+use super::verify::Verifier;
+use super::workload::{RECORDS, Worker};
+
+/// How long faults happen.
+const FAULTS_FOR: Duration = Duration::from_secs(9);
+/// Between two looks at the state of the namenodes.
+const CHECK_EVERY: Duration = Duration::from_millis(400);
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Report {
+    /// Of everything that happened: the same for the same seed.
+    pub hash: u64,
+    /// Things that happened.
+    pub events: u64,
+    /// Virtual time that passed.
+    pub time: Duration,
+    /// The invariant that does not hold, and what happened before.
+    pub failure: Option<(String, Vec<String>)>,
+}
+
+impl Report {
+    pub(crate) fn new(trace: &Trace, time: Duration, result: anyhow::Result<()>) -> Self {
+        let failure = match (trace.violations().into_iter().next(), result) {
+            (Some(violation), _) => Some(violation),
+            (None, Err(error)) => Some(format!("{error:#}")),
+            (None, Ok(())) => None,
+        };
+        Self {
+            hash: trace.hash(),
+            events: trace.count(),
+            time,
+            failure: failure.map(|failure| (failure, trace.kept())),
+        }
+    }
+}
+
+/// Runs one seed.
+pub fn run_seed(seed: u64) -> Report {
+    let trace = Trace::default();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let options = Options::drawn(&mut rng);
+    trace.event(format!("seed {seed}: {options:?}"));
+    match Cluster::new(seed, options, trace.clone()) {
+        Ok(mut cluster) => {
+            let result = run(&mut cluster, &mut rng);
+            Report::new(&trace, cluster.now(), result)
+        }
+        Err(error) => Report::new(&trace, Duration::ZERO, Err(error)),
+    }
+}
+
+fn run(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<()> {
+    cluster.found()?;
+    cluster.trace.event("founded");
+    let models = Models {
+        power_losses: cluster.power_losses.clone(),
+        ..Models::default()
+    };
+    let clients = rng.random_range(2..=3);
+    prepare(cluster, &models, clients)?;
+    let stop = Rc::new(Cell::new(false));
+    for index in 0..clients {
+        let name = format!("client-{index}");
+        let worker = Worker {
+            index,
+            config: cluster.client_config(&name),
+            models: models.clone(),
+            trace: cluster.trace.clone(),
+            rng: StdRng::seed_from_u64(rng.next_u64()),
+            stop: stop.clone(),
+            next_name: 0,
+            large_count: 0,
+        };
+        cluster.client(&name, worker.run());
+    }
+    let mut checks = Checks::default();
+    suffer(cluster, rng, clients, &mut checks)?;
+    stop.set(true);
+    cluster.heal(clients);
+    cluster.run_clients(Duration::from_secs(60), "clients end after healing")?;
+    checks.check(cluster);
+    verify(cluster, &models)?;
+    agree(cluster, &mut checks)
+}
+
+/// Makes the clients' directories and what they share.
+fn prepare(cluster: &mut Cluster, models: &Models, clients: usize) -> anyhow::Result<()> {
+    let config = cluster.client_config("setup");
+    cluster.client("setup", async move {
+        let fs = connect(&config, 10).await?;
+        for index in 0..clients {
+            fs.mkdir(format!("/c{index}").as_str(), 0o755).await?;
+        }
+        fs.mkdir("/shared", 0o755).await?;
+        fs.create(RECORDS, 0o644, Default::default()).await?;
+        fs.close().await?;
+        Ok(())
+    });
+    for index in 0..clients {
+        let root = format!("/c{index}");
+        models.clients.borrow_mut().push(ClientModel {
+            root,
+            ..ClientModel::default()
+        });
+    }
+    cluster.run_clients(Duration::from_secs(30), "setup")
+}
+
+/// Clients work while the schedule's faults happen.
+fn suffer(
+    cluster: &mut Cluster,
+    rng: &mut StdRng,
+    clients: usize,
+    checks: &mut Checks,
+) -> anyhow::Result<()> {
+    let start = cluster.now() + Duration::from_millis(500);
+    let end = start + FAULTS_FOR;
+    let schedule = faults::draw(rng, cluster, clients, start, FAULTS_FOR);
+    let mut schedule = schedule.into_iter().peekable();
+    let mut next_check = start;
+    while cluster.now() < end {
+        cluster.step();
+        while let Some((_, fault)) = schedule.next_if(|(at, _)| *at <= cluster.now()) {
+            cluster.inflict(&fault);
+        }
+        if cluster.now() >= next_check {
+            checks.check(cluster);
+            next_check = cluster.now() + CHECK_EVERY;
+        }
+        if cluster.trace.has_violations() {
+            anyhow::bail!("violated");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn verify(cluster: &mut Cluster, models: &Models) -> anyhow::Result<()> {
+    let config = cluster.client_config("verifier");
+    let (models, trace) = (models.clone(), cluster.trace.clone());
+    cluster.client("verifier", async move {
+        let fs = connect(&config, 10).await?;
+        let verifier = Verifier { fs, models, trace };
+        verifier.run().await
+    });
+    cluster.run_clients(Duration::from_secs(200), "verification")
+}
+
+/// All namenodes arrive at one state (I7).
+fn agree(cluster: &mut Cluster, checks: &mut Checks) -> anyhow::Result<()> {
+    let index = |cluster: &Cluster, at: usize| {
+        let running = cluster.namenodes[at].running.borrow();
+        running
+            .as_ref()
+            .and_then(|running| running.node.group().state().applied_log_id())
+    };
+    cluster.run_until(
+        Duration::from_secs(20),
+        "namenodes at one index",
+        |cluster, _| {
+            let first = index(cluster, 0);
+            (1..cluster.namenodes.len()).all(|at| index(cluster, at) == first)
+        },
+    )?;
+    checks.check(cluster);
+    match cluster.trace.violations().into_iter().next() {
+        Some(violation) => anyhow::bail!(violation),
+        None => Ok(()),
+    }
+}
