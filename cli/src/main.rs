@@ -1,2 +1,77 @@
-//! The one binary.
-fn main() {}
+//! `dfs`, the one binary: every role of a cluster, and the commands of its users and operators.
+//!
+//! ```text
+//! arguments   what can be typed                      commands/   one file per command
+//! cluster     where the cluster is, and connecting   roles/      namenode, datanode, `dfs up`
+//! session     what the file commands share           transfer/   engines of put and get
+//! paths glob walk                                    names in the cluster
+//! mode users output progress                         what people read and type
+//! ```
+//!
+//! Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense,
+//! 130 interrupted.
+
+mod arguments;
+mod cluster;
+mod commands;
+mod glob;
+mod mode;
+mod output;
+mod paths;
+mod progress;
+mod roles;
+mod session;
+mod transfer;
+mod users;
+mod walk;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use arguments::Arguments;
+use session::Ending;
+
+/// What still runs when the command is over, such as a read of a slow local disk, is not waited for.
+const LEFT_BEHIND: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return ending(Err(anyhow::Error::new(error).context("start threads"))).into();
+        }
+    };
+    let result = runtime.block_on(commands::run(arguments));
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    ending(result).into()
+}
+
+/// Says what went wrong, and what the shell is told.
+fn ending(result: anyhow::Result<Ending>) -> Ending {
+    let error = match result {
+        Ok(ending) => return ending,
+        Err(error) => error,
+    };
+    // Whoever read our output, such as `head`, has had enough.
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken_pipe) {
+        return Ending::Failed;
+    }
+    eprintln!("dfs: {error:#}");
+    if error.is::<session::Usage>() {
+        Ending::Usage
+    } else {
+        Ending::Failed
+    }
+}

@@ -1,0 +1,182 @@
+//! Everything that can be typed. Help, completions and man pages come from here and from the files in `commands/`.
+
+use std::time::Duration;
+
+use cairn_daemon::config::duration;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::commands;
+
+/// Cairn, a distributed file system: the one command for its users, its operators and its roles.
+///
+/// Paths in the cluster start with `/`; others begin at /user/<your name>. In paths of the cluster `*`, `?`, `[a-z]` and
+/// `{a,b}` stand for all that match: quote them, or the shell tries them on local files first.
+///
+/// Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense, 130
+/// interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "dfs", version, disable_help_flag = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command that talks to a cluster.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Namenodes of the cluster, one is enough; else `namenodes` in ~/.config/cairn/cluster.toml or
+    /// /etc/cairn/cluster.toml, else 127.0.0.1:9000, where `dfs up` listens.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_CLUSTER",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        help_heading = "Cluster"
+    )]
+    pub(crate) cluster: Vec<String>,
+    /// Act as this user of this machine, by name or number; root (0) is the superuser of a cluster that trusts its clients.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_USER",
+        value_name = "USER",
+        help_heading = "Cluster"
+    )]
+    pub(crate) user: Option<String>,
+    /// How long one operation is tried while the cluster does not answer.
+    #[arg(
+        long, global = true, default_value = "60s", value_name = "TIME", value_parser = duration::parse,
+        help_heading = "Cluster"
+    )]
+    pub(crate) timeout: Duration,
+    /// Print help.
+    #[arg(long, global = true, action = ArgAction::Help, help_heading = "Cluster")]
+    help: Option<bool>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Append(commands::append::Append),
+    Cat(commands::cat::Cat),
+    Checksum(commands::checksum::Checksum),
+    Chmod(commands::chmod::Chmod),
+    Chown(commands::chown::Chown),
+    Concat(commands::concat::Concat),
+    Count(commands::count::Count),
+    Cp(commands::cp::Cp),
+    Df(commands::df::Df),
+    Du(commands::du::Du),
+    Find(commands::find::Find),
+    Get(commands::get::Get),
+    Getfattr(commands::getfattr::Getfattr),
+    Ln(commands::ln::Ln),
+    Ls(commands::ls::Ls),
+    Mkdir(commands::mkdir::Mkdir),
+    Mv(commands::mv::Mv),
+    Put(commands::put::Put),
+    Readlink(commands::readlink::Readlink),
+    Rm(commands::rm::Rm),
+    Rmdir(commands::rmdir::Rmdir),
+    Setfattr(commands::setfattr::Setfattr),
+    Setrep(commands::setrep::Setrep),
+    Stat(commands::stat::Stat),
+    Tail(commands::tail::Tail),
+    Test(commands::test::Test),
+    Touch(commands::touch::Touch),
+    Tree(commands::tree::Tree),
+    Truncate(commands::truncate::Truncate),
+    Status(commands::status::Status),
+    Fsck(commands::fsck::Fsck),
+    Up(commands::up::Up),
+    Namenode(commands::namenode::Namenode),
+    Datanode(commands::datanode::Datanode),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Arguments;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn usual_lines_are_understood() {
+        for line in [
+            "dfs ls",
+            "dfs ls -lhR /a /b --json",
+            "dfs --cluster a:1,b:2 put -f -p x y /z",
+            "dfs put - /z --cluster a",
+            "dfs get -p /a/* .",
+            "dfs cat /a - ",
+            "dfs tail -n 20 -f /a",
+            "dfs tail -c 1KiB /a",
+            "dfs mkdir -p -m 750 /a/b",
+            "dfs rm -rf /a",
+            "dfs mv --exchange /a /b",
+            "dfs cp -r -p /a /b",
+            "dfs ln -s -f target /a",
+            "dfs find /a -name *.x -type f -size +10M -mtime -3 -maxdepth 2 -print0",
+            "dfs find",
+            "dfs du -sh /a",
+            "dfs df -h",
+            "dfs count -h /a",
+            "dfs chmod -R -w /a",
+            "dfs chmod u=rwX,go-w /a /b",
+            "dfs chown -R root:users /a",
+            "dfs truncate -s -10 /a",
+            "dfs setrep -R 2 /a",
+            "dfs setfattr -n user.x -v y /a",
+            "dfs test -e /a",
+            "dfs touch -d 2026-01-01 /a",
+            "dfs stat --format %n:%s /a",
+            "dfs namenode --config x.toml",
+            "dfs namenode list",
+            "dfs namenode add h:9000 --replace 7",
+            "dfs namenode transfer",
+            "dfs datanode --config x.toml --listen 0.0.0.0:1",
+            "dfs datanode decommission 3",
+            "dfs up --dir x --namenodes 3 --datanodes 3 --processes",
+            "dfs fsck --json",
+            "dfs completions bash",
+            "dfs man --out x",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "dfs",
+            "dfs frobnicate",
+            "dfs put x",
+            "dfs rm",
+            "dfs mv /a",
+            "dfs test /a",
+            "dfs test -e -d /a",
+            "dfs setrep x /a",
+            "dfs ls --timeout 3",
+            "dfs up",
+            "dfs up --dir x --namenodes 2",
+            "dfs datanode forget x",
+            "dfs namenode list --config x.toml",
+        ] {
+            let error = parse(line).map(|_| ()).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

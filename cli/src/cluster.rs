@@ -1,0 +1,328 @@
+//! Where the cluster is: `--cluster`, else `CAIRN_CLUSTER`, else a config file, else the default of `dfs up`. And connecting
+//! to it with an error that says what was tried and what to do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cairn_client::{ClusterConfig, FileSystem, Timeouts};
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::net;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::arguments::Global;
+use crate::session::Session;
+use crate::users::{self, Users};
+
+/// Port of a namenode unless an address says otherwise.
+pub(crate) const DEFAULT_PORT: u16 = 9000;
+
+/// For one attempt to reach one namenode.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long a cluster that somebody named may take to come up: a restart takes two seconds.
+const STARTING: Duration = Duration::from_secs(6);
+
+/// `cluster.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterFile {
+    /// `host:port` of at least one namenode.
+    namenodes: Vec<String>,
+}
+
+/// Addresses, and who said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    pub(crate) namenodes: Vec<String>,
+    source: Source,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Asked,
+    File(PathBuf),
+    Default,
+}
+
+impl Cluster {
+    /// What the options, the environment or a file say.
+    pub(crate) fn find(global: &Global) -> anyhow::Result<Self> {
+        Self::find_in(&global.cluster, &config_files())
+    }
+
+    fn find_in(asked: &[String], files: &[PathBuf]) -> anyhow::Result<Self> {
+        if !asked.is_empty() {
+            let namenodes = addresses(asked).context("--cluster or CAIRN_CLUSTER")?;
+            return Ok(Self {
+                namenodes,
+                source: Source::Asked,
+            });
+        }
+        for file in files {
+            if file.exists() {
+                let found: ClusterFile = cairn_daemon::config::load(file)?;
+                let namenodes = addresses(&found.namenodes)
+                    .with_context(|| format!("namenodes in {}", file.display()))?;
+                return Ok(Self {
+                    namenodes,
+                    source: Source::File(file.clone()),
+                });
+            }
+        }
+        // `dfs up` may have up to five namenodes, and the first of them may be the one that is down.
+        let ports = DEFAULT_PORT..DEFAULT_PORT + 5;
+        let namenodes = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        Ok(Self {
+            namenodes,
+            source: Source::Default,
+        })
+    }
+
+    /// Waits until a namenode accepts connections, and gives the addresses to use. Without it the client library would try
+    /// for its whole patience.
+    async fn reach(&self, patience: Duration) -> anyhow::Result<Vec<String>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut reasons = Vec::new();
+            for address in &self.namenodes {
+                match timeout(ATTEMPT, net::connect(address)).await {
+                    // Of addresses that nobody named, others may belong to other programs.
+                    Ok(Ok(_)) if self.source == Source::Default => {
+                        return Ok(vec![address.clone()]);
+                    }
+                    Ok(Ok(_)) => return Ok(self.namenodes.clone()),
+                    Ok(Err(error)) => {
+                        let text = error.to_string();
+                        let text = text.split(" (os error").next().unwrap_or(&text);
+                        reasons.push(format!("{address} ({text})"));
+                    }
+                    Err(_) => reasons.push(format!("{address} (no answer within {ATTEMPT:?})")),
+                }
+            }
+            if self.source == Source::Default {
+                reasons.truncate(1);
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "no namenode answers at {}{}",
+                    reasons.join(", "),
+                    self.way_out()
+                );
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn way_out(&self) -> String {
+        match &self.source {
+            Source::Asked => {
+                ", the address given by --cluster or CAIRN_CLUSTER; is the cluster running there?".to_owned()
+            }
+            Source::File(file) => {
+                format!(", the address in {}; is the cluster running there?", file.display())
+            }
+            Source::Default => ", where `dfs up` would be, and nothing else is configured. Start a cluster with `dfs up \
+                --dir DIR`, or say where yours is: --cluster HOST:PORT, CAIRN_CLUSTER=HOST:PORT, or `namenodes = \
+                [\"HOST:PORT\"]` in ~/.config/cairn/cluster.toml or /etc/cairn/cluster.toml"
+                .to_owned(),
+        }
+    }
+}
+
+/// `host:port`, the port being 9000 if there is none.
+pub(crate) fn addresses(texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let texts: Vec<&str> = texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty())
+        .collect();
+    if texts.is_empty() {
+        bail!("no address: write host:port, several with commas between them");
+    }
+    texts.into_iter().map(address).collect()
+}
+
+fn address(text: &str) -> anyhow::Result<String> {
+    let bracketed = text.starts_with('[');
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !bracketed || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        Some(port) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => bail!("`{text}` is not host:port"),
+        },
+        None => DEFAULT_PORT,
+    };
+    let bad_host = host.is_empty() || host.contains(['/', ' ', '@']);
+    if bad_host || (!bracketed && host.contains(':')) {
+        bail!("`{text}` is not host:port (an IPv6 address is written [::1]:{DEFAULT_PORT})");
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+/// The user's file, then the machine's.
+fn config_files() -> Vec<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let user =
+        variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
+    let user = user.map(|directory| directory.join("cairn/cluster.toml"));
+    user.into_iter()
+        .chain([Path::new("/etc/cairn/cluster.toml").to_path_buf()])
+        .collect()
+}
+
+/// Connects as the options say.
+pub(crate) async fn connect(global: &Global, purpose: &str) -> anyhow::Result<FileSystem> {
+    let cluster = Cluster::find(global)?;
+    let patience = match cluster.source {
+        Source::Default => Duration::ZERO,
+        Source::Asked | Source::File(_) => STARTING.min(global.timeout),
+    };
+    let namenodes = cluster.reach(patience).await?;
+    let config = client_config(namenodes, caller(global)?, purpose, global.timeout);
+    Ok(FileSystem::connect(config).await?)
+}
+
+/// Connects, and gathers what file commands need beside.
+pub(crate) async fn session(global: &Global, purpose: &str) -> anyhow::Result<Session> {
+    let caller = caller(global)?;
+    let fs = connect(global, purpose).await?;
+    let home = format!("/user/{}", Users::load().user_name(caller.uid)).into_bytes();
+    Ok(Session::new(
+        fs,
+        home,
+        caller.uid,
+        caller.gid,
+        users::umask(),
+    ))
+}
+
+fn caller(global: &Global) -> anyhow::Result<Caller> {
+    match &global.user {
+        Some(user) => Users::load().caller(user).context("--user or CAIRN_USER"),
+        None => Ok(users::own_caller()),
+    }
+}
+
+/// Settings of a client in this process.
+pub(crate) fn client_config(
+    namenodes: Vec<String>,
+    caller: Caller,
+    purpose: &str,
+    patience: Duration,
+) -> ClusterConfig {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim().to_owned();
+    let client_name = format!("{purpose} {}@{host}", std::process::id());
+    let timeouts = Timeouts {
+        patience,
+        ..Timeouts::default()
+    };
+    ClusterConfig {
+        client_name,
+        host,
+        timeouts,
+        ..ClusterConfig::new(namenodes, caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Cluster, Source, address, addresses};
+
+    #[test]
+    fn addresses_get_the_default_port() {
+        assert_eq!(address("a").unwrap(), "a:9000");
+        assert_eq!(address("a:1").unwrap(), "a:1");
+        assert_eq!(address("[::1]:5").unwrap(), "[::1]:5");
+        assert_eq!(address("[::1]").unwrap(), "[::1]:9000");
+        for bad in [
+            "",
+            ":1",
+            "a:",
+            "a:0",
+            "a:99999",
+            "::1",
+            "hdfs://a:1",
+            "a b:1",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+        let several = ["a:1".to_owned(), " b ".to_owned(), String::new()];
+        assert_eq!(addresses(&several).unwrap(), ["a:1", "b:9000"]);
+    }
+
+    #[test]
+    fn the_first_that_says_something_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (user, machine) = (
+            directory.path().join("user.toml"),
+            directory.path().join("machine.toml"),
+        );
+        let files = [user.clone(), machine.clone()];
+        assert_eq!(
+            Cluster::find_in(&[], &files).unwrap().namenodes[0],
+            "127.0.0.1:9000"
+        );
+        std::fs::write(&machine, "namenodes = [\"m\"]").unwrap();
+        assert_eq!(Cluster::find_in(&[], &files).unwrap().namenodes, ["m:9000"]);
+        std::fs::write(&user, "namenodes = [\"u:1\", \"v:2\"]").unwrap();
+        let found = Cluster::find_in(&[], &files).unwrap();
+        assert_eq!(found.namenodes, ["u:1", "v:2"]);
+        assert_eq!(found.source, Source::File(user));
+        let asked = Cluster::find_in(&["x:3".to_owned()], &files).unwrap();
+        assert_eq!(
+            (asked.namenodes, asked.source),
+            (vec!["x:3".to_owned()], Source::Asked)
+        );
+    }
+
+    #[test]
+    fn a_bad_file_is_named_and_not_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let file: PathBuf = directory.path().join("cluster.toml");
+        std::fs::write(&file, "namenode = \"a\"").unwrap();
+        let error = Cluster::find_in(&[], std::slice::from_ref(&file)).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("unknown field `namenode`"),
+            "{error:#}"
+        );
+        std::fs::write(&file, "namenodes = []").unwrap();
+        let error = Cluster::find_in(&[], std::slice::from_ref(&file)).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("cluster.toml: no address"),
+            "{error:#}"
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_in_a_sentence_with_a_way_out() {
+        let cluster = Cluster {
+            namenodes: vec!["127.0.0.1:1".to_owned()],
+            source: Source::Default,
+        };
+        let error = cluster
+            .reach(std::time::Duration::ZERO)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("127.0.0.1:1 (Connection refused)"),
+            "{error}"
+        );
+        assert!(
+            error.contains("dfs up --dir DIR") && error.contains("CAIRN_CLUSTER"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,317 @@
+//! `dfs cp`: copies inside the cluster. No data moves: copies share the extents of their sources until either changes.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use cairn_client::{AttributeChange, FileSystem};
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::operation::{IfExists, RenameMode};
+use clap::Args;
+
+use super::{Destination, expand};
+use crate::output::{escape, is_directory, kind};
+use crate::paths::{base_name, temporary_beside};
+use crate::session::{Session, Usage};
+use crate::walk::{Crew, Found, MANY, Step, Walk};
+
+/// Copy files inside the cluster, and with -r directories with all they hold.
+///
+/// No data moves: a copy shares the bytes of its source, takes no space, and costs as much for a large file as for a small
+/// one. When either is changed, the other stays as it is. A copy appears under its name when it is complete.
+#[derive(Debug, Args)]
+pub(crate) struct Cp {
+    /// Directories, too.
+    #[arg(short = 'r', short_alias = 'R', long)]
+    recursive: bool,
+    /// Keep mode, times and owner, as far as you may.
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Fail instead of replacing a file that exists.
+    #[arg(short = 'n', long)]
+    no_clobber: bool,
+    /// Replacing is the default.
+    #[arg(short = 'f', long, hide = true)]
+    force: bool,
+    /// What to copy, and last where it goes: a directory that exists, or a new name.
+    #[arg(required = true, num_args = 2.., value_name = "SOURCE... TARGET")]
+    paths: Vec<OsString>,
+}
+
+/// What copies share.
+struct Copying {
+    fs: FileSystem,
+    preserve: bool,
+    replace: bool,
+    umask: u32,
+    uid: u32,
+}
+
+impl Cp {
+    pub(crate) async fn run(mut self, session: &mut Session) -> anyhow::Result<()> {
+        let Some(target) = self.paths.pop() else {
+            return Usage::error("cp needs sources and a target");
+        };
+        let sources = expand(session, &self.paths).await;
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let destination =
+            Destination::find(session, &target, sources.len(), self.recursive).await?;
+        let copying = Arc::new(Copying {
+            fs: session.fs.clone(),
+            preserve: self.preserve,
+            replace: !self.no_clobber,
+            umask: session.umask,
+            uid: session.uid,
+        });
+        let mut crew = Crew::new(MANY);
+        let mut directories = Vec::new();
+        for source in sources {
+            let target = destination.name_for(&base_name(&source));
+            // With -r links are copied as links, else what they point to.
+            let found = if self.recursive {
+                session.fs.stat_link(&source).await
+            } else {
+                session.fs.stat(&source).await
+            };
+            let Some(attributes) = session.check(found) else {
+                continue;
+            };
+            if is_directory(&attributes) && !self.recursive {
+                session.report(format!(
+                    "{}: Is a directory (cp -r copies it with all it holds)",
+                    escape(&source)
+                ));
+                continue;
+            }
+            if is_below(&target, &source) {
+                let text = format!(
+                    "{}: cannot be copied into itself, {}",
+                    escape(&source),
+                    escape(&target)
+                );
+                session.report(text);
+                continue;
+            }
+            copying
+                .tree(
+                    session,
+                    &source,
+                    &target,
+                    attributes,
+                    &mut crew,
+                    &mut directories,
+                )
+                .await;
+        }
+        while let Some(result) = crew.next().await {
+            session.check(result);
+        }
+        if self.preserve {
+            for (target, attributes) in directories.into_iter().rev() {
+                let kept = copying.keep(&target, &attributes).await;
+                session.check(kept);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `path` is `top` or something in it.
+fn is_below(path: &[u8], top: &[u8]) -> bool {
+    let (Ok(path), Ok(top)) = (cairn_client::normalise(path), cairn_client::normalise(top)) else {
+        return false;
+    };
+    top == b"/"
+        || path
+            .strip_prefix(top.as_slice())
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+type Copied = Result<(), String>;
+
+impl Copying {
+    async fn tree(
+        self: &Arc<Self>,
+        session: &mut Session,
+        source: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+        crew: &mut Crew<Copied>,
+        directories: &mut Vec<(Vec<u8>, Attributes)>,
+    ) {
+        let mut walk = Walk::from(&self.fs, source, attributes);
+        let mut skipping: Option<usize> = None;
+        loop {
+            let found = match walk.next().await {
+                Ok(Some(Step::Enter(found))) => found,
+                Ok(Some(Step::Leave(found))) => {
+                    skipping = skipping.filter(|&depth| depth != found.depth);
+                    continue;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    session.report(error);
+                    continue;
+                }
+            };
+            if skipping.is_some() {
+                continue;
+            }
+            let to = [target, &found.path[source.len().min(found.path.len())..]].concat();
+            if is_directory(&found.attributes) {
+                // One after the other: what is in a directory needs it.
+                let made = self.directory(&to).await;
+                if session.check(made).is_none() {
+                    skipping = Some(found.depth);
+                } else {
+                    directories.push((to, found.attributes));
+                }
+                continue;
+            }
+            if let Some(result) = crew.start(self.clone().one(found, to)).await {
+                session.check(result);
+            }
+        }
+    }
+
+    async fn directory(&self, target: &[u8]) -> Copied {
+        match self.fs.mkdir(target, 0o777 & !self.umask).await {
+            Err(error) if error.code() == ErrorCode::AlreadyExists => {
+                match self.fs.stat(target).await {
+                    Ok(existing) if is_directory(&existing) => Ok(()),
+                    _ => Err(error.to_string()),
+                }
+            }
+            made => made.map(|_| ()).map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn one(self: Arc<Self>, found: Found, target: Vec<u8>) -> Copied {
+        let temporary = temporary_beside(&target);
+        let made = match kind(&found.attributes) {
+            InodeKind::File => self.file(&found, &temporary).await,
+            InodeKind::Symlink => {
+                let link = self
+                    .fs
+                    .symlink(found.attributes.symlink_target.clone(), &temporary)
+                    .await;
+                link.map(|_| ())
+                    .map_err(|error| crate::session::about(&target, &error))
+            }
+            _ => {
+                return Err(format!(
+                    "{}: neither a file nor a directory, left out",
+                    escape(&found.path)
+                ));
+            }
+        };
+        let mode = if self.replace {
+            RenameMode::Replace
+        } else {
+            RenameMode::NoReplace
+        };
+        let named = match made {
+            Ok(()) => self.fs.rename(&temporary, &target, mode).await.map(|_| ()),
+            Err(text) => {
+                // It may not even have been made.
+                let _ = self.fs.unlink(&temporary).await;
+                return Err(text);
+            }
+        };
+        if let Err(error) = named {
+            let _ = self.fs.unlink(&temporary).await;
+            return Err(crate::session::about(&target, &error));
+        }
+        Ok(())
+    }
+
+    async fn file(&self, found: &Found, temporary: &[u8]) -> Copied {
+        let attributes = &found.attributes;
+        let fail = |error: cairn_client::Error| crate::session::about(&found.path, &error);
+        let mode = attributes.mode & 0o777 & !self.umask;
+        let (made, _) = self
+            .fs
+            .create(temporary, mode, IfExists::Fail)
+            .await
+            .map_err(fail)?;
+        let inode = InodeId(made.inode);
+        let mut done = 0;
+        while done < attributes.size {
+            let left = attributes.size - done;
+            let source = InodeId(attributes.inode);
+            let shared = self
+                .fs
+                .clone_range(source, done, left, inode, done)
+                .await
+                .map_err(fail)?;
+            if shared == 0 {
+                break;
+            }
+            done += shared;
+        }
+        if self.preserve {
+            self.keep_inode(&found.path, inode, attributes).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn keep(&self, target: &[u8], attributes: &Attributes) -> Copied {
+        let made = self
+            .fs
+            .stat(target)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.keep_inode(target, InodeId(made.inode), attributes)
+            .await
+    }
+
+    async fn keep_inode(&self, path: &[u8], inode: InodeId, attributes: &Attributes) -> Copied {
+        let fail = |error: cairn_client::Error| crate::session::about(path, &error);
+        if self.uid == 0 {
+            let (uid, gid) = (Some(attributes.uid), Some(attributes.gid));
+            let change = AttributeChange {
+                uid,
+                gid,
+                ..AttributeChange::default()
+            };
+            self.fs.set_attributes(inode, change).await.map_err(fail)?;
+        }
+        let change = AttributeChange {
+            mode: Some(attributes.mode & 0o7777),
+            atime_ns: Some(attributes.atime_ns),
+            mtime_ns: Some(attributes.mtime_ns),
+            ..AttributeChange::default()
+        };
+        self.fs
+            .set_attributes(inode, change)
+            .await
+            .map(|_| ())
+            .map_err(fail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_below;
+
+    #[test]
+    fn a_tree_is_not_copied_into_itself() {
+        for (path, top, below) in [
+            ("/a/b", "/a", true),
+            ("/a", "/a/", true),
+            ("/ab", "/a", false),
+            ("/x", "/", true),
+            ("/b/a", "/a", false),
+        ] {
+            assert_eq!(
+                is_below(path.as_bytes(), top.as_bytes()),
+                below,
+                "{path} {top}"
+            );
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The commands, one file each, and what several of them need.
+
+pub(crate) mod append;
+pub(crate) mod cat;
+pub(crate) mod checksum;
+pub(crate) mod chmod;
+pub(crate) mod chown;
+pub(crate) mod completions;
+pub(crate) mod concat;
+pub(crate) mod count;
+pub(crate) mod cp;
+pub(crate) mod datanode;
+pub(crate) mod df;
+pub(crate) mod du;
+pub(crate) mod find;
+pub(crate) mod fsck;
+pub(crate) mod get;
+pub(crate) mod getfattr;
+pub(crate) mod ln;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod mkdir;
+pub(crate) mod mv;
+pub(crate) mod namenode;
+pub(crate) mod put;
+pub(crate) mod readlink;
+pub(crate) mod rm;
+pub(crate) mod rmdir;
+pub(crate) mod setfattr;
+pub(crate) mod setrep;
+pub(crate) mod stat;
+pub(crate) mod status;
+pub(crate) mod tail;
+pub(crate) mod test;
+pub(crate) mod touch;
+pub(crate) mod tree;
+pub(crate) mod truncate;
+pub(crate) mod up;
+
+use std::ffi::{OsStr, OsString};
+use std::future::Future;
+use std::io::Write;
+use std::time::Duration;
+
+use cairn_protocol::ErrorCode;
+use tokio::signal::ctrl_c;
+use tokio::time::timeout;
+
+use crate::arguments::{Arguments, Command, Global};
+use crate::cluster;
+use crate::glob;
+use crate::output::{escape, is_directory};
+use crate::paths::{absolute, join};
+use crate::session::{Ending, Session};
+use crate::walk::{Crew, Found, MANY, Step, Walk};
+
+/// For giving open chunks back and ending the session. What is not given back the cluster takes when the session expires.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Does what was typed.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
+        Command::Up(up) => up.run(&global).await,
+        Command::Namenode(namenode) => namenode.run(&global).await,
+        Command::Datanode(datanode) => datanode.run(&global).await,
+        command => {
+            let purpose = format!("dfs {}", name(&command));
+            let is_test = matches!(command, Command::Test(_));
+            let work = async |session: &mut Session| run_in(command, session).await;
+            match with_session(&global, &purpose, work).await {
+                // 1 would say that it is not so.
+                Err(error) if is_test => {
+                    eprintln!("dfs: {error:#}");
+                    Ok(Ending::Usage)
+                }
+                result => result,
+            }
+        }
+    }
+}
+
+/// Connects, works, and closes; Ctrl-C ends the work, which leaves nothing half-done under a final name.
+pub(crate) async fn with_session(
+    global: &Global,
+    purpose: &str,
+    work: impl AsyncFnOnce(&mut Session) -> anyhow::Result<Ending>,
+) -> anyhow::Result<Ending> {
+    let Some(session) = unless_interrupted(cluster::session(global, purpose)).await else {
+        return Ok(Ending::Interrupted);
+    };
+    let mut session = session?;
+    let result = match unless_interrupted(work(&mut session)).await {
+        Some(result) => result,
+        None => Ok(Ending::Interrupted),
+    };
+    let flushed = session.out.flush();
+    if let Ok(Err(error)) = timeout(CLOSING, session.fs.close()).await {
+        tracing::debug!(%error, "session not closed");
+    }
+    let ending = result?;
+    flushed?;
+    Ok(ending)
+}
+
+async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        // Without a handler for the signal it ends the process anyway.
+        Ok(()) = ctrl_c() => None,
+        result = work => Some(result),
+    }
+}
+
+/// File commands and questions to the cluster.
+async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Ending> {
+    match command {
+        Command::Append(append) => append.run(session).await?,
+        Command::Cat(cat) => cat.run(session).await?,
+        Command::Checksum(checksum) => checksum.run(session).await?,
+        Command::Chmod(chmod) => chmod.run(session).await?,
+        Command::Chown(chown) => chown.run(session).await?,
+        Command::Concat(concat) => concat.run(session).await?,
+        Command::Count(count) => count.run(session).await?,
+        Command::Cp(cp) => cp.run(session).await?,
+        Command::Df(df) => df.run(session).await?,
+        Command::Du(du) => du.run(session).await?,
+        Command::Find(find) => find.run(session).await?,
+        Command::Get(get) => get.run(session).await?,
+        Command::Getfattr(getfattr) => getfattr.run(session).await?,
+        Command::Ln(ln) => ln.run(session).await?,
+        Command::Ls(ls) => ls.run(session).await?,
+        Command::Mkdir(mkdir) => mkdir.run(session).await?,
+        Command::Mv(mv) => mv.run(session).await?,
+        Command::Put(put) => put.run(session).await?,
+        Command::Readlink(readlink) => readlink.run(session).await?,
+        Command::Rm(rm) => rm.run(session).await?,
+        Command::Rmdir(rmdir) => rmdir.run(session).await?,
+        Command::Setfattr(setfattr) => setfattr.run(session).await?,
+        Command::Setrep(setrep) => setrep.run(session).await?,
+        Command::Stat(stat) => stat.run(session).await?,
+        Command::Tail(tail) => tail.run(session).await?,
+        Command::Test(test) => return test.run(session).await,
+        Command::Touch(touch) => touch.run(session).await?,
+        Command::Tree(tree) => tree.run(session).await?,
+        Command::Truncate(truncate) => truncate.run(session).await?,
+        Command::Status(status) => status.run(session).await?,
+        Command::Fsck(fsck) => return fsck.run(session).await,
+        Command::Completions(_)
+        | Command::Man(_)
+        | Command::Up(_)
+        | Command::Namenode(_)
+        | Command::Datanode(_) => {
+            unreachable!("run() has its own ways for commands that need no session")
+        }
+    }
+    Ok(session.ending())
+}
+
+/// For the cluster's list of sessions: the variant's name is the command's.
+fn name(command: &Command) -> String {
+    let text = format!("{command:?}");
+    text.split(['(', ' '])
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
+}
+
+/// What typed paths stand for, patterns expanded. What stands for nothing is reported.
+pub(crate) async fn expand(session: &mut Session, typed: &[OsString]) -> Vec<Vec<u8>> {
+    let mut paths = Vec::new();
+    for typed in typed {
+        let path = absolute(&session.home, typed);
+        let expanded = glob::expand(&session.fs, &path).await;
+        paths.extend(
+            session
+                .check(expanded.map_err(|error| format!("{error:#}")))
+                .unwrap_or_default(),
+        );
+    }
+    paths
+}
+
+/// Where `put`, `cp` and `mv` put things.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    path: Vec<u8>,
+    directory: bool,
+}
+
+impl Destination {
+    /// A directory takes any number of sources, anything else is the new name of one. `is_tree`: a name that does not exist
+    /// may end with a slash.
+    pub(crate) async fn find(
+        session: &Session,
+        typed: &OsStr,
+        sources: usize,
+        is_tree: bool,
+    ) -> anyhow::Result<Self> {
+        let path = absolute(&session.home, typed);
+        let needs_directory = sources > 1 || (path.ends_with(b"/") && !is_tree);
+        match session.fs.stat(&path).await {
+            Ok(attributes) if is_directory(&attributes) => Ok(Self {
+                path,
+                directory: true,
+            }),
+            Ok(_) if needs_directory => {
+                anyhow::bail!("{}: {}", escape(&path), ErrorCode::NotADirectory.text())
+            }
+            Err(error) if error.code() != ErrorCode::NotFound || needs_directory => {
+                Err(error.into())
+            }
+            Ok(_) | Err(_) => Ok(Self {
+                path,
+                directory: false,
+            }),
+        }
+    }
+
+    /// The path that a source of this name gets. A source without a name, such as `/`, becomes the destination itself.
+    pub(crate) fn name_for(&self, base: &[u8]) -> Vec<u8> {
+        if self.directory && !base.is_empty() {
+            join(&self.path, base)
+        } else {
+            self.path.clone()
+        }
+    }
+}
+
+/// Does the same to everything at a path, and with `recursive` below it, many at once. Failures are reported with paths.
+pub(crate) async fn for_each<F>(
+    session: &mut Session,
+    paths: Vec<Vec<u8>>,
+    recursive: bool,
+    change: impl Fn(Found) -> F,
+) where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let mut crew = Crew::new(MANY);
+    for path in paths {
+        let attributes = session.fs.stat(&path).await;
+        let Some(attributes) = session.check(attributes) else {
+            continue;
+        };
+        let depth_max = if recursive { usize::MAX } else { 0 };
+        let mut walk = Walk::from(&session.fs, &path, attributes).depth_max(depth_max);
+        loop {
+            // Directories when their content is through, so that a change cannot lock us out of it.
+            let found = match walk.next().await {
+                Ok(Some(Step::Enter(found))) if recursive && is_directory(&found.attributes) => {
+                    continue;
+                }
+                Ok(Some(Step::Leave(found) | Step::Enter(found))) => found,
+                Ok(None) => break,
+                Err(error) => {
+                    session.report(error);
+                    continue;
+                }
+            };
+            if let Some(result) = crew.start(change(found)).await {
+                session.check(result);
+            }
+        }
+    }
+    while let Some(result) = crew.next().await {
+        session.check(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{Destination, name};
+    use crate::arguments::Arguments;
+
+    #[test]
+    fn the_session_is_named_after_the_command() {
+        let arguments = Arguments::try_parse_from(["dfs", "ls", "/"]).unwrap();
+        assert_eq!(name(&arguments.command), "ls");
+    }
+
+    #[test]
+    fn a_directory_takes_sources_in() {
+        let directory = Destination {
+            path: b"/d".to_vec(),
+            directory: true,
+        };
+        assert_eq!(directory.name_for(b"x"), b"/d/x");
+        assert_eq!(directory.name_for(b""), b"/d");
+        let name = Destination {
+            path: b"/n".to_vec(),
+            directory: false,
+        };
+        assert_eq!(name.name_for(b"x"), b"/n");
+    }
+}

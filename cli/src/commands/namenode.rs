@@ -1,0 +1,107 @@
+//! `dfs namenode`: runs a namenode, or administers those of a cluster.
+
+use std::io::Write;
+
+use cairn_protocol::ids::NamenodeId;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::status::{namenode_json, print_namenodes};
+use super::with_session;
+use crate::arguments::Global;
+use crate::cluster::addresses;
+use crate::output::print_json;
+use crate::roles;
+use crate::session::{Ending, Session};
+
+/// Run a namenode, or list, add, replace and remove those of a cluster.
+///
+/// Without one of the commands below it runs a namenode in the foreground.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_help_heading = "Administration"
+)]
+pub(crate) struct Namenode {
+    #[command(subcommand)]
+    command: Option<NamenodeCommand>,
+    #[command(flatten)]
+    role: roles::namenode::NamenodeRole,
+}
+
+#[derive(Debug, Subcommand)]
+enum NamenodeCommand {
+    /// List the namenodes of the cluster.
+    List {
+        /// One JSON array of objects.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a namenode that is running and belongs to no cluster yet; it catches up, then votes.
+    Add {
+        /// Where it listens.
+        #[arg(value_name = "HOST:PORT")]
+        address: String,
+        /// Remove this one in the same step.
+        #[arg(long, value_name = "ID")]
+        replace: Option<u64>,
+    },
+    /// Remove a namenode.
+    Remove {
+        /// Which, see `dfs namenode list`.
+        id: u64,
+    },
+    /// Hand leadership over.
+    Transfer {
+        /// To which; without it, to the one that is furthest.
+        id: Option<u64>,
+    },
+}
+
+impl Namenode {
+    pub(crate) async fn run(self, global: &Global) -> anyhow::Result<Ending> {
+        match self.command {
+            None => roles::namenode::run(self.role).await.map(|()| Ending::Done),
+            Some(command) => {
+                with_session(global, "dfs namenode", async |session| {
+                    command.run(session).await?;
+                    Ok(session.ending())
+                })
+                .await
+            }
+        }
+    }
+}
+
+impl NamenodeCommand {
+    async fn run(self, session: &mut Session) -> anyhow::Result<()> {
+        match self {
+            Self::List { json } => {
+                let namenodes = session.fs.status().await?.namenodes;
+                if json {
+                    let list = namenodes.iter().map(namenode_json).collect();
+                    print_json(&mut session.out, &Value::Array(list))?;
+                } else {
+                    print_namenodes(&mut session.out, &namenodes)?;
+                }
+            }
+            Self::Add { address, replace } => {
+                let address = addresses(&[address])?.concat();
+                session
+                    .fs
+                    .add_namenode(address.clone(), replace.map(NamenodeId))
+                    .await?;
+                writeln!(session.out, "added {address}")?;
+            }
+            Self::Remove { id } => {
+                session.fs.remove_namenode(NamenodeId(id)).await?;
+                writeln!(session.out, "removed {id}")?;
+            }
+            Self::Transfer { id } => {
+                session.fs.transfer_leadership(id.map(NamenodeId)).await?;
+                writeln!(session.out, "leadership handed over")?;
+            }
+        }
+        Ok(())
+    }
+}

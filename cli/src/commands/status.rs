@@ -1,0 +1,377 @@
+//! `dfs status`: the whole cluster at a glance.
+
+use std::io::{self, Write};
+
+use cairn_protocol::messages::admin::{
+    ClusterCounts, DatanodeAdminState, DatanodeStatus, NamenodeStatus, StatusReply,
+};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::output::{Align, Table, duration_short, print_json, size_with_unit};
+use crate::session::Session;
+
+/// Tell how the cluster is: first of all whether all data is safe.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
+        let status = session.fs.status().await?;
+        if self.json {
+            print_json(&mut session.out, &as_json(&status))?;
+        } else {
+            print(&mut session.out, &status)?;
+        }
+        Ok(())
+    }
+}
+
+/// One sentence: whether all data is safe, and if not, what is wrong.
+pub(crate) fn verdict(status: &StatusReply) -> String {
+    let counts = &status.counts;
+    let alive = status
+        .datanodes
+        .iter()
+        .filter(|datanode| datanode.alive)
+        .count();
+    let dead = status.datanodes.len() - alive;
+    if counts.chunks_unavailable > 0 {
+        return format!(
+            "DATA UNAVAILABLE: {} of {} chunks have no live replica{}.",
+            counts.chunks_unavailable,
+            counts.chunks,
+            if dead > 0 {
+                format!("; bring the {dead} dead datanodes back")
+            } else {
+                String::new()
+            }
+        );
+    }
+    if counts.chunks_under_replicated > 0 {
+        return format!(
+            "All data can be read; {} of {} chunks have fewer replicas than they should, {} copies are running.",
+            counts.chunks_under_replicated, counts.chunks, counts.copies_running
+        );
+    }
+    if alive == 0 {
+        return "No datanode is alive: files can be neither written nor read.".to_owned();
+    }
+    let silent = status
+        .namenodes
+        .iter()
+        .filter(|namenode| !namenode.reachable)
+        .count();
+    match silent {
+        0 => "All data is safe: every chunk has all its replicas.".to_owned(),
+        silent => format!(
+            "All data is safe: every chunk has all its replicas. {silent} of {} namenodes do not answer.",
+            status.namenodes.len()
+        ),
+    }
+}
+
+/// Space over all live datanodes: capacity, used, available.
+pub(crate) fn space(datanode: &DatanodeStatus) -> (u64, u64, u64) {
+    datanode
+        .volumes
+        .iter()
+        .fold((0, 0, 0), |(capacity, used, available), volume| {
+            (
+                capacity + volume.capacity_bytes,
+                used + volume.used_bytes,
+                available
+                    + if volume.failed {
+                        0
+                    } else {
+                        volume.available_bytes
+                    },
+            )
+        })
+}
+
+fn print(out: &mut impl Write, status: &StatusReply) -> io::Result<()> {
+    writeln!(out, "{}", verdict(status))?;
+    let cluster: String = status
+        .cluster_id
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    writeln!(
+        out,
+        "\nCluster {cluster}, version {}, term {}, entry {}, {} clients",
+        status.version, status.term, status.applied_index, status.session_count
+    )?;
+    print_counts(out, &status.counts)?;
+    writeln!(out, "\nNamenodes")?;
+    print_namenodes(out, &status.namenodes)?;
+    writeln!(out, "\nDatanodes")?;
+    if status.datanodes.is_empty() {
+        return writeln!(out, "  none has ever registered");
+    }
+    print_datanodes(out, &status.datanodes)
+}
+
+fn print_counts(out: &mut impl Write, counts: &ClusterCounts) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} files in {} directories, {} in {} chunks ({} open)",
+        counts.files,
+        counts.directories,
+        size_with_unit(counts.live_bytes),
+        counts.chunks,
+        counts.chunks_open
+    )?;
+    let pending = [
+        (
+            counts.chunks_over_replicated,
+            "chunks with surplus replicas",
+        ),
+        (counts.chunks_dead, "chunks to be deleted"),
+        (counts.sweeping, "removed trees and files to be swept"),
+    ];
+    for (count, what) in pending.into_iter().filter(|(count, _)| *count > 0) {
+        writeln!(out, "{count} {what}")?;
+    }
+    Ok(())
+}
+
+/// A table of namenodes.
+pub(crate) fn print_namenodes(
+    out: &mut impl Write,
+    namenodes: &[NamenodeStatus],
+) -> io::Result<()> {
+    let (left, right) = (Align::Left, Align::Right);
+    let mut table = Table::new(&[left, right, left, left, right, left]);
+    table.row(["", "ID", "ADDRESS", "ROLE", "ENTRY", ""].map(str::to_owned));
+    for namenode in namenodes {
+        table.row([
+            String::new(),
+            namenode.namenode.to_string(),
+            namenode.address.clone(),
+            namenode.role.clone(),
+            namenode.matched_index.to_string(),
+            if namenode.reachable {
+                String::new()
+            } else {
+                "does not answer".to_owned()
+            },
+        ]);
+    }
+    table.print(out, "  ")
+}
+
+/// A table of datanodes, and below it volumes that failed.
+pub(crate) fn print_datanodes(
+    out: &mut impl Write,
+    datanodes: &[DatanodeStatus],
+) -> io::Result<()> {
+    let (left, right) = (Align::Left, Align::Right);
+    let mut table = Table::new(&[left, right, left, left, left, right, right, right, right]);
+    let titles = [
+        "",
+        "ID",
+        "ADDRESS",
+        "RACK",
+        "STATE",
+        "HEARD",
+        "REPLICAS",
+        "USED",
+        "AVAILABLE",
+    ];
+    table.row(titles.map(str::to_owned));
+    for datanode in datanodes {
+        let (_, used, available) = space(datanode);
+        table.row([
+            String::new(),
+            datanode.address.datanode.to_string(),
+            datanode.address.address.clone(),
+            datanode.address.rack.clone(),
+            state(datanode).to_owned(),
+            heard(datanode),
+            datanode.replica_count.to_string(),
+            size_with_unit(used),
+            size_with_unit(available),
+        ]);
+    }
+    table.print(out, "  ")?;
+    for datanode in datanodes {
+        for volume in datanode.volumes.iter().filter(|volume| volume.failed) {
+            writeln!(
+                out,
+                "  datanode {}: volume {} is withdrawn: {}",
+                datanode.address.datanode, volume.path, volume.reason
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn heard(datanode: &DatanodeStatus) -> String {
+    match datanode.heartbeat_age_ms {
+        u64::MAX => "never".to_owned(),
+        age if age < 2_000 => "now".to_owned(),
+        age => format!("{} ago", duration_short(age / 1000)),
+    }
+}
+
+fn state(datanode: &DatanodeStatus) -> &'static str {
+    match (DatanodeAdminState::try_from(datanode.state), datanode.alive) {
+        (Ok(DatanodeAdminState::InService), true) => "in service",
+        (Ok(DatanodeAdminState::InService), false) => "DEAD",
+        (Ok(DatanodeAdminState::Decommissioning), true) => "decommissioning",
+        (Ok(DatanodeAdminState::Decommissioning), false) => "decommissioning, dead",
+        (Ok(DatanodeAdminState::Decommissioned), _) => "decommissioned",
+        (Ok(DatanodeAdminState::Maintenance), true) => "maintenance",
+        (Ok(DatanodeAdminState::Maintenance), false) => "maintenance, away",
+        (Err(_), _) => "unknown",
+    }
+}
+
+/// Everything, for scripts.
+pub(crate) fn as_json(status: &StatusReply) -> Value {
+    let counts = &status.counts;
+    let cluster: String = status
+        .cluster_id
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    json!({
+        "verdict": verdict(status),
+        "safe": counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0,
+        "cluster": cluster,
+        "version": status.version,
+        "term": status.term,
+        "leader": status.leader,
+        "applied_index": status.applied_index,
+        "time_ms": status.time_ms,
+        "sessions": status.session_count,
+        "counts": {
+            "files": counts.files,
+            "directories": counts.directories,
+            "inodes": counts.inodes,
+            "chunks": counts.chunks,
+            "chunks_open": counts.chunks_open,
+            "chunks_under_replicated": counts.chunks_under_replicated,
+            "chunks_unavailable": counts.chunks_unavailable,
+            "chunks_over_replicated": counts.chunks_over_replicated,
+            "chunks_dead": counts.chunks_dead,
+            "live_bytes": counts.live_bytes,
+            "chunk_bytes": counts.chunk_bytes,
+            "copies_running": counts.copies_running,
+            "sweeping": counts.sweeping,
+        },
+        "namenodes": status.namenodes.iter().map(namenode_json).collect::<Vec<_>>(),
+        "datanodes": status.datanodes.iter().map(datanode_json).collect::<Vec<_>>(),
+    })
+}
+
+/// One namenode, for scripts.
+pub(crate) fn namenode_json(namenode: &NamenodeStatus) -> Value {
+    json!({
+        "id": namenode.namenode,
+        "address": namenode.address,
+        "role": namenode.role,
+        "matched_index": namenode.matched_index,
+        "reachable": namenode.reachable,
+    })
+}
+
+/// One datanode, for scripts.
+pub(crate) fn datanode_json(datanode: &DatanodeStatus) -> Value {
+    let (capacity, used, available) = space(datanode);
+    let volumes = datanode.volumes.iter().map(|volume| {
+        json!({
+            "path": volume.path,
+            "capacity_bytes": volume.capacity_bytes,
+            "used_bytes": volume.used_bytes,
+            "available_bytes": volume.available_bytes,
+            "replicas": volume.replica_count,
+            "failed": volume.failed,
+            "reason": volume.reason,
+        })
+    });
+    let age = (datanode.heartbeat_age_ms != u64::MAX).then_some(datanode.heartbeat_age_ms);
+    json!({
+        "id": datanode.address.datanode,
+        "address": datanode.address.address,
+        "host": datanode.address.host,
+        "rack": datanode.address.rack,
+        "alive": datanode.alive,
+        "state": state(datanode),
+        "heartbeat_age_ms": age,
+        "replicas": datanode.replica_count,
+        "capacity_bytes": capacity,
+        "used_bytes": used,
+        "available_bytes": available,
+        "write_streams": datanode.write_streams,
+        "copies": datanode.copies,
+        "version": datanode.version,
+        "volumes": volumes.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::messages::admin::{DatanodeStatus, NamenodeStatus, StatusReply};
+
+    use super::{as_json, print, verdict};
+
+    fn status() -> StatusReply {
+        let mut status = StatusReply::default();
+        status.counts.chunks = 10;
+        status.namenodes.push(NamenodeStatus {
+            reachable: true,
+            ..NamenodeStatus::default()
+        });
+        let mut datanode = DatanodeStatus {
+            alive: true,
+            heartbeat_age_ms: 5,
+            ..DatanodeStatus::default()
+        };
+        datanode.address.address = "h:1".to_owned();
+        status.datanodes.push(datanode);
+        status
+    }
+
+    #[test]
+    fn the_first_line_says_whether_data_is_safe() {
+        let mut status = status();
+        assert_eq!(
+            verdict(&status),
+            "All data is safe: every chunk has all its replicas."
+        );
+        status.namenodes[0].reachable = false;
+        assert!(verdict(&status).ends_with("1 of 1 namenodes do not answer."));
+        status.counts.chunks_under_replicated = 4;
+        assert!(verdict(&status).starts_with("All data can be read; 4 of 10 chunks"));
+        status.counts.chunks_unavailable = 2;
+        assert!(verdict(&status).starts_with("DATA UNAVAILABLE: 2 of 10 chunks"));
+        status.counts = Default::default();
+        status.datanodes.clear();
+        assert!(verdict(&status).starts_with("No datanode is alive"));
+    }
+
+    #[test]
+    fn tables_and_json_name_every_node() {
+        let mut out = Vec::new();
+        print(&mut out, &status()).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("h:1") && text.contains("in service") && text.contains("now"),
+            "{text}"
+        );
+        let json = as_json(&status());
+        assert_eq!(
+            (
+                json["safe"].as_bool(),
+                json["datanodes"][0]["address"].as_str()
+            ),
+            (Some(true), Some("h:1"))
+        );
+    }
+}

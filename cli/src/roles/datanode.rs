@@ -1,0 +1,133 @@
+//! A datanode as a process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use cairn_daemon::disk::RealDisk;
+use cairn_daemon::{Tasks, config};
+use cairn_datanode::{Datanode, DatanodeConfig};
+use clap::Args;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::serve;
+use crate::session::Usage;
+
+/// How to run a datanode.
+#[derive(Debug, Args)]
+pub(crate) struct DatanodeRole {
+    /// Its settings; deploy/config/datanode.toml has all of them with their defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Namenodes, one is enough, instead of `namenodes` in the file.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    namenodes: Vec<String>,
+    /// Where to listen, instead of `listen` in the file.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where others reach it, instead of `advertise` in the file.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// A directory for each disk, instead of `volumes` in the file.
+    #[arg(long = "volume", value_name = "DIR")]
+    volumes: Vec<PathBuf>,
+    /// Failure domain, instead of `rack` in the file.
+    #[arg(long, value_name = "/RACK")]
+    rack: Option<String>,
+    /// Only check the settings.
+    #[arg(long)]
+    check: bool,
+    /// End when standard input does.
+    #[arg(long, hide = true)]
+    follow_stdin: bool,
+}
+
+impl DatanodeRole {
+    /// The file with what the options say instead.
+    fn settings(&self) -> anyhow::Result<DatanodeConfig> {
+        let mut settings: DatanodeConfig = match &self.config {
+            Some(file) => config::load(file)?,
+            None if self.volumes.is_empty() || self.namenodes.is_empty() => {
+                return Usage::error("a datanode needs --config FILE, or --namenodes and --volume");
+            }
+            None => DatanodeConfig::default(),
+        };
+        if !self.namenodes.is_empty() {
+            settings.namenodes.clone_from(&self.namenodes);
+        }
+        if let Some(listen) = &self.listen {
+            settings.listen.clone_from(listen);
+        }
+        if let Some(advertise) = &self.advertise {
+            settings.advertise.clone_from(advertise);
+        }
+        if !self.volumes.is_empty() {
+            settings.volumes.clone_from(&self.volumes);
+        }
+        if let Some(rack) = &self.rack {
+            settings.rack.clone_from(rack);
+        }
+        settings.validate().context(match &self.config {
+            Some(file) => format!("config file {}", file.display()),
+            None => "settings of the datanode".to_owned(),
+        })?;
+        Ok(settings)
+    }
+}
+
+/// Runs it until it is told to stop.
+pub(crate) async fn run(role: DatanodeRole) -> anyhow::Result<()> {
+    let settings = role.settings()?;
+    if role.check {
+        println!("the settings are right");
+        return Ok(());
+    }
+    serve(role.follow_stdin, async |tasks| {
+        start(settings, tasks).await.map(|_| ())
+    })
+    .await
+}
+
+/// Starts a datanode in `tasks`.
+pub(crate) async fn start(settings: DatanodeConfig, tasks: &Tasks) -> anyhow::Result<Datanode> {
+    let rng = StdRng::seed_from_u64(rand::random());
+    Ok(Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::DatanodeRole;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        role: DatanodeRole,
+    }
+
+    #[test]
+    fn options_are_enough_or_stand_above_the_file() {
+        let role = |line: &str| Line::try_parse_from(line.split(' ')).unwrap().role;
+        let settings = role("x --namenodes a:1,b:2 --volume /d/1 --volume /d/2 --rack /r")
+            .settings()
+            .unwrap();
+        assert_eq!(
+            (
+                settings.namenodes.len(),
+                settings.volumes.len(),
+                settings.rack.as_str()
+            ),
+            (2, 2, "/r")
+        );
+        assert!(
+            role("x --volume /d")
+                .settings()
+                .unwrap_err()
+                .is::<crate::session::Usage>()
+        );
+        let error = role("x --namenodes a --volume /d").settings().unwrap_err();
+        assert!(format!("{error:#}").contains("not host:port"), "{error:#}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Files on the local disk that appear under their names complete, or not at all.
+
+use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use cairn_protocol::messages::common::Attributes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+/// A file that is being written beside its final name; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    file: File,
+    temporary: Option<PathBuf>,
+    name: PathBuf,
+}
+
+impl Unnamed {
+    /// Makes it. The umask applies to `mode`. Blocks.
+    pub(crate) fn create(name: &Path, mode: u32) -> io::Result<Self> {
+        let mut hidden = std::ffi::OsString::from(format!(".{:016x}.", rand::random::<u64>()));
+        // The end of a long name has no room.
+        let base = name
+            .file_name()
+            .filter(|base| base.len() <= 200)
+            .unwrap_or_default();
+        hidden.push(base);
+        hidden.push(".part");
+        let temporary = name.with_file_name(hidden);
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(mode & 0o777)
+            .open(&temporary)?;
+        Ok(Self {
+            file,
+            temporary: Some(temporary),
+            name: name.to_path_buf(),
+        })
+    }
+
+    /// Adds bytes. Blocks.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// Gives it the attributes of `like`. Only the superuser can keep a foreign owner; for others it is theirs. Blocks.
+    pub(crate) fn preserve(&self, like: &Attributes) -> io::Result<()> {
+        match fchown(&self.file, Some(like.uid), Some(like.gid)) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+        self.file
+            .set_permissions(Permissions::from_mode(like.mode & 0o7777))?;
+        self.file.set_times(times(like))
+    }
+
+    /// Gives it its name; fails with `AlreadyExists` unless it may replace what has it. Blocks.
+    pub(crate) fn name(mut self, replace: bool) -> io::Result<()> {
+        let Some(temporary) = self.temporary.take() else {
+            return Ok(());
+        };
+        let named = rename(&temporary, &self.name, replace);
+        if named.is_err() {
+            self.temporary = Some(temporary);
+        }
+        named
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing depends on it; what cannot be removed is recognised by its name.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+fn rename(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    if replace {
+        return fs::rename(from, to);
+    }
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems cannot do it in one step.
+        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => {
+            fs::rename(from, to)
+        }
+        Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Gives a directory the attributes of `like`. Blocks.
+pub(crate) fn preserve_directory(path: &Path, like: &Attributes) -> io::Result<()> {
+    let directory = File::open(path)?;
+    match fchown(&directory, Some(like.uid), Some(like.gid)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
+    }
+    directory.set_permissions(Permissions::from_mode(like.mode & 0o7777))?;
+    directory.set_times(times(like))
+}
+
+fn times(like: &Attributes) -> FileTimes {
+    let time = |ns: u64| SystemTime::UNIX_EPOCH + Duration::from_nanos(ns);
+    FileTimes::new()
+        .set_accessed(time(like.atime_ns))
+        .set_modified(time(like.mtime_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use cairn_protocol::messages::common::Attributes;
+
+    use super::Unnamed;
+
+    fn names(directory: &std::path::Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_file_appears_complete_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("x");
+        let mut file = Unnamed::create(&name, 0o600).unwrap();
+        file.write(b"half").unwrap();
+        assert!(!name.exists());
+        drop(file);
+        assert!(names(directory.path()).is_empty());
+
+        let mut file = Unnamed::create(&name, 0o600).unwrap();
+        file.write(b"whole").unwrap();
+        file.name(false).unwrap();
+        assert_eq!(std::fs::read(&name).unwrap(), b"whole");
+        assert_eq!(names(directory.path()), ["x"]);
+    }
+
+    #[test]
+    fn what_exists_is_replaced_only_when_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("x");
+        std::fs::write(&name, "old").unwrap();
+        let error = Unnamed::create(&name, 0o600)
+            .unwrap()
+            .name(false)
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            (std::fs::read(&name).unwrap(), names(directory.path()).len()),
+            (b"old".to_vec(), 1)
+        );
+        Unnamed::create(&name, 0o600).unwrap().name(true).unwrap();
+        assert_eq!(std::fs::read(&name).unwrap(), b"");
+    }
+
+    #[test]
+    fn attributes_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("x");
+        let own = std::fs::metadata(directory.path()).unwrap();
+        let like = Attributes {
+            mode: 0o640,
+            uid: own.uid(),
+            gid: own.gid(),
+            atime_ns: 1_000_000_001,
+            mtime_ns: 2_000_000_002,
+            ..Attributes::default()
+        };
+        let file = Unnamed::create(&name, 0o600).unwrap();
+        file.preserve(&like).unwrap();
+        file.name(false).unwrap();
+        let found = std::fs::metadata(&name).unwrap();
+        assert_eq!(found.permissions().mode() & 0o7777, 0o640);
+        assert_eq!(
+            (found.mtime(), found.mtime_nsec(), found.atime_nsec()),
+            (2, 2, 1)
+        );
+    }
+}

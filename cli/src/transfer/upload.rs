@@ -1,0 +1,496 @@
+//! Uploads: local files become files of the cluster, wholly or not at all, and what was written is compared by checksum
+//! with what was read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_client::{AttributeChange, FileSystem, WriteOptions};
+use cairn_daemon::blocking;
+use cairn_protocol::ErrorCode;
+use cairn_protocol::buffer;
+use cairn_protocol::checksum::{Crc32c, crc32c};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::limits::BUFFER_BYTES;
+use cairn_protocol::messages::common::Attributes;
+use cairn_protocol::messages::operation::IfExists;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::local_walk::{self, Item, What};
+use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
+use crate::output::{escape, is_directory};
+use crate::progress::Progress;
+use crate::session::{Session, about, local_error};
+use crate::walk::{Crew, MANY};
+
+/// How to upload.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadOptions {
+    /// Replace files that exist.
+    pub(crate) overwrite: bool,
+    /// Keep mode, times and, for the superuser, owner.
+    pub(crate) preserve: bool,
+    /// Replicas; 0 inherits.
+    pub(crate) replication: u32,
+    /// On all disks before it counts as done.
+    pub(crate) sync: bool,
+    /// No progress even on a terminal.
+    pub(crate) quiet: bool,
+}
+
+/// What tasks share.
+struct Upload {
+    fs: FileSystem,
+    options: UploadOptions,
+    umask: u32,
+    uid: u32,
+    gid: u32,
+    large: Semaphore,
+    progress: Progress,
+}
+
+/// A directory whose attributes are set when nothing in it changes any more.
+struct Unfinished {
+    inode: InodeId,
+    item: Item,
+}
+
+type Uploaded = Result<Option<Unfinished>, String>;
+
+/// Uploads all sources, each to the remote path beside it. Failures are reported; the rest goes on.
+pub(crate) async fn upload(
+    session: &mut Session,
+    sources: Vec<(PathBuf, Vec<u8>)>,
+    options: UploadOptions,
+) {
+    let upload = Arc::new(Upload::new(session, options));
+    let (sender, mut items) = local_walk::queue();
+    let mut walker = JoinSet::new();
+    walker.spawn(blocking(move || local_walk::walk(sources, &sender)));
+    let mut crew = Crew::new(MANY);
+    let mut unfinished = Vec::new();
+    while let Some(item) = items.recv().await {
+        match item {
+            Ok(item) => {
+                if matches!(item.what, What::File) {
+                    upload.progress.expect(item.metadata.len());
+                }
+                let finished = crew.start(upload.clone().one(item)).await;
+                unfinished.extend(finished.and_then(|result| upload.note(session, result)));
+            }
+            Err(text) => upload.progress.suspend(|| session.report(text)),
+        }
+    }
+    while let Some(result) = crew.next().await {
+        unfinished.extend(upload.note(session, result));
+    }
+    if upload.options.preserve {
+        finish(session, &upload, unfinished).await;
+    }
+}
+
+/// Gives directories their modes, owners and times.
+async fn finish(session: &mut Session, upload: &Arc<Upload>, unfinished: Vec<Unfinished>) {
+    let mut crew = Crew::new(MANY);
+    for Unfinished { inode, item } in unfinished {
+        let upload = upload.clone();
+        let finished = crew
+            .start(async move { upload.preserve(inode, &item).await })
+            .await;
+        finished.and_then(|result| session.check(result));
+    }
+    while let Some(result) = crew.next().await {
+        session.check(result);
+    }
+}
+
+/// Uploads standard input, whose end is not known, as one file.
+pub(crate) async fn upload_stdin(
+    session: &Session,
+    remote: &[u8],
+    options: UploadOptions,
+) -> Result<(), String> {
+    let upload = Upload::new(session, options);
+    upload.progress.expect(0);
+    let write = WriteOptions {
+        mode: 0o666 & !session.umask,
+        ..upload.write_options()
+    };
+    let name = Path::new("standard input");
+    upload
+        .stream(Box::new(io::stdin()), name, remote, write)
+        .await
+        .map(|_| ())
+}
+
+impl Upload {
+    fn new(session: &Session, options: UploadOptions) -> Self {
+        Self {
+            fs: session.fs.clone(),
+            progress: Progress::new(options.quiet),
+            options,
+            umask: session.umask,
+            uid: session.uid,
+            gid: session.gid,
+            large: Semaphore::new(LARGE_AT_ONCE),
+        }
+    }
+
+    fn note(&self, session: &mut Session, result: Uploaded) -> Option<Unfinished> {
+        match result {
+            Ok(unfinished) => unfinished,
+            // What lies below a directory that failed says nothing of its own.
+            Err(text) if text.is_empty() => {
+                session.fail();
+                None
+            }
+            Err(text) => {
+                self.progress.suspend(|| session.report(text));
+                None
+            }
+        }
+    }
+
+    async fn one(self: Arc<Self>, item: Item) -> Uploaded {
+        let possible = match &item.above {
+            Some(gate) => *gate.wait().await,
+            None => true,
+        };
+        if let What::Directory(gate) = &item.what {
+            let made = if possible {
+                self.directory(&item).await
+            } else {
+                Err(String::new())
+            };
+            // Nobody else opens this gate.
+            let _ = gate.set(made.is_ok());
+            let inode = InodeId(made?.inode);
+            return Ok(Some(Unfinished { inode, item }));
+        }
+        if !possible {
+            return Err(String::new());
+        }
+        match &item.what {
+            What::Symlink(target) => self.symlink(&item, target).await?,
+            _ => self.file(&item).await?,
+        }
+        Ok(None)
+    }
+
+    async fn directory(&self, item: &Item) -> Result<Attributes, String> {
+        match self.fs.mkdir(&item.remote, 0o777 & !self.umask).await {
+            Ok(attributes) => Ok(attributes),
+            Err(error) if error.code() == ErrorCode::AlreadyExists => {
+                let existing = self
+                    .fs
+                    .stat(&item.remote)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                if is_directory(&existing) {
+                    Ok(existing)
+                } else {
+                    Err(error.to_string())
+                }
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn symlink(&self, item: &Item, target: &Path) -> Result<(), String> {
+        let target = target.as_os_str().as_bytes();
+        let made = match self.fs.symlink(target, &item.remote).await {
+            Err(error) if error.code() == ErrorCode::AlreadyExists && self.options.overwrite => {
+                self.fs
+                    .unlink(&item.remote)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                self.fs.symlink(target, &item.remote).await
+            }
+            made => made,
+        };
+        made.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    async fn file(&self, item: &Item) -> Result<(), String> {
+        let inode = if item.metadata.len() < SMALL_BYTES {
+            self.small(item).await?
+        } else {
+            self.large(item).await?
+        };
+        let set_id = item.metadata.mode() & 0o7000 != 0;
+        if self.options.preserve && (set_id || self.changes_owner(item)) {
+            self.preserve(inode, item).await?;
+        }
+        self.progress.file_done();
+        Ok(())
+    }
+
+    fn write_options(&self) -> WriteOptions {
+        let if_exists = if self.options.overwrite {
+            IfExists::Replace
+        } else {
+            IfExists::Fail
+        };
+        let (replication, sync) = (self.options.replication, self.options.sync);
+        WriteOptions {
+            if_exists,
+            replication,
+            sync,
+            ..WriteOptions::default()
+        }
+    }
+
+    fn options_for(&self, item: &Item) -> WriteOptions {
+        let options = self.write_options();
+        if !self.options.preserve {
+            return WriteOptions {
+                mode: item.metadata.mode() & 0o777 & !self.umask,
+                ..options
+            };
+        }
+        let (atime_ns, mtime_ns) = times(item);
+        WriteOptions {
+            mode: item.metadata.mode() & 0o777,
+            atime_ns,
+            mtime_ns,
+            ..options
+        }
+    }
+
+    async fn small(&self, item: &Item) -> Result<InodeId, String> {
+        let local = item.local.clone();
+        let read = blocking(move || read_small(&local)).await;
+        let (content, file) = read.map_err(|error| local_error(&item.local, &error))?;
+        if let Some(file) = file {
+            // It has grown since it was listed.
+            let reader = Box::new(io::Cursor::new(content).chain(file));
+            return self
+                .stream(reader, &item.local, &item.remote, self.options_for(item))
+                .await;
+        }
+        let (crc, length) = (crc32c(&content), content.len() as u64);
+        let written = self
+            .fs
+            .write_file(&item.remote, content.into(), &self.options_for(item))
+            .await;
+        let attributes = written.map_err(|error| error.to_string())?;
+        self.progress.advance(length);
+        self.verify(&item.remote, InodeId(attributes.inode), crc, length)
+            .await
+    }
+
+    async fn large(&self, item: &Item) -> Result<InodeId, String> {
+        let _turn = self.large.acquire().await;
+        // Better known before than after many bytes.
+        if !self.options.overwrite && self.fs.stat_link(&item.remote).await.is_ok() {
+            return Err(format!(
+                "{}: {}",
+                escape(&item.remote),
+                ErrorCode::AlreadyExists.text()
+            ));
+        }
+        let local = item.local.clone();
+        let file = blocking(move || File::open(&local)).await;
+        let file = file.map_err(|error| local_error(&item.local, &error))?;
+        self.stream(
+            Box::new(file),
+            &item.local,
+            &item.remote,
+            self.options_for(item),
+        )
+        .await
+    }
+
+    /// Writes all that `reader` gives. The name appears at the end.
+    async fn stream(
+        &self,
+        reader: Box<dyn Read + Send>,
+        name: &Path,
+        remote: &[u8],
+        options: WriteOptions,
+    ) -> Result<InodeId, String> {
+        let mut writer = self
+            .fs
+            .create_writer(remote, options)
+            .map_err(|error| error.to_string())?;
+        let (sender, mut pieces) = mpsc::channel(PIECES_BETWEEN);
+        let mut thread = JoinSet::new();
+        thread.spawn(blocking(move || read_pieces(reader, &sender)));
+        while let Some(piece) = pieces.recv().await {
+            let length = piece.len() as u64;
+            writer
+                .write_bytes(piece)
+                .await
+                .map_err(|error| error.to_string())?;
+            self.progress.advance(length);
+        }
+        let crc = match thread.join_next().await {
+            Some(Ok(read)) => read.map_err(|error| local_error(name, &error))?,
+            _ => {
+                return Err(format!(
+                    "{}: reading was cut off",
+                    escape(name.as_os_str().as_bytes())
+                ));
+            }
+        };
+        let length = writer.written();
+        let attributes = writer.close().await.map_err(|error| error.to_string())?;
+        self.verify(remote, InodeId(attributes.inode), crc, length)
+            .await
+    }
+
+    /// Compares what the cluster has with what was read here.
+    async fn verify(
+        &self,
+        remote: &[u8],
+        inode: InodeId,
+        crc: u32,
+        length: u64,
+    ) -> Result<InodeId, String> {
+        let found = self
+            .fs
+            .checksum(inode)
+            .await
+            .map_err(|error| about(remote, &error))?;
+        if (found.crc32c, found.length) == (crc, length) {
+            return Ok(inode);
+        }
+        Err(format!(
+            "{}: {}: {length} bytes with CRC32C {crc:08x} were read here, the cluster has {} bytes with {:08x}; \
+             remove it and put it again",
+            escape(remote),
+            ErrorCode::ChecksumMismatch.text(),
+            found.length,
+            found.crc32c,
+        ))
+    }
+
+    /// Only the superuser gives files away.
+    fn changes_owner(&self, item: &Item) -> bool {
+        let metadata = &item.metadata;
+        self.uid == 0 && (metadata.uid() != self.uid || metadata.gid() != self.gid)
+    }
+
+    /// Owner first, because a change of owner takes set-id bits away.
+    async fn preserve(&self, inode: InodeId, item: &Item) -> Result<(), String> {
+        let metadata = &item.metadata;
+        let fail = |error: &cairn_client::Error| about(&item.remote, error);
+        if self.changes_owner(item) {
+            let (uid, gid) = (Some(metadata.uid()), Some(metadata.gid()));
+            let change = AttributeChange {
+                uid,
+                gid,
+                ..AttributeChange::default()
+            };
+            self.fs
+                .set_attributes(inode, change)
+                .await
+                .map_err(|error| fail(&error))?;
+        }
+        let (atime_ns, mtime_ns) = times(item);
+        let change = AttributeChange {
+            mode: Some(metadata.mode() & 0o7777),
+            atime_ns: Some(atime_ns),
+            mtime_ns: Some(mtime_ns),
+            ..AttributeChange::default()
+        };
+        self.fs
+            .set_attributes(inode, change)
+            .await
+            .map(|_| ())
+            .map_err(|error| fail(&error))
+    }
+}
+
+/// Times in the cluster begin in 1970, and 0 means now.
+fn times(item: &Item) -> (u64, u64) {
+    let nanoseconds = |seconds: i64, rest: i64| {
+        let total = i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        u64::try_from(total.max(1)).unwrap_or(u64::MAX)
+    };
+    let metadata = &item.metadata;
+    let atime = nanoseconds(metadata.atime(), metadata.atime_nsec());
+    (atime, nanoseconds(metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// The content of a small file; of one that is not small any more, its beginning and the rest to read.
+fn read_small(path: &Path) -> io::Result<(Vec<u8>, Option<File>)> {
+    let mut file = File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len())
+        .unwrap_or(0)
+        .min(SMALL_BYTES as usize);
+    let mut content = Vec::with_capacity(length + 1);
+    file.by_ref().take(SMALL_BYTES).read_to_end(&mut content)?;
+    let more = content.len() as u64 == SMALL_BYTES;
+    Ok((content, more.then_some(file)))
+}
+
+/// Reads to the end, in whole buffers; the CRC32C of everything. Ends early when nobody takes the pieces.
+fn read_pieces(mut reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Bytes>) -> io::Result<u32> {
+    let mut crc = Crc32c::new();
+    loop {
+        let mut piece = buffer::pool().take(BUFFER_BYTES);
+        let mut filled = 0;
+        while filled < BUFFER_BYTES {
+            match reader.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if filled == 0 {
+            return Ok(crc.value());
+        }
+        piece.truncate(filled);
+        crc.update(&piece);
+        if sender.blocking_send(piece.freeze()).is_err() {
+            return Ok(crc.value());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use cairn_protocol::checksum::crc32c;
+    use tokio::sync::mpsc;
+
+    use super::{SMALL_BYTES, read_pieces, read_small};
+
+    #[test]
+    fn pieces_are_whole_buffers_with_the_checksum_of_everything() {
+        let content: Vec<u8> = (0..2_500_000_u32).map(|n| n as u8).collect();
+        let (sender, mut receiver) = mpsc::channel(8);
+        let crc = read_pieces(Box::new(Cursor::new(content.clone())), &sender).unwrap();
+        drop(sender);
+        let mut pieces = Vec::new();
+        while let Some(piece) = receiver.blocking_recv() {
+            pieces.push(piece);
+        }
+        assert_eq!(crc, crc32c(&content));
+        assert_eq!(
+            pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(),
+            [1 << 20, 1 << 20, 402_848]
+        );
+        assert_eq!(pieces.concat(), content);
+    }
+
+    #[test]
+    fn a_file_that_has_grown_is_read_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        std::fs::write(&path, "abc").unwrap();
+        let (content, rest) = read_small(&path).unwrap();
+        assert!(content == b"abc" && rest.is_none());
+        std::fs::write(&path, vec![1; SMALL_BYTES as usize + 5]).unwrap();
+        let (content, rest) = read_small(&path).unwrap();
+        assert!(content.len() as u64 == SMALL_BYTES && rest.is_some());
+    }
+}

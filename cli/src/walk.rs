@@ -1,0 +1,181 @@
+//! Walks over a tree in the cluster, and many operations at once within a limit.
+
+use std::future::Future;
+
+use cairn_client::{Directory, Error, FileSystem};
+use cairn_protocol::ErrorCode;
+use cairn_protocol::messages::common::Attributes;
+use tokio::task::JoinSet;
+
+use crate::output::is_directory;
+use crate::paths::join;
+
+/// Operations on small things in flight at once.
+pub(crate) const MANY: usize = 64;
+
+/// What a walk comes by.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Something, before what is below it.
+    Enter(Found),
+    /// A directory, after all that is below it.
+    Leave(Found),
+}
+
+/// Something on the way.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) path: Vec<u8>,
+    pub(crate) attributes: Attributes,
+    /// 0 where the walk began.
+    pub(crate) depth: usize,
+}
+
+/// Everything at and below a path, directories before what they hold, in order of names. Symbolic links are not followed.
+/// Memory is bounded by the depth.
+pub(crate) struct Walk {
+    fs: FileSystem,
+    start: Option<Found>,
+    /// Directories on the way, without a cursor if they could not be read.
+    stack: Vec<(Found, Option<Directory>)>,
+    depth_max: usize,
+}
+
+impl Walk {
+    /// Starts at something whose attributes are known.
+    pub(crate) fn from(fs: &FileSystem, path: &[u8], attributes: Attributes) -> Self {
+        let start = Found {
+            path: path.to_vec(),
+            attributes,
+            depth: 0,
+        };
+        Self {
+            fs: fs.clone(),
+            start: Some(start),
+            stack: Vec::new(),
+            depth_max: usize::MAX,
+        }
+    }
+
+    /// Goes no deeper than this; 0 is the start alone.
+    pub(crate) fn depth_max(mut self, depth_max: usize) -> Self {
+        self.depth_max = depth_max;
+        self
+    }
+
+    /// The next step; `None` at the end. An error is about one directory, which the
+    /// walk leaves with the next call.
+    pub(crate) async fn next(&mut self) -> Result<Option<Step>, Error> {
+        if let Some(start) = self.start.take() {
+            return self.enter(start).map(Some);
+        }
+        let Some((found, cursor)) = self.stack.last_mut() else {
+            return Ok(None);
+        };
+        let entry = match cursor {
+            None => None,
+            Some(directory) => match directory.next().await {
+                Ok(entry) => entry,
+                // Removed since it was listed: as if it had been empty.
+                Err(error) if error.code() == ErrorCode::NotFound => None,
+                Err(error) => {
+                    *cursor = None;
+                    return Err(error);
+                }
+            },
+        };
+        let attributes = entry.as_ref().and_then(|entry| entry.attributes.clone());
+        match (entry, attributes) {
+            (Some(entry), Some(attributes)) => {
+                let path = join(&found.path, &entry.name);
+                let depth = found.depth + 1;
+                self.enter(Found {
+                    path,
+                    attributes,
+                    depth,
+                })
+                .map(Some)
+            }
+            _ => Ok(self.stack.pop().map(|(found, _)| Step::Leave(found))),
+        }
+    }
+
+    fn enter(&mut self, found: Found) -> Result<Step, Error> {
+        if is_directory(&found.attributes) && found.depth < self.depth_max {
+            let directory = self.fs.list(&found.path, true)?;
+            self.stack.push((found.clone(), Some(directory)));
+        }
+        Ok(Step::Enter(found))
+    }
+}
+
+/// Runs operations at once, a limited number of them. Dropping it ends them.
+pub(crate) struct Crew<T> {
+    tasks: JoinSet<T>,
+    limit: usize,
+}
+
+impl<T: Send + 'static> Crew<T> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            limit: limit.max(1),
+        }
+    }
+
+    /// Starts one more. If all hands are busy, waits for one and gives its result.
+    pub(crate) async fn start(
+        &mut self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let finished = if self.tasks.len() >= self.limit {
+            self.next().await
+        } else {
+            None
+        };
+        self.tasks.spawn(work);
+        finished
+    }
+
+    /// The next result; `None` when all are done. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<T> {
+        match self.tasks.join_next().await? {
+            Ok(result) => Some(result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Nobody aborts single tasks; the runtime does when all of this goes.
+            Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::Crew;
+
+    #[tokio::test]
+    async fn a_crew_keeps_its_limit_and_returns_every_result() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut crew = Crew::new(3);
+        let mut results = Vec::new();
+        for number in 0..20 {
+            let (running, most) = (running.clone(), most.clone());
+            let work = async move {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                number
+            };
+            results.extend(crew.start(work).await);
+        }
+        while let Some(result) = crew.next().await {
+            results.push(result);
+        }
+        results.sort_unstable();
+        assert_eq!(results, (0..20).collect::<Vec<_>>());
+        assert!(most.load(Ordering::SeqCst) <= 3);
+    }
+}
