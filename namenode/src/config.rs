@@ -23,7 +23,11 @@ pub struct BadSetting {
 }
 
 fn bad(key: &'static str, rule: &'static str, found: impl ToString) -> BadSetting {
-    BadSetting { key, rule, found: found.to_string() }
+    BadSetting {
+        key,
+        rule,
+        found: found.to_string(),
+    }
 }
 
 /// Settings of one namenode.
@@ -179,25 +183,87 @@ impl NamenodeConfig {
     /// Checks what parsing cannot.
     pub fn validate(&self) -> Result<(), BadSetting> {
         if !matches!(self.namenodes.len(), 0 | 1 | 3 | 5) {
-            return Err(bad("namenodes", "one, three or five addresses", self.namenodes.len()));
+            return Err(bad(
+                "namenodes",
+                "one, three or five addresses",
+                self.namenodes.len(),
+            ));
         }
         let mut sorted = self.namenodes.clone();
         sorted.sort();
         sorted.dedup();
         if sorted.len() != self.namenodes.len() {
-            return Err(bad("namenodes", "each address once", self.namenodes.join(", ")));
+            return Err(bad(
+                "namenodes",
+                "each address once",
+                self.namenodes.join(", "),
+            ));
         }
         let cluster = &self.cluster;
-        in_range("cluster.chunk_size", "1 MiB to 128 MiB", 1 << 20, 128 << 20, cluster.chunk_size.bytes())?;
-        in_range("cluster.replication", "1 to 16", 1, 16, cluster.replication.into())?;
+        in_range(
+            "cluster.chunk_size",
+            "1 MiB to 128 MiB",
+            1 << 20,
+            128 << 20,
+            cluster.chunk_size.bytes(),
+        )?;
+        in_range(
+            "cluster.replication",
+            "1 to 16",
+            1,
+            16,
+            cluster.replication.into(),
+        )?;
         let millis = cluster.to_cluster();
-        in_range("cluster.session_ttl", "1s to 1h", 1_000, 3_600_000, millis.session_ttl_ms)?;
-        in_range("cluster.reclaim_grace", "0s to 24h", 0, 86_400_000, millis.reclaim_grace_ms)?;
-        in_range("cluster.datanode_dead_after", "1s to 24h", 1_000, 86_400_000, millis.datanode_dead_after_ms)?;
-        in_range("cluster.datanode_sync_interval", "100ms to 1h", 100, 3_600_000, millis.datanode_sync_interval_ms)?;
-        in_range("cluster.root_mode", "0 to 4095 (0o7777)", 0, 0o7777, cluster.root_mode.into())?;
-        in_range("cache", "8 MiB to 1 TiB", 8 << 20, 1 << 40, self.cache.bytes())?;
-        in_range("raft.snapshot_every_entries", "at least 100", 100, u64::MAX, self.raft.snapshot_every_entries)?;
+        in_range(
+            "cluster.session_ttl",
+            "1s to 1h",
+            1_000,
+            3_600_000,
+            millis.session_ttl_ms,
+        )?;
+        in_range(
+            "cluster.reclaim_grace",
+            "0s to 24h",
+            0,
+            86_400_000,
+            millis.reclaim_grace_ms,
+        )?;
+        in_range(
+            "cluster.datanode_dead_after",
+            "1s to 24h",
+            1_000,
+            86_400_000,
+            millis.datanode_dead_after_ms,
+        )?;
+        in_range(
+            "cluster.datanode_sync_interval",
+            "100ms to 1h",
+            100,
+            3_600_000,
+            millis.datanode_sync_interval_ms,
+        )?;
+        in_range(
+            "cluster.root_mode",
+            "0 to 4095 (0o7777)",
+            0,
+            0o7777,
+            cluster.root_mode.into(),
+        )?;
+        in_range(
+            "cache",
+            "8 MiB to 1 TiB",
+            8 << 20,
+            1 << 40,
+            self.cache.bytes(),
+        )?;
+        in_range(
+            "raft.snapshot_every_entries",
+            "at least 100",
+            100,
+            u64::MAX,
+            self.raft.snapshot_every_entries,
+        )?;
         let raft = &self.raft;
         if raft.heartbeat_interval * 2 > raft.election_timeout_min
             || raft.election_timeout_min >= raft.election_timeout_max
@@ -227,11 +293,20 @@ impl NamenodeConfig {
 
     pub(crate) fn store_options(&self) -> StoreOptions {
         let cache_bytes = usize::try_from(self.cache.bytes()).unwrap_or(usize::MAX);
-        StoreOptions { cache_bytes, ..StoreOptions::default() }
+        StoreOptions {
+            cache_bytes,
+            ..StoreOptions::default()
+        }
     }
 }
 
-fn in_range(key: &'static str, rule: &'static str, min: u64, max: u64, found: u64) -> Result<(), BadSetting> {
+fn in_range(
+    key: &'static str,
+    rule: &'static str,
+    min: u64,
+    max: u64,
+    found: u64,
+) -> Result<(), BadSetting> {
     if (min..=max).contains(&found) {
         return Ok(());
     }

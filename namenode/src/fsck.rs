@@ -24,12 +24,22 @@ pub(crate) fn page(
     limit: u32,
     alive: impl Fn(DatanodeId) -> bool,
 ) -> Result<FsckReply, RpcError> {
-    let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MAX) } as usize;
-    let (pass, rest) = cursor.split_first().map_or((PASS_INVARIANTS, cursor), |(pass, rest)| (*pass, rest));
+    let limit = if limit == 0 {
+        LIMIT_DEFAULT
+    } else {
+        limit.min(LIMIT_MAX)
+    } as usize;
+    let (pass, rest) = cursor
+        .split_first()
+        .map_or((PASS_INVARIANTS, cursor), |(pass, rest)| (*pass, rest));
     let page = match pass {
         PASS_INVARIANTS => invariants_page(read, rest, limit),
         PASS_REPLICAS => replicas_page(read, rest, limit, alive),
-        _ => return Err(Failure::new(ErrorCode::InvalidArgument, "a cursor that no fsck gave out").into()),
+        _ => {
+            return Err(
+                Failure::new(ErrorCode::InvalidArgument, "a cursor that no fsck gave out").into(),
+            );
+        }
     };
     page.map_err(|error| RpcError::new(ErrorCode::Internal, error.to_string()))
 }
@@ -89,17 +99,29 @@ fn replica_problem(
     if record.live_bytes == 0 || record.state() == ChunkState::Open {
         return None;
     }
-    let live = record.replicas.iter().filter(|replica| alive(DatanodeId(replica.datanode))).count();
+    let live = record
+        .replicas
+        .iter()
+        .filter(|replica| alive(DatanodeId(replica.datanode)))
+        .count();
     let asked = record.replication as usize;
     let (kind, severe, what) = match live {
         0 if record.replicas.is_empty() => ("lost", true, "no replica is left"),
         0 => ("unavailable", true, "no datanode that holds it is alive"),
-        live if live < asked => ("under-replicated", false, "copies are made when there are datanodes for them"),
+        live if live < asked => (
+            "under-replicated",
+            false,
+            "copies are made when there are datanodes for them",
+        ),
         _ => return None,
     };
     Some(FsckProblem {
         kind: kind.to_owned(),
-        message: format!("chunk {}: {live} of {asked} replicas live, {} bytes used: {what}", id.hex(), record.live_bytes),
+        message: format!(
+            "chunk {}: {live} of {asked} replicas live, {} bytes used: {what}",
+            id.hex(),
+            record.live_bytes
+        ),
         path: Vec::new(),
         severe,
     })

@@ -13,6 +13,7 @@ pub mod config;
 pub mod consensus;
 pub mod controllers;
 mod fsck;
+mod keys;
 mod metrics;
 pub mod namespace;
 pub mod server;

@@ -22,9 +22,13 @@ impl ServiceMetrics {
     /// Counts one answer.
     pub fn answered(&self, method: u16, failure: Option<ErrorCode>) {
         let name = Method::from_number(method).map_or("unknown", Method::name);
-        self.requests.get_or_create(&[("method", name.to_owned())]).inc();
+        self.requests
+            .get_or_create(&[("method", name.to_owned())])
+            .inc();
         if let Some(code) = failure {
-            self.failures.get_or_create(&[("error", format!("{code:?}"))]).inc();
+            self.failures
+                .get_or_create(&[("error", format!("{code:?}"))])
+                .inc();
         }
     }
 }

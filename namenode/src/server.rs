@@ -85,11 +85,18 @@ pub struct Namenode {
 
 impl Namenode {
     /// Opens the directory, joins or founds its group, and serves. Returns when it listens; it may not lead or know a leader yet.
-    pub async fn start(config: NamenodeConfig, mut doors: Doors, tasks: &Tasks) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: NamenodeConfig,
+        mut doors: Doors,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
         config.validate().context("configuration of the namenode")?;
         let mut rng = StdRng::seed_from_u64(doors.seed);
         let directory = open_directory(&config, &doors, &mut rng).await?;
-        let id = directory.identity().node.context("VERSION has no namenode id")?;
+        let id = directory
+            .identity()
+            .node
+            .context("VERSION has no namenode id")?;
         let listener = match doors.listener.take() {
             Some(listener) => listener,
             None => net::listen(&config.listen)
@@ -139,7 +146,13 @@ impl Namenode {
         );
         let shutdown = tasks.shutdown_token();
         tasks.component("rpc", |_stop| async move {
-            rpc::serve(listener, Arc::new(service), ServerOptions::default(), shutdown).await
+            rpc::serve(
+                listener,
+                Arc::new(service),
+                ServerOptions::default(),
+                shutdown,
+            )
+            .await
         });
         let founding = Founding {
             config,
@@ -152,7 +165,12 @@ impl Namenode {
         };
         tasks.component("founding", |stop| founding.run(stop));
         info!(namenode = id, address, "namenode listens");
-        Ok(Self { group, address, cluster, metrics })
+        Ok(Self {
+            group,
+            address,
+            cluster,
+            metrics,
+        })
     }
 
     /// `host:port` under which others reach it.
@@ -176,7 +194,11 @@ impl Namenode {
     }
 }
 
-async fn open_directory(config: &NamenodeConfig, doors: &Doors, rng: &mut StdRng) -> anyhow::Result<DataDir> {
+async fn open_directory(
+    config: &NamenodeConfig,
+    doors: &Doors,
+    rng: &mut StdRng,
+) -> anyhow::Result<DataDir> {
     let (disk, path) = (doors.disk.clone(), config.directory.clone());
     let mut rng = StdRng::seed_from_u64(rng.next_u64());
     blocking(move || {
@@ -194,9 +216,14 @@ fn advertised(config: &NamenodeConfig, listener: &TcpListener) -> anyhow::Result
     if let Some(address) = &config.advertise {
         return Ok(address.clone());
     }
-    let bound = listener.local_addr().context("address of the listening socket")?;
+    let bound = listener
+        .local_addr()
+        .context("address of the listening socket")?;
     if bound.ip().is_unspecified() && config.namenodes.len() > 1 {
-        bail!("advertise: needed when a namenode of several listens on {}", config.listen);
+        bail!(
+            "advertise: needed when a namenode of several listens on {}",
+            config.listen
+        );
     }
     if bound.ip().is_unspecified() {
         return Ok(format!("127.0.0.1:{}", bound.port()));
@@ -217,7 +244,8 @@ async fn open_storage(
     let (state_directory, store_options) = (doors.state_directory.clone(), config.store_options());
     blocking(move || {
         let log = LogStore::open(disk, &log_path, options).context("open the Raft log")?;
-        let state = State::open(state_disk, &state_directory, store_options).context("open the state")?;
+        let state =
+            State::open(state_disk, &state_directory, store_options).context("open the state")?;
         Ok((log, Arc::new(state)))
     })
     .await
@@ -267,7 +295,10 @@ impl Founding {
         }
         let founds = self.config.namenodes.first() == Some(&self.address);
         if !self.config.namenodes.contains(&self.address) {
-            info!(address = self.address, "not among the founding namenodes; waits to be added: dfs namenode add");
+            info!(
+                address = self.address,
+                "not among the founding namenodes; waits to be added: dfs namenode add"
+            );
         }
         let mut told = false;
         while !self.group.is_initialized().await? {
@@ -277,7 +308,10 @@ impl Founding {
                     return Ok(());
                 }
                 if !told {
-                    warn!(address = self.address, "the cluster exists already; waits to be added: dfs namenode add");
+                    warn!(
+                        address = self.address,
+                        "the cluster exists already; waits to be added: dfs namenode add"
+                    );
                     told = true;
                 }
             }
@@ -287,20 +321,41 @@ impl Founding {
     }
 
     fn members(&self, others: impl IntoIterator<Item = GreetReply>) -> BTreeMap<u64, Member> {
-        let member = |address: String| Member { address, ..Member::default() };
+        let member = |address: String| Member {
+            address,
+            ..Member::default()
+        };
         let mut members = BTreeMap::from([(self.group.id(), member(self.address.clone()))]);
-        members.extend(others.into_iter().map(|other| (other.namenode, member(other.address))));
+        members.extend(
+            others
+                .into_iter()
+                .map(|other| (other.namenode, member(other.address))),
+        );
         members
     }
 
     /// What all others answer, or nothing if one is not there yet.
     async fn greet_others(&self) -> Option<Vec<GreetReply>> {
         let mut answers = Vec::new();
-        for address in self.config.namenodes.iter().filter(|address| **address != self.address) {
-            let greeting = GreetRequest { namenode: self.group.id(), address: self.address.clone() };
+        for address in self
+            .config
+            .namenodes
+            .iter()
+            .filter(|address| **address != self.address)
+        {
+            let greeting = GreetRequest {
+                namenode: self.group.id(),
+                address: self.address.clone(),
+            };
             let answer = self
                 .peers
-                .call_typed::<GreetReply>(address, Method::Greet.into(), &greeting, Bytes::new(), GREET_TIMEOUT)
+                .call_typed::<GreetReply>(
+                    address,
+                    Method::Greet.into(),
+                    &greeting,
+                    Bytes::new(),
+                    GREET_TIMEOUT,
+                )
                 .await;
             answers.push(answer.ok()?.0);
         }
@@ -317,7 +372,8 @@ impl Founding {
             if let Ok(id) = <[u8; 16]>::try_from(cluster.cluster_id.as_slice()) {
                 self.directory.join_cluster(Uuid(id))?;
                 self.cluster.set(id);
-                self.peers.set_hello(Hello::new("namenode", Some(id), self.group.id()));
+                self.peers
+                    .set_hello(Hello::new("namenode", Some(id), self.group.id()));
                 info!(cluster = %Uuid(id), "namenode belongs to cluster");
                 return Ok(());
             }

@@ -136,7 +136,14 @@ pub struct GroupParts {
 impl Group {
     /// Starts the Raft library and the tasks around it.
     pub async fn start(parts: GroupParts, tasks: &Tasks) -> anyhow::Result<Self> {
-        let GroupParts { id, log, state, peers, clock, options } = parts;
+        let GroupParts {
+            id,
+            log,
+            state,
+            peers,
+            clock,
+            options,
+        } = parts;
         let config = options.raft_config()?;
         let network = Network::new(id, peers.clone());
         let machine = StateMachine::new(state.clone());
@@ -144,7 +151,9 @@ impl Group {
         let (proposer, handle) = Proposer::new(raft.clone(), clock);
         tasks.component("proposer", |stop| proposer.run(stop));
         let (sender, leadership) = watch::channel(Leadership::default());
-        tasks.component("leadership", |stop| watch_leadership(id, raft.clone(), sender, stop));
+        tasks.component("leadership", |stop| {
+            watch_leadership(id, raft.clone(), sender, stop)
+        });
         Ok(Self {
             id,
             raft,
@@ -177,7 +186,10 @@ impl Group {
         if leader == self.id {
             return None;
         }
-        self.members().into_iter().find(|member| member.id == leader).map(|member| member.address)
+        self.members()
+            .into_iter()
+            .find(|member| member.id == leader)
+            .map(|member| member.address)
     }
 
     /// Fails unless this member leads and is ready; tells the term.
@@ -208,7 +220,10 @@ impl Group {
         };
         match tokio::time::timeout(READ_TIMEOUT, read).await {
             Ok(result) => result,
-            Err(_) => Err(RpcError::new(ErrorCode::Unavailable, "no quorum of namenodes answers")),
+            Err(_) => Err(RpcError::new(
+                ErrorCode::Unavailable,
+                "no quorum of namenodes answers",
+            )),
         }
     }
 
@@ -282,7 +297,9 @@ impl Group {
     pub fn reachable_members(&self) -> BTreeSet<NodeId> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let Some(heartbeat) = &metrics.heartbeat else { return BTreeSet::new() };
+        let Some(heartbeat) = &metrics.heartbeat else {
+            return BTreeSet::new();
+        };
         let recently = |acked: &openraft::type_config::alias::InstantOf<TypeConfig>| {
             acked.elapsed() < REACHABLE_WITHIN
         };
@@ -294,16 +311,29 @@ impl Group {
     }
 
     /// Adds a member: it catches up as a learner first, then votes; `replaces` leaves in the same step.
-    pub async fn add_member(&self, id: NodeId, member: Member, replaces: Option<NodeId>) -> Result<(), RpcError> {
-        info!(member = id, address = member.address, "namenode joins as a learner");
-        self.raft.add_learner(id, member, true).await.map_err(|error| membership_error(&error))?;
+    pub async fn add_member(
+        &self,
+        id: NodeId,
+        member: Member,
+        replaces: Option<NodeId>,
+    ) -> Result<(), RpcError> {
+        info!(
+            member = id,
+            address = member.address,
+            "namenode joins as a learner"
+        );
+        self.raft
+            .add_learner(id, member, true)
+            .await
+            .map_err(|error| membership_error(&error))?;
         let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
         if let Some(old) = replaces {
             changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
         }
         self.change(ChangeMembers::Batch(changes)).await?;
         if let Some(old) = replaces {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old]))).await?;
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old])))
+                .await?;
         }
         Ok(())
     }
@@ -320,10 +350,12 @@ impl Group {
             return Err(RpcError::new(ErrorCode::InvalidArgument, message));
         }
         if member.voter {
-            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await?;
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
+                .await?;
         }
         if self.members().iter().any(|member| member.id == id) {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
+                .await?;
         }
         Ok(())
     }
@@ -338,13 +370,19 @@ impl Group {
 
     /// Hands leadership over; without a target, to the voter that is furthest.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, RpcError> {
-        let candidates = self.members().into_iter().filter(|member| member.voter && member.id != self.id);
+        let candidates = self
+            .members()
+            .into_iter()
+            .filter(|member| member.voter && member.id != self.id);
         let target = match to {
             Some(to) => candidates.into_iter().find(|member| member.id == to),
             None => candidates.max_by_key(|member| member.matched_index),
         };
         let Some(target) = target else {
-            return Err(RpcError::new(ErrorCode::NotFound, "no such voting namenode besides the leader"));
+            return Err(RpcError::new(
+                ErrorCode::NotFound,
+                "no such voting namenode besides the leader",
+            ));
         };
         self.raft
             .trigger()
@@ -361,11 +399,20 @@ impl Group {
             return Ok(Reply::new(&ReadIndexReply { index }));
         }
         let envelope = network::open_envelope(self.id, &request)?;
-        let fatal = |error: &dyn std::fmt::Display| RpcError::new(ErrorCode::Unavailable, error.to_string());
+        let fatal = |error: &dyn std::fmt::Display| {
+            RpcError::new(ErrorCode::Unavailable, error.to_string())
+        };
         let body = match method {
             Method::RaftAppend => {
-                let append: AppendEntriesRequest<TypeConfig> = network::decode_body(&request.payload)?;
-                network::encode_body(&self.raft.append_entries(append).await.map_err(|error| fatal(&error))?)?
+                let append: AppendEntriesRequest<TypeConfig> =
+                    network::decode_body(&request.payload)?;
+                network::encode_body(
+                    &self
+                        .raft
+                        .append_entries(append)
+                        .await
+                        .map_err(|error| fatal(&error))?,
+                )?
             }
             Method::RaftVote => {
                 let ballot: Ballot = network::decode_body(&request.payload)?;
@@ -377,14 +424,20 @@ impl Group {
                 network::encode_body(&vote.map_err(|error| fatal(&error))?)?
             }
             Method::RaftTransfer => {
-                let transfer: TransferLeaderRequest<TypeConfig> = network::decode_body(&request.payload)?;
+                let transfer: TransferLeaderRequest<TypeConfig> =
+                    network::decode_body(&request.payload)?;
                 let reply = self.raft.handle_transfer_leader(transfer).await;
                 network::encode_body(&reply.map_err(|error| fatal(&error))?)?
             }
             Method::RaftSnapshot => {
                 let piece: Piece = network::decode_body(&envelope.body)?;
                 let vote = piece.vote;
-                let complete = self.receiver.lock().await.receive(&self.state, piece, request.payload).await?;
+                let complete = self
+                    .receiver
+                    .lock()
+                    .await
+                    .receive(&self.state, piece, request.payload)
+                    .await?;
                 match complete {
                     None => Bytes::new(),
                     Some(snapshot) => {
@@ -393,7 +446,12 @@ impl Group {
                     }
                 }
             }
-            other => return Err(RpcError::new(ErrorCode::Malformed, format!("{} is not for namenodes", other.name()))),
+            other => {
+                return Err(RpcError::new(
+                    ErrorCode::Malformed,
+                    format!("{} is not for namenodes", other.name()),
+                ));
+            }
         };
         Ok(Reply::default().with_payload(body))
     }
@@ -405,7 +463,10 @@ impl Group {
 }
 
 fn membership_error(error: &dyn std::fmt::Display) -> RpcError {
-    RpcError::new(ErrorCode::Unavailable, format!("membership change: {error}"))
+    RpcError::new(
+        ErrorCode::Unavailable,
+        format!("membership change: {error}"),
+    )
 }
 
 /// Follows the library's metrics and tells the rest of the process who leads. Ends when the library does: a stopped library
@@ -426,7 +487,9 @@ async fn watch_leadership(
                 }
                 anyhow::bail!("raft stopped: {fatal}");
             }
-            let applied_term = metrics.last_applied.map(|log_id| *log_id.committed_leader_id());
+            let applied_term = metrics
+                .last_applied
+                .map(|log_id| *log_id.committed_leader_id());
             let term = metrics.current_term;
             let leads = metrics.state.is_leader() && metrics.current_leader == Some(id);
             Leadership {
@@ -438,7 +501,12 @@ async fn watch_leadership(
         sender.send_if_modified(|old| {
             let changed = *old != now;
             if changed {
-                info!(term = now.term, leader = now.leader, ready = now.ready, "leadership changed");
+                info!(
+                    term = now.term,
+                    leader = now.leader,
+                    ready = now.ready,
+                    "leadership changed"
+                );
                 *old = now;
             }
             changed

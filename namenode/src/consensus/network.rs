@@ -97,15 +97,23 @@ impl Link {
         request: &Req,
         timeout: Duration,
     ) -> Result<Rep, RPCError<TypeConfig>> {
-        let body = postcard::to_stdvec(request).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let body = postcard::to_stdvec(request)
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let timeout = timeout.max(TIMEOUT_MIN);
         let envelope = self.envelope(Vec::new());
         let reply = self
             .peers
-            .call(&self.address, method.into(), &envelope, Bytes::from(body), timeout)
+            .call(
+                &self.address,
+                method.into(),
+                &envelope,
+                Bytes::from(body),
+                timeout,
+            )
             .await
             .map_err(rpc_error)?;
-        postcard::from_bytes(&reply.payload).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+        postcard::from_bytes(&reply.payload)
+            .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
     /// Sends one piece of a snapshot; the answer to the last one is the receiver's vote.
@@ -115,12 +123,22 @@ impl Link {
         data: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, RpcError> {
-        let body = postcard::to_stdvec(header)
-            .map_err(|error| RpcError::new(ErrorCode::Internal, format!("encode snapshot piece: {error}")))?;
+        let body = postcard::to_stdvec(header).map_err(|error| {
+            RpcError::new(
+                ErrorCode::Internal,
+                format!("encode snapshot piece: {error}"),
+            )
+        })?;
         let envelope = self.envelope(body);
         let reply = self
             .peers
-            .call(&self.address, Method::RaftSnapshot.into(), &envelope, data, timeout)
+            .call(
+                &self.address,
+                Method::RaftSnapshot.into(),
+                &envelope,
+                data,
+                timeout,
+            )
             .await?;
         Ok(reply.payload)
     }
@@ -128,7 +146,9 @@ impl Link {
 
 fn rpc_error(error: RpcError) -> RPCError<TypeConfig> {
     match error.code() {
-        ErrorCode::ConnectionLost | ErrorCode::TimedOut => RPCError::Network(NetworkError::new(&error)),
+        ErrorCode::ConnectionLost | ErrorCode::TimedOut => {
+            RPCError::Network(NetworkError::new(&error))
+        }
         _ => RPCError::Unreachable(Unreachable::new(&error)),
     }
 }
@@ -149,8 +169,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let ballot = Ballot { pre_vote: false, request };
-        self.call(Method::RaftVote, &ballot, option.hard_ttl()).await
+        let ballot = Ballot {
+            pre_vote: false,
+            request,
+        };
+        self.call(Method::RaftVote, &ballot, option.hard_ttl())
+            .await
     }
 
     async fn pre_vote(
@@ -158,8 +182,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let ballot = Ballot { pre_vote: true, request };
-        self.call(Method::RaftVote, &ballot, option.hard_ttl()).await
+        let ballot = Ballot {
+            pre_vote: true,
+            request,
+        };
+        self.call(Method::RaftVote, &ballot, option.hard_ttl())
+            .await
     }
 
     async fn full_snapshot(
@@ -181,7 +209,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.call(Method::RaftTransfer, &request, option.hard_ttl()).await
+        self.call(Method::RaftTransfer, &request, option.hard_ttl())
+            .await
     }
 }
 
@@ -189,7 +218,10 @@ impl RaftNetworkV2<TypeConfig> for Link {
 pub(super) fn open_envelope(own_id: NodeId, request: &Request) -> Result<RaftEnvelope, RpcError> {
     let envelope: RaftEnvelope = request.decode()?;
     if envelope.encoding != ENCODING {
-        let message = format!("raft encoding {} (this process speaks {ENCODING})", envelope.encoding);
+        let message = format!(
+            "raft encoding {} (this process speaks {ENCODING})",
+            envelope.encoding
+        );
         return Err(RpcError::new(ErrorCode::VersionMismatch, message));
     }
     if envelope.to != own_id {
@@ -201,7 +233,8 @@ pub(super) fn open_envelope(own_id: NodeId, request: &Request) -> Result<RaftEnv
 
 /// Decodes a body.
 pub(super) fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcError> {
-    postcard::from_bytes(bytes).map_err(|error| RpcError::new(ErrorCode::Malformed, format!("raft body: {error}")))
+    postcard::from_bytes(bytes)
+        .map_err(|error| RpcError::new(ErrorCode::Malformed, format!("raft body: {error}")))
 }
 
 /// Encodes an answer.

@@ -56,7 +56,11 @@ impl ProposerHandle {
     pub async fn propose(&self, command: Command) -> Result<Proposed, RpcError> {
         let bytes = command.encoded_len();
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { command, bytes, answer };
+        let waiting = Waiting {
+            command,
+            bytes,
+            answer,
+        };
         let gone = || RpcError::new(ErrorCode::Unavailable, "namenode is shutting down");
         self.queue.send(waiting).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -73,7 +77,10 @@ pub(super) struct Proposer {
 impl Proposer {
     pub fn new(raft: RaftHandle, clock: Clock) -> (Self, ProposerHandle) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        (Self { raft, clock, queue }, ProposerHandle { queue: sender })
+        (
+            Self { raft, clock, queue },
+            ProposerHandle { queue: sender },
+        )
     }
 
     /// Runs until `stop` is cancelled; who waits then is told that the process shuts down.
@@ -112,7 +119,9 @@ impl Proposer {
         let mut bytes = first.bytes;
         let mut batch = vec![first];
         while batch.len() < BATCH_COMMANDS_MAX {
-            let Ok(next) = self.queue.try_recv() else { break };
+            let Ok(next) = self.queue.try_recv() else {
+                break;
+            };
             bytes += next.bytes;
             if bytes > BATCH_BYTES_MAX {
                 return (batch, Some(next));
@@ -153,9 +162,10 @@ fn answer_all(answers: Vec<Answer>, outcomes: &[Bytes], index: u64) {
     for answer in answers {
         let result = match outcomes.next().map(|bytes| Outcome::decode(bytes.clone())) {
             Some(Ok(outcome)) => Ok(Proposed { outcome, index }),
-            Some(Err(_)) | None => {
-                Err(RpcError::new(ErrorCode::Internal, format!("log entry {index} has no outcome")))
-            }
+            Some(Err(_)) | None => Err(RpcError::new(
+                ErrorCode::Internal,
+                format!("log entry {index} has no outcome"),
+            )),
         };
         let _ = answer.send(result);
     }
@@ -168,11 +178,17 @@ fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Rp
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => not_leader(&forward),
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward)) => not_leader(&forward),
         RaftError::APIError(other) => RpcError::new(ErrorCode::Unavailable, other.to_string()),
-        RaftError::Fatal(fatal) => RpcError::new(ErrorCode::Unavailable, format!("raft stopped: {fatal}")),
+        RaftError::Fatal(fatal) => {
+            RpcError::new(ErrorCode::Unavailable, format!("raft stopped: {fatal}"))
+        }
     }
 }
 
 pub(super) fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> RpcError {
-    RpcError::not_leader(forward.leader_node.as_ref().map(|member| member.address.clone()))
+    RpcError::not_leader(
+        forward
+            .leader_node
+            .as_ref()
+            .map(|member| member.address.clone()),
+    )
 }
-

@@ -66,7 +66,10 @@ pub(super) async fn build(state: &Arc<State>) -> io::Result<Snapshot> {
         let root = state.directory().join("snapshots");
         let building = root.join("building");
         remove_if_there(&building)?;
-        state.store().checkpoint(&building).map_err(io::Error::other)?;
+        state
+            .store()
+            .checkpoint(&building)
+            .map_err(io::Error::other)?;
         let meta = meta_of(&building)?;
         let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
         let finished = root.join(index.to_string());
@@ -74,7 +77,12 @@ pub(super) async fn build(state: &Arc<State>) -> io::Result<Snapshot> {
         std::fs::rename(&building, &finished)?;
         state.disk().sync_dir(&root)?;
         remove_older(&root, index)?;
-        Ok(Snapshot { meta, snapshot: SnapshotHandle { directory: finished } })
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotHandle {
+                directory: finished,
+            },
+        })
     })
     .await
 }
@@ -92,7 +100,10 @@ pub(super) async fn current(state: &Arc<State>) -> io::Result<Option<Snapshot>> 
         let Some(index) = newest else { return Ok(None) };
         let directory = root.join(index.to_string());
         let meta = meta_of(&directory)?;
-        Ok(Some(Snapshot { meta, snapshot: SnapshotHandle { directory } }))
+        Ok(Some(Snapshot {
+            meta,
+            snapshot: SnapshotHandle { directory },
+        }))
     })
     .await
 }
@@ -100,7 +111,10 @@ pub(super) async fn current(state: &Arc<State>) -> io::Result<Option<Snapshot>> 
 fn meta_of(directory: &Path) -> io::Result<SnapshotMeta> {
     let applied = Store::applied_of(directory).map_err(io::Error::other)?;
     let (last_log_id, last_membership) = decode_applied(applied.as_ref())?;
-    Ok(SnapshotMeta { last_log_id, last_membership })
+    Ok(SnapshotMeta {
+        last_log_id,
+        last_membership,
+    })
 }
 
 fn remove_if_there(directory: &Path) -> io::Result<()> {
@@ -113,7 +127,10 @@ fn remove_if_there(directory: &Path) -> io::Result<()> {
 fn remove_older(root: &Path, index: u64) -> io::Result<()> {
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u64>().ok());
         if number.is_some_and(|number| number < index) {
             std::fs::remove_dir_all(entry.path())?;
         }
@@ -166,7 +183,10 @@ fn list_files(directory: &Path) -> io::Result<Vec<(String, u64)>> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name().into_string().map_err(|name| {
-            io::Error::other(format!("snapshot file with a strange name: {}", name.display()))
+            io::Error::other(format!(
+                "snapshot file with a strange name: {}",
+                name.display()
+            ))
         })?;
         files.push((name, entry.metadata()?.len()));
     }
@@ -177,7 +197,9 @@ fn list_files(directory: &Path) -> io::Result<Vec<(String, u64)>> {
 async fn read_piece(path: PathBuf, offset: u64, len: u64) -> io::Result<Bytes> {
     blocking(move || {
         use std::os::unix::fs::FileExt;
-        let size = usize::try_from(len - offset).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let size = usize::try_from(len - offset)
+            .unwrap_or(PIECE_BYTES)
+            .min(PIECE_BYTES);
         let mut data = vec![0; size];
         std::fs::File::open(&path)?.read_exact_at(&mut data, offset)?;
         Ok(Bytes::from(data))
@@ -209,7 +231,10 @@ impl Receiver {
         };
         if piece.sequence != 0 && !follows {
             self.expected = None;
-            return Err(RpcError::new(ErrorCode::Unavailable, "snapshot piece out of order: start over"));
+            return Err(RpcError::new(
+                ErrorCode::Unavailable,
+                "snapshot piece out of order: start over",
+            ));
         }
         check(&piece, &data)?;
         let incoming = state.directory().join("snapshots").join("incoming");
@@ -226,7 +251,12 @@ impl Receiver {
             return Ok(None);
         }
         self.expected = None;
-        Ok(Some(Snapshot { meta: piece.meta, snapshot: SnapshotHandle { directory: incoming } }))
+        Ok(Some(Snapshot {
+            meta: piece.meta,
+            snapshot: SnapshotHandle {
+                directory: incoming,
+            },
+        }))
     }
 }
 
@@ -236,12 +266,16 @@ fn check(piece: &Piece, data: &Bytes) -> Result<(), RpcError> {
     let plain = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && !name.starts_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
     if !plain {
         return Err(Failure::new(ErrorCode::Malformed, "name of a snapshot file").into());
     }
     if crc32c(data) != piece.crc32c {
-        return Err(Failure::new(ErrorCode::ChecksumMismatch, format!("snapshot file {name}")).into());
+        return Err(
+            Failure::new(ErrorCode::ChecksumMismatch, format!("snapshot file {name}")).into(),
+        );
     }
     Ok(())
 }
@@ -252,9 +286,14 @@ fn write_piece(state: &State, piece: &Piece, data: &[u8], incoming: &Path) -> io
         state.disk().create_dir_all(incoming)?;
     }
     let path = incoming.join(&piece.file);
-    let file = state.disk().open(&path, OpenMode::CreateOrOpen, Caching::Buffered)?;
+    let file = state
+        .disk()
+        .open(&path, OpenMode::CreateOrOpen, Caching::Buffered)?;
     if file.len()? != piece.offset {
-        return Err(io::Error::other(format!("{}: piece does not follow the last one", path.display())));
+        return Err(io::Error::other(format!(
+            "{}: piece does not follow the last one",
+            path.display()
+        )));
     }
     file.write_all_at(data, piece.offset)?;
     file.sync_data()?;
@@ -265,10 +304,16 @@ fn write_piece(state: &State, piece: &Piece, data: &[u8], incoming: &Path) -> io
 }
 
 /// Puts a complete snapshot in place of the state. The caller (the library) applies nothing meanwhile.
-pub(super) async fn install(state: &Arc<State>, meta: &SnapshotMeta, handle: SnapshotHandle) -> io::Result<()> {
+pub(super) async fn install(
+    state: &Arc<State>,
+    meta: &SnapshotMeta,
+    handle: SnapshotHandle,
+) -> io::Result<()> {
     let received = meta_of(&handle.directory)?;
     if received != *meta {
-        return Err(io::Error::other("received snapshot is not the one announced"));
+        return Err(io::Error::other(
+            "received snapshot is not the one announced",
+        ));
     }
     {
         let state = state.clone();

@@ -53,8 +53,10 @@ impl State {
         disk.create_dir_all(&directory.join("snapshots"))?;
         let number = read_current(disk.as_ref(), &root)?;
         remove_others(&root, number)?;
-        let store = Store::open(&root.join(number.to_string()), options.clone()).map_err(io::Error::other)?;
-        let (log_id, membership) = decode_applied(store.applied().map_err(io::Error::other)?.as_ref())?;
+        let store =
+            Store::open(&root.join(number.to_string()), options).map_err(io::Error::other)?;
+        let (log_id, membership) =
+            decode_applied(store.applied().map_err(io::Error::other)?.as_ref())?;
         let state = Self {
             disk,
             directory: directory.to_owned(),
@@ -104,7 +106,12 @@ impl State {
         self.disk.as_ref()
     }
 
-    pub(super) fn advance(&self, log_id: LogId, membership: StoredMembership, touched: Vec<ChunkId>) {
+    pub(super) fn advance(
+        &self,
+        log_id: LogId,
+        membership: StoredMembership,
+        touched: Vec<ChunkId>,
+    ) {
         *lock(&self.membership) = membership;
         if !touched.is_empty() {
             let mut waiting = lock(&self.touched);
@@ -145,8 +152,9 @@ impl State {
         }
         prepare(&path)?;
         self.disk.sync_dir(&root)?;
-        let store = Store::open(&path, self.options.clone()).map_err(io::Error::other)?;
-        let (log_id, membership) = decode_applied(store.applied().map_err(io::Error::other)?.as_ref())?;
+        let store = Store::open(&path, self.options).map_err(io::Error::other)?;
+        let (log_id, membership) =
+            decode_applied(store.applied().map_err(io::Error::other)?.as_ref())?;
         write_current(self.disk.as_ref(), &root, number)?;
         *lock(&self.store) = (number, Arc::new(store));
         *lock(&self.membership) = membership;
@@ -158,7 +166,8 @@ impl State {
 
 fn read_current(disk: &dyn Disk, root: &Path) -> io::Result<u64> {
     let path = root.join("CURRENT");
-    let content = durable::read(disk, &path, &CURRENT_MAGIC, CURRENT_VERSION).map_err(io::Error::other)?;
+    let content =
+        durable::read(disk, &path, &CURRENT_MAGIC, CURRENT_VERSION).map_err(io::Error::other)?;
     let Some(content) = content else {
         write_current(disk, root, 1)?;
         return Ok(1);
@@ -171,8 +180,14 @@ fn read_current(disk: &dyn Disk, root: &Path) -> io::Result<u64> {
 }
 
 fn write_current(disk: &dyn Disk, root: &Path, number: u64) -> io::Result<()> {
-    durable::write(disk, &root.join("CURRENT"), &CURRENT_MAGIC, CURRENT_VERSION, &number.to_le_bytes())
-        .map_err(io::Error::other)
+    durable::write(
+        disk,
+        &root.join("CURRENT"),
+        &CURRENT_MAGIC,
+        CURRENT_VERSION,
+        &number.to_le_bytes(),
+    )
+    .map_err(io::Error::other)
 }
 
 fn remove_others(root: &Path, keep: u64) -> io::Result<()> {

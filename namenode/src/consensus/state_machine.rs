@@ -42,7 +42,9 @@ impl StateMachine {
     /// Applies a few entries in one write and answers those who wait. Runs inline: it writes to memory only (RocksDB without a
     /// log), and handing a few microseconds of work to another thread would cost more than it takes.
     fn apply_group(&mut self, group: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
-        let Some((last, _)) = group.last() else { return Ok(()) };
+        let Some((last, _)) = group.last() else {
+            return Ok(());
+        };
         let last_log_id = last.log_id;
         let mut membership = self.state.membership();
         let store = self.state.store();
@@ -58,7 +60,8 @@ impl StateMachine {
                 }
                 Payload::Normal(commands) => {
                     let batch = decode_batch(commands.0, index)?;
-                    let outcomes = apply_batch(&mut txn, &batch, index).map_err(io::Error::other)?;
+                    let outcomes =
+                        apply_batch(&mut txn, &batch, index).map_err(io::Error::other)?;
                     applied.outcomes = outcomes
                         .iter()
                         .map(|outcome| Bytes::from(outcome.encode_to_vec()))
@@ -86,14 +89,19 @@ fn decode_batch(bytes: Bytes, index: u64) -> io::Result<Batch> {
     let batch = Batch::decode(bytes)
         .map_err(|error| io::Error::other(format!("decode log entry {index}: {error}")))?;
     if batch.commands.iter().any(|command| command.kind.is_none()) {
-        let message = format!("log entry {index} holds a command that this software does not know: upgrade it");
+        let message = format!(
+            "log entry {index} holds a command that this software does not know: upgrade it"
+        );
         return Err(io::Error::other(message));
     }
     Ok(batch)
 }
 
 /// The applied state as it is stored beside the tables.
-pub(super) fn encode_applied(log_id: LogId, membership: &StoredMembership) -> io::Result<AppliedState> {
+pub(super) fn encode_applied(
+    log_id: LogId,
+    membership: &StoredMembership,
+) -> io::Result<AppliedState> {
     let membership = postcard::to_stdvec(membership)
         .map_err(|error| io::Error::other(format!("encode applied state: {error}")))?;
     Ok(AppliedState {
@@ -105,7 +113,9 @@ pub(super) fn encode_applied(log_id: LogId, membership: &StoredMembership) -> io
 }
 
 /// The applied state as it was stored; `None` before the first entry.
-pub(super) fn decode_applied(applied: Option<&AppliedState>) -> io::Result<(Option<LogId>, StoredMembership)> {
+pub(super) fn decode_applied(
+    applied: Option<&AppliedState>,
+) -> io::Result<(Option<LogId>, StoredMembership)> {
     let Some(applied) = applied else {
         return Ok((None, StoredMembership::default()));
     };
@@ -144,7 +154,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, handle: SnapshotHandle) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        handle: SnapshotHandle,
+    ) -> io::Result<()> {
         snapshot::install(&self.state, meta, handle).await
     }
 

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Action, ReplicaView};
-use super::instruct::{instruction, key_ring};
+use super::instruct::instruction;
 use super::options::ControllerOptions;
 use super::placement::{Candidate, Spread, choose_next};
 use super::registry::{Datanode, Standing};
 use super::soft::Soft;
 use super::{Controllers, until_stopped};
+use crate::keys::key_ring;
 use crate::namespace::command::{AddReplica, BeginCopy, CommandKind};
 use crate::store::records::{ChunkRecord, ChunkState};
 use crate::store::{Read, StoreError, chunk};
@@ -319,7 +320,8 @@ fn copy_instruction(controllers: &Controllers, order: &Order) -> Result<Instruct
         .snapshot()
         .cluster_record()
         .map_err(|error| error.to_string())?;
-    let keys = key_ring(&cluster).map_err(|error| error.to_string())?;
+    let keys =
+        key_ring(&cluster, controllers.now_ms(&cluster)).map_err(|error| error.to_string())?;
     let grant = Grant {
         chunk: order.chunk,
         kind: GrantKind::Read {

@@ -12,7 +12,7 @@ use cairn_protocol::messages::datanode::{
     DeleteReplica, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
 };
 use cairn_protocol::rpc::RpcError;
-use cairn_protocol::token::{self, Grant, GrantKind, KeyRing, TokenKey};
+use cairn_protocol::token::{self, Grant, GrantKind};
 use cairn_protocol::{ErrorCode, Failure, Method};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -23,7 +23,7 @@ use super::reconcile::is_verdict;
 use super::registry::Datanode;
 use super::soft::Soft;
 use super::{Controllers, until_stopped};
-use crate::store::records::{ClusterRecord, TokenKeyRecord};
+use crate::keys::key_ring;
 use crate::store::{Read, StoreError};
 
 /// Instructions of one request.
@@ -331,7 +331,7 @@ impl Controllers {
         let request = InstructRequest {
             term,
             datanode: datanode.0,
-            token: token::mint(&key_ring(&cluster)?, &grant),
+            token: token::mint(&key_ring(&cluster, self.now_ms(&cluster))?, &grant),
             instructions,
         };
         let (reply, _) = self
@@ -353,32 +353,6 @@ impl Controllers {
         }
         Ok(reply.results)
     }
-}
-
-/// The keys of tokens, as the committed state has them.
-pub(super) fn key_ring(cluster: &ClusterRecord) -> Result<KeyRing, RpcError> {
-    let malformed = || {
-        RpcError::new(
-            ErrorCode::Internal,
-            "the cluster record has no usable token key",
-        )
-    };
-    let key = |record: &TokenKeyRecord| -> Result<TokenKey, RpcError> {
-        let secret = record.secret.as_slice().try_into();
-        Ok(TokenKey {
-            id: record.id,
-            secret: secret.map_err(|_| malformed())?,
-        })
-    };
-    Ok(KeyRing {
-        cluster: cluster
-            .cluster_id
-            .as_slice()
-            .try_into()
-            .map_err(|_| malformed())?,
-        current: key(cluster.keys.first().ok_or_else(malformed)?)?,
-        previous: cluster.keys.get(1).map(key).transpose()?,
-    })
 }
 
 /// A failure of our own disk, as callers see it.

@@ -204,10 +204,15 @@ impl Controllers {
         self.clock.now_ns().max(cluster.last_stamp_ns)
     }
 
+    /// The same in milliseconds.
+    fn now_ms(&self, cluster: &ClusterRecord) -> u64 {
+        self.now_ns(cluster) / NS_PER_MS
+    }
+
     /// When what is granted now for so long ends, in the cluster's time.
     fn expires_at_ms(&self, cluster: &ClusterRecord, life: Duration) -> u64 {
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        (self.now_ns(cluster) / NS_PER_MS).saturating_add(life_ms)
+        self.now_ms(cluster).saturating_add(life_ms)
     }
 
     /// The soft state of the present term, made anew if this is a new term; `None` unless this member leads and is ready.

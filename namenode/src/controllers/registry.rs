@@ -273,6 +273,15 @@ impl Registry {
         .collect()
     }
 
+    /// Datanodes that are to serve, alive or not.
+    pub fn in_service_count(&self) -> usize {
+        let in_service =
+            |datanode: &Datanode| datanode.admin_state() == DatanodeAdminState::InService;
+        self.iter()
+            .filter(|(_, datanode)| in_service(datanode))
+            .count()
+    }
+
     /// Where a datanode is.
     pub fn address(&self, datanode: DatanodeId) -> Option<DatanodeAddress> {
         self.get(datanode)

@@ -203,7 +203,11 @@ pub(super) fn place(
     let reserve = |capacity: u64| reserve_bytes(capacity, settings.chunk_size);
     let candidates = soft.datanodes.candidates(&excluded, reserve);
     let wish = Wish {
-        count: replication as usize,
+        count: degraded_count(
+            replication as usize,
+            candidates.len(),
+            soft.datanodes.in_service_count(),
+        ),
         bytes: settings.chunk_size,
         host: &request.host,
     };
@@ -225,6 +229,16 @@ pub(super) fn place(
         datanodes: datanodes.iter().map(|id| id.0).collect(),
         reuse_chunk: reuse.map_or(0, |chunk| chunk.0),
     })
+}
+
+/// How many replicas a new chunk begins with. While datanodes are away, a cluster that has enough of them goes on with those that are
+/// there, and the missing replicas are added later; but never on fewer than two if more than one is asked for, because then one
+/// more loss would be the loss of acknowledged data. A cluster that never had enough says so.
+fn degraded_count(asked: usize, available: usize, in_service: usize) -> usize {
+    if available < asked && in_service >= asked && available >= asked.min(2) {
+        return available;
+    }
+    asked
 }
 
 /// What stays free on a datanode when clients ask: room for one chunk to be compacted or re-replicated into, and more on large
@@ -521,5 +535,20 @@ impl Soft {
                     .is_some_and(|known| known.takes_replicas() && known.space().2 > 0);
                 takes && standing != Standing::Failed && !excluded.contains(&id)
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::degraded_count;
+
+    #[test]
+    fn a_cluster_with_datanodes_away_goes_on_with_two_but_never_with_one() {
+        assert_eq!(degraded_count(3, 3, 3), 3);
+        assert_eq!(degraded_count(3, 2, 3), 2);
+        assert_eq!(degraded_count(3, 1, 3), 3, "refused as not enough");
+        assert_eq!(degraded_count(3, 2, 2), 3, "never had enough");
+        assert_eq!(degraded_count(1, 0, 1), 1);
+        assert_eq!(degraded_count(5, 4, 6), 4);
     }
 }

@@ -25,12 +25,12 @@ use cairn_protocol::rpc::{
 use cairn_protocol::token::{self, GrantKind};
 use cairn_protocol::{ErrorCode, Failure, net};
 
-use super::instruct::key_ring;
 use super::{ControllerOptions, Controllers};
 use crate::consensus::group::{Group, GroupOptions, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
+use crate::keys::key_ring;
 use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
     RegisterDatanode, SetDatanodeState,
@@ -63,7 +63,7 @@ impl Service for FakeDatanode {
 
     async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         let request: InstructRequest = request.decode()?;
-        let cluster = key_ring(&founded()).unwrap();
+        let cluster = key_ring(&founded(), 0).unwrap();
         let grant = token::verify(&cluster, &request.token, 0)?;
         let (datanode, term) = (DatanodeId(request.datanode), request.term);
         assert_eq!(grant.kind, GrantKind::Instruct { datanode, term });
@@ -138,6 +138,7 @@ fn founded() -> crate::store::records::ClusterRecord {
         keys: vec![crate::store::records::TokenKeyRecord {
             id: 1,
             secret: vec![1; 32],
+            made_ns: 0,
         }],
         ..Default::default()
     }

@@ -22,35 +22,63 @@ impl NamenodeService {
         if caller.uid == 0 {
             return Ok(());
         }
-        Err(RpcError::new(ErrorCode::NotPermitted, format!("{what}: only the superuser may")))
+        Err(RpcError::new(
+            ErrorCode::NotPermitted,
+            format!("{what}: only the superuser may"),
+        ))
     }
 
     pub(super) async fn add_namenode(&self, request: Request) -> Result<Reply, RpcError> {
-        let AddNamenodeRequest { caller, address, replaces } = request.decode()?;
+        let AddNamenodeRequest {
+            caller,
+            address,
+            replaces,
+        } = request.decode()?;
         self.require_superuser(&caller, "add a namenode")?;
         self.group.require_leader()?;
-        let greeting = GreetRequest { namenode: self.group.id(), address: self.address.clone() };
+        let greeting = GreetRequest {
+            namenode: self.group.id(),
+            address: self.address.clone(),
+        };
         let (them, _) = self
             .peers
-            .call_typed::<GreetReply>(&address, Method::Greet.into(), &greeting, Bytes::new(), PEER_TIMEOUT)
+            .call_typed::<GreetReply>(
+                &address,
+                Method::Greet.into(),
+                &greeting,
+                Bytes::new(),
+                PEER_TIMEOUT,
+            )
             .await?;
         let members = self.group.members();
         if members.iter().any(|member| member.id == them.namenode) {
-            return Err(RpcError::new(ErrorCode::AlreadyExists, format!("namenode {}", them.namenode)));
+            return Err(RpcError::new(
+                ErrorCode::AlreadyExists,
+                format!("namenode {}", them.namenode),
+            ));
         }
         let ours = self.cluster.get().map(|id| id.to_vec()).unwrap_or_default();
         if !them.cluster_id.is_empty() && them.cluster_id != ours {
-            let message = format!("the namenode at {address}: give it an empty data directory first");
+            let message =
+                format!("the namenode at {address}: give it an empty data directory first");
             return Err(RpcError::new(ErrorCode::WrongCluster, message));
         }
         let replaced = Some(replaces).filter(|id| *id != 0);
         if let Some(old) = replaced
             && !members.iter().any(|member| member.id == old)
         {
-            return Err(RpcError::new(ErrorCode::NotFound, format!("namenode {old}")));
+            return Err(RpcError::new(
+                ErrorCode::NotFound,
+                format!("namenode {old}"),
+            ));
         }
-        let member = Member { address: them.address, ..Member::default() };
-        self.group.add_member(them.namenode, member, replaced).await?;
+        let member = Member {
+            address: them.address,
+            ..Member::default()
+        };
+        self.group
+            .add_member(them.namenode, member, replaced)
+            .await?;
         Ok(Reply::new(&AdminReply {}))
     }
 
@@ -71,7 +99,12 @@ impl NamenodeService {
     }
 
     pub(super) async fn set_datanode_state(&self, request: Request) -> Result<Reply, RpcError> {
-        let SetDatanodeStateRequest { caller, datanode, state, forget } = request.decode()?;
+        let SetDatanodeStateRequest {
+            caller,
+            datanode,
+            state,
+            forget,
+        } = request.decode()?;
         self.require_superuser(&caller, "change a datanode's state")?;
         let command = if forget {
             CommandKind::ForgetDatanode(ForgetDatanode { datanode })
@@ -103,7 +136,11 @@ impl NamenodeService {
             cluster_id: cluster.cluster_id,
             term,
             leader: self.group.id(),
-            applied_index: self.group.state().applied_log_id().map_or(0, |log_id| log_id.index),
+            applied_index: self
+                .group
+                .state()
+                .applied_log_id()
+                .map_or(0, |log_id| log_id.index),
             namenodes: self.namenode_statuses(),
             datanodes,
             counts,
@@ -135,21 +172,29 @@ impl NamenodeService {
     }
 
     pub(super) async fn fsck(&self, request: Request) -> Result<Reply, RpcError> {
-        let FsckRequest { caller, cursor, limit } = request.decode()?;
+        let FsckRequest {
+            caller,
+            cursor,
+            limit,
+        } = request.decode()?;
         self.require_superuser(&caller, "check the file system")?;
         self.group.require_leader()?;
         self.group.linearize().await?;
         let store = self.group.state().store();
         let alive = self.controllers.alive_datanodes();
         let page = cairn_daemon::blocking(move || {
-            fsck::page(&store.snapshot(), &cursor, limit, |id: DatanodeId| alive.contains(&id))
+            fsck::page(&store.snapshot(), &cursor, limit, |id: DatanodeId| {
+                alive.contains(&id)
+            })
         })
         .await?;
         Ok(Reply::new(&page))
     }
 
     pub(super) fn metrics(&self) -> Result<Reply, RpcError> {
-        Ok(Reply::new(&MetricsReply { text: self.metrics.render() }))
+        Ok(Reply::new(&MetricsReply {
+            text: self.metrics.render(),
+        }))
     }
 
     pub(super) fn greet(&self, request: Request) -> Result<Reply, RpcError> {

@@ -22,7 +22,7 @@ use super::{NamenodeService, grants, internal, outcome_failure};
 use crate::namespace::command::{ClientCommand, CommandKind, OpenSession, Placement};
 use crate::namespace::{self, OpError};
 use crate::store::records::ReplicaRecord;
-use crate::store::{Read, chunk};
+use crate::store::{Read, chunk, session};
 
 /// Longest name of a client.
 const CLIENT_NAME_BYTES_MAX: usize = 255;
@@ -37,13 +37,19 @@ impl NamenodeService {
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
         let time_ms = grants::cluster_time_ms(&self.clock, &cluster);
         let Some(settings) = cluster.settings else {
-            return Err(RpcError::new(ErrorCode::Unavailable, "the cluster is not founded yet"));
+            return Err(RpcError::new(
+                ErrorCode::Unavailable,
+                "the cluster is not founded yet",
+            ));
         };
         let namenodes = self
             .group
             .members()
             .into_iter()
-            .map(|member| NamenodeAddress { namenode: member.id, address: member.address })
+            .map(|member| NamenodeAddress {
+                namenode: member.id,
+                address: member.address,
+            })
             .collect();
         let leader = self.group.leadership().borrow().leader.unwrap_or(0);
         Ok(Reply::new(&ClusterInfo {
@@ -68,16 +74,29 @@ impl NamenodeService {
         }
         let session = proposed.outcome.id;
         self.controllers.opened_session(SessionId(session));
-        Ok(Reply::new(&OpenSessionReply { session, ttl_ms: self.session_ttl_ms()? }))
+        Ok(Reply::new(&OpenSessionReply {
+            session,
+            ttl_ms: self.session_ttl_ms()?,
+        }))
     }
 
     pub(super) fn keep_alive(&self, request: Request) -> Result<Reply, RpcError> {
         let KeepAliveRequest { session } = request.decode()?;
         self.group.require_leader()?;
         if !self.controllers.keep_alive(SessionId(session)) {
-            return Err(RpcError::new(ErrorCode::SessionExpired, format!("session {session}")));
+            // Only committed state says that a session is over; a leader that is not ready yet must not.
+            self.group.require_leader()?;
+            let store = self.group.state().store();
+            let record = session::get(&store.snapshot(), SessionId(session)).map_err(internal)?;
+            let code = match record {
+                Some(record) if !record.ended => ErrorCode::Unavailable,
+                _ => ErrorCode::SessionExpired,
+            };
+            return Err(RpcError::new(code, format!("session {session}")));
         }
-        Ok(Reply::new(&KeepAliveReply { ttl_ms: self.session_ttl_ms()? }))
+        Ok(Reply::new(&KeepAliveReply {
+            ttl_ms: self.session_ttl_ms()?,
+        }))
     }
 
     fn session_ttl_ms(&self) -> Result<u64, RpcError> {
@@ -97,7 +116,8 @@ impl NamenodeService {
         let placement = match &operation.kind {
             Some(OperationKind::AllocateChunk(allocate)) => self.place(allocate)?,
             Some(OperationKind::RemoveTree(remove)) => {
-                self.check_remove_tree(&request.caller, &remove.location).await?;
+                self.check_remove_tree(&request.caller, &remove.location)
+                    .await?;
                 None
             }
             Some(_) => None,
@@ -120,7 +140,10 @@ impl NamenodeService {
         }
         let mut value = proposed.outcome.value;
         self.complete(&mut value)?;
-        Ok(Reply::new(&MutateReply { outcome: value, applied_index: proposed.index }))
+        Ok(Reply::new(&MutateReply {
+            outcome: value,
+            applied_index: proposed.index,
+        }))
     }
 
     fn place(&self, allocate: &AllocateChunk) -> Result<Option<Placement>, RpcError> {
@@ -129,7 +152,10 @@ impl NamenodeService {
 
     /// Adds to an outcome what is not replicated with it.
     fn complete(&self, value: &mut Option<OutcomeValue>) -> Result<(), RpcError> {
-        if let Some(OutcomeValue { kind: Some(OutcomeKind::Chunk(grant)) }) = value {
+        if let Some(OutcomeValue {
+            kind: Some(OutcomeKind::Chunk(grant)),
+        }) = value
+        {
             let store = self.group.state().store();
             grants::complete_chunk_grant(&store.snapshot(), &self.clock, grant)?;
         }
@@ -137,7 +163,11 @@ impl NamenodeService {
     }
 
     /// Apply detaches a tree in one step, so who may not remove something in it is found out before, page by page.
-    async fn check_remove_tree(&self, caller: &Caller, location: &Location) -> Result<(), RpcError> {
+    async fn check_remove_tree(
+        &self,
+        caller: &Caller,
+        location: &Location,
+    ) -> Result<(), RpcError> {
         if caller.uid == 0 {
             return Ok(());
         }
@@ -163,13 +193,23 @@ impl NamenodeService {
             Ok(Freshness::Stale) => {}
             Err(_) => return Err(RpcError::new(ErrorCode::Malformed, "unknown freshness")),
         }
-        let applied_index = self.group.state().applied_log_id().map_or(0, |log_id| log_id.index);
+        let applied_index = self
+            .group
+            .state()
+            .applied_log_id()
+            .map_or(0, |log_id| log_id.index);
         let store = self.group.state().store();
         let snapshot = store.snapshot();
         let mut result = namespace::query(&snapshot, &request.caller, &kind).map_err(op_error)?;
         match &mut result {
             QueryResult::LocatedExtents(located) => {
-                let bare = matches!(&kind, QueryKind::Extents(Extents { without_locations: true, .. }));
+                let bare = matches!(
+                    &kind,
+                    QueryKind::Extents(Extents {
+                        without_locations: true,
+                        ..
+                    })
+                );
                 if !bare {
                     let order = |ids: &[u64]| self.order(ids);
                     grants::complete_extents(&snapshot, &self.clock, located, order)?;
@@ -186,12 +226,20 @@ impl NamenodeService {
             | QueryResult::Value(_)
             | QueryResult::Names(_) => {}
         }
-        Ok(Reply::new(&QueryReply { applied_index, result: Some(result) }))
+        Ok(Reply::new(&QueryReply {
+            applied_index,
+            result: Some(result),
+        }))
     }
 
     fn order(&self, ids: &[u64]) -> Vec<u64> {
-        let replicas: Vec<ReplicaRecord> =
-            ids.iter().map(|id| ReplicaRecord { datanode: *id, incarnation: 0 }).collect();
+        let replicas: Vec<ReplicaRecord> = ids
+            .iter()
+            .map(|id| ReplicaRecord {
+                datanode: *id,
+                incarnation: 0,
+            })
+            .collect();
         let ordered = self.controllers.order_replicas(&replicas, "");
         ordered.into_iter().map(|DatanodeId(id)| id).collect()
     }
@@ -217,7 +265,10 @@ impl NamenodeService {
         let mut offset = 0;
         loop {
             let query = QueryKind::Extents(Extents {
-                location: Location { inode, path: Vec::new() },
+                location: Location {
+                    inode,
+                    path: Vec::new(),
+                },
                 offset,
                 length: u64::MAX - offset,
                 limit: SYNC_PAGE,
@@ -258,7 +309,10 @@ impl NamenodeService {
 
 fn check_caller(caller: &Caller) -> Result<(), RpcError> {
     if caller.groups.len() > GROUPS_MAX {
-        let message = format!("{} groups of the caller, at most {GROUPS_MAX} are supported", caller.groups.len());
+        let message = format!(
+            "{} groups of the caller, at most {GROUPS_MAX} are supported",
+            caller.groups.len()
+        );
         return Err(RpcError::new(ErrorCode::InvalidArgument, message));
     }
     Ok(())

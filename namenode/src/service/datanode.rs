@@ -26,7 +26,10 @@ impl NamenodeService {
         check_registration(&request)?;
         let cluster_id = self.founded_cluster_id()?;
         if !request.cluster_id.is_empty() && request.cluster_id != cluster_id {
-            let message = format!("datanode {}: its volumes belong to another cluster", request.address);
+            let message = format!(
+                "datanode {}: its volumes belong to another cluster",
+                request.address
+            );
             return Err(RpcError::new(ErrorCode::WrongCluster, message));
         }
         let command = CommandKind::RegisterDatanode(RegisterDatanode {
@@ -44,14 +47,21 @@ impl NamenodeService {
         let datanode = DatanodeId(proposed.outcome.id);
         self.controllers.registered(datanode, &request);
         let directions = self.directions(term, true)?;
-        Ok(Reply::new(&RegisterDatanodeReply { datanode: datanode.0, cluster_id, directions }))
+        Ok(Reply::new(&RegisterDatanodeReply {
+            datanode: datanode.0,
+            cluster_id,
+            directions,
+        }))
     }
 
     pub(super) fn heartbeat(&self, request: Request) -> Result<Reply, RpcError> {
         let request: HeartbeatRequest = request.decode()?;
         let term = self.group.require_leader()?;
         if request.changed.len() > CHANGED_MAX {
-            let message = format!("{} changes in a heartbeat, at most {CHANGED_MAX}", request.changed.len());
+            let message = format!(
+                "{} changes in a heartbeat, at most {CHANGED_MAX}",
+                request.changed.len()
+            );
             return Err(RpcError::new(ErrorCode::TooLarge, message));
         }
         let report_replicas = self.controllers.heartbeat(&request)?;
@@ -63,7 +73,10 @@ impl NamenodeService {
         let request: ReplicaReportRequest = request.decode()?;
         self.group.require_leader()?;
         if request.replicas.len() > REPORT_PAGE_MAX {
-            let message = format!("{} replicas in a page, at most {REPORT_PAGE_MAX}", request.replicas.len());
+            let message = format!(
+                "{} replicas in a page, at most {REPORT_PAGE_MAX}",
+                request.replicas.len()
+            );
             return Err(RpcError::new(ErrorCode::TooLarge, message));
         }
         self.controllers.replica_report(&request)?;
@@ -74,7 +87,10 @@ impl NamenodeService {
         let store = self.group.state().store();
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
         if cluster.cluster_id.is_empty() {
-            return Err(RpcError::new(ErrorCode::Unavailable, "the cluster is not founded yet"));
+            return Err(RpcError::new(
+                ErrorCode::Unavailable,
+                "the cluster is not founded yet",
+            ));
         }
         Ok(cluster.cluster_id)
     }
@@ -83,15 +99,30 @@ impl NamenodeService {
         let store = self.group.state().store();
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
         let time_ms = grants::cluster_time_ms(&self.clock, &cluster);
-        let namenodes = self.group.members().into_iter().map(|member| member.address).collect();
+        let namenodes = self
+            .group
+            .members()
+            .into_iter()
+            .map(|member| member.address)
+            .collect();
         grants::directions(&cluster, term, time_ms, namenodes, report_replicas)
     }
 }
 
 fn check_registration(request: &RegisterDatanodeRequest) -> Result<(), RpcError> {
-    let texts = [&request.address, &request.host, &request.rack, &request.local_socket, &request.version];
+    let texts = [
+        &request.address,
+        &request.host,
+        &request.rack,
+        &request.local_socket,
+        &request.version,
+    ];
     let fits = texts.iter().all(|text| text.len() <= TEXT_BYTES_MAX);
-    if request.uuid.len() != 16 || request.boot_nonce.len() != 16 || !fits || request.address.is_empty() {
+    if request.uuid.len() != 16
+        || request.boot_nonce.len() != 16
+        || !fits
+        || request.address.is_empty()
+    {
         let message = "a datanode registers with a uuid and a nonce of 16 bytes, an address, and texts of at most 255 bytes";
         return Err(RpcError::new(ErrorCode::InvalidArgument, message));
     }

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use cairn_daemon::Clock;
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch};
 use cairn_protocol::messages::common::DatanodeAddress;
 use cairn_protocol::messages::datanode::{ClusterDirections, TokenKeyMessage};
 use cairn_protocol::messages::operation::ChunkGrant;
 use cairn_protocol::messages::query::LocatedExtents;
 use cairn_protocol::rpc::RpcError;
-use cairn_protocol::token::{self, Grant, GrantKind, KeyRing, TokenKey};
-use cairn_protocol::{ErrorCode, Failure};
+use cairn_protocol::token::{self, Grant, GrantKind};
 
 use super::internal;
-use crate::store::records::{ClusterRecord, DatanodeRecord, TokenKeyRecord};
+use crate::keys::key_ring;
+use crate::store::records::{ClusterRecord, DatanodeRecord};
 use crate::store::{Read, StoreError, datanode};
 
 /// How long a token to read is good. Clients ask again in time; revoking a right takes this long.
@@ -26,22 +27,6 @@ pub(super) fn cluster_time_ms(clock: &Clock, cluster: &ClusterRecord) -> u64 {
     clock.now_ns().max(cluster.last_stamp_ns) / 1_000_000
 }
 
-/// The keys as tokens are minted with them. Fails before the cluster is founded.
-pub(crate) fn key_ring(cluster: &ClusterRecord) -> Result<KeyRing, Failure> {
-    let unfounded = || Failure::new(ErrorCode::Unavailable, "the cluster is not founded yet");
-    let id = <[u8; 16]>::try_from(cluster.cluster_id.as_slice()).map_err(|_| unfounded())?;
-    let mut keys = cluster.keys.iter().map(token_key);
-    let current = keys.next().ok_or_else(unfounded)??;
-    let previous = keys.next().transpose()?;
-    Ok(KeyRing { cluster: id, current, previous })
-}
-
-fn token_key(record: &TokenKeyRecord) -> Result<TokenKey, Failure> {
-    let secret = <[u8; 32]>::try_from(record.secret.as_slice())
-        .map_err(|_| Failure::new(ErrorCode::Internal, "a token key has not 32 bytes"))?;
-    Ok(TokenKey { id: record.id, secret })
-}
-
 /// What every answer to a datanode carries.
 pub(super) fn directions(
     cluster: &ClusterRecord,
@@ -51,14 +36,27 @@ pub(super) fn directions(
     report_replicas: bool,
 ) -> Result<ClusterDirections, RpcError> {
     let Some(settings) = cluster.settings.clone() else {
-        return Err(RpcError::new(ErrorCode::Unavailable, "the cluster is not founded yet"));
+        return Err(RpcError::new(
+            ErrorCode::Unavailable,
+            "the cluster is not founded yet",
+        ));
     };
     let keys = cluster
         .keys
         .iter()
-        .map(|key| TokenKeyMessage { id: key.id, secret: key.secret.clone() })
+        .map(|key| TokenKeyMessage {
+            id: key.id,
+            secret: key.secret.clone(),
+        })
         .collect();
-    Ok(ClusterDirections { term, time_ms, keys, settings, report_replicas, namenodes })
+    Ok(ClusterDirections {
+        term,
+        time_ms,
+        keys,
+        settings,
+        report_replicas,
+        namenodes,
+    })
 }
 
 /// A datanode as clients are told of it.
@@ -83,7 +81,8 @@ pub(super) fn complete_chunk_grant(
     grant: &mut ChunkGrant,
 ) -> Result<(), RpcError> {
     let cluster = read.cluster_record().map_err(internal)?;
-    let keys = key_ring(&cluster)?;
+    let now_ms = cluster_time_ms(clock, &cluster);
+    let keys = key_ring(&cluster, now_ms)?;
     for target in &mut grant.targets {
         let id = DatanodeId(target.datanode.datanode);
         match address_of(read, id).map_err(internal)? {
@@ -94,9 +93,19 @@ pub(super) fn complete_chunk_grant(
             }
         }
     }
-    let kind = GrantKind::Append { epoch: Epoch(grant.epoch), start: grant.start };
-    let expires_at_ms = cluster_time_ms(clock, &cluster) + APPEND_TOKEN_LIFE_MS;
-    grant.token = token::mint(&keys, &Grant { chunk: ChunkId(grant.chunk), kind, expires_at_ms });
+    let kind = GrantKind::Append {
+        epoch: Epoch(grant.epoch),
+        start: grant.start,
+    };
+    let expires_at_ms = now_ms + APPEND_TOKEN_LIFE_MS;
+    grant.token = token::mint(
+        &keys,
+        &Grant {
+            chunk: ChunkId(grant.chunk),
+            kind,
+            expires_at_ms,
+        },
+    );
     Ok(())
 }
 
@@ -108,13 +117,24 @@ pub(super) fn complete_extents(
     order: impl Fn(&[u64]) -> Vec<u64>,
 ) -> Result<(), RpcError> {
     let cluster = read.cluster_record().map_err(internal)?;
-    let keys = key_ring(&cluster)?;
-    let expires_at_ms = cluster_time_ms(clock, &cluster) + READ_TOKEN_LIFE_MS;
+    let now_ms = cluster_time_ms(clock, &cluster);
+    let keys = key_ring(&cluster, now_ms)?;
+    let expires_at_ms = now_ms + READ_TOKEN_LIFE_MS;
     located.expires_at_ms = expires_at_ms;
     for one in &mut located.extents {
         let extent = &one.extent;
-        let kind = GrantKind::Read { offset: extent.offset_in_chunk, len: extent.length };
-        one.token = token::mint(&keys, &Grant { chunk: ChunkId(extent.chunk), kind, expires_at_ms });
+        let kind = GrantKind::Read {
+            offset: extent.offset_in_chunk,
+            len: extent.length,
+        };
+        one.token = token::mint(
+            &keys,
+            &Grant {
+                chunk: ChunkId(extent.chunk),
+                kind,
+                expires_at_ms,
+            },
+        );
     }
     let mut addresses = BTreeMap::new();
     for chunk in &mut located.chunks {

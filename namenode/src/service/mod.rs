@@ -129,7 +129,8 @@ impl Service for NamenodeService {
     async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         let method = request.method;
         let result = self.dispatch(request).await;
-        self.counters.answered(method, result.as_ref().err().map(RpcError::code));
+        self.counters
+            .answered(method, result.as_ref().err().map(RpcError::code));
         result
     }
 
@@ -138,9 +139,15 @@ impl Service for NamenodeService {
     }
 
     fn is_heavy(&self, method: u16) -> bool {
-        [Method::Fsck, Method::Status, Method::RaftSnapshot, Method::ReplicaReport, Method::RaftAppend]
-            .into_iter()
-            .any(|heavy| u16::from(heavy) == method)
+        [
+            Method::Fsck,
+            Method::Status,
+            Method::RaftSnapshot,
+            Method::ReplicaReport,
+            Method::RaftAppend,
+        ]
+        .into_iter()
+        .any(|heavy| u16::from(heavy) == method)
     }
 }
 
@@ -149,7 +156,10 @@ fn outcome_failure(outcome: &Outcome) -> Option<Failure> {
     if outcome.code == 0 {
         return None;
     }
-    let info = FailureInfo { code: outcome.code, message: outcome.message.clone() };
+    let info = FailureInfo {
+        code: outcome.code,
+        message: outcome.message.clone(),
+    };
     Some(info.into())
 }
 

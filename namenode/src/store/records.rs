@@ -249,6 +249,9 @@ pub struct TokenKeyRecord {
     /// 32 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub secret: Vec<u8>,
+    /// Stamp of the entry that made it.
+    #[prost(uint64, tag = "3")]
+    pub made_ns: u64,
 }
 
 /// Everything that there is once: counters, identity, settings.

@@ -35,6 +35,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &FoundCluster, ctx: &Context) -> Result<
         keys: vec![TokenKeyRecord {
             id: 1,
             secret: cmd.key_secret.clone(),
+            made_ns: 0,
         }],
         next_inode: InodeId::ROOT.0 + 1,
         next_map: 1,

@@ -40,7 +40,7 @@ pub(super) fn apply(txn: &mut Txn, kind: &CommandKind, ctx: &Context) -> Result<
         CommandKind::OpenSession(cmd) => open_session::apply(txn, cmd, ctx),
         CommandKind::ExpireSession(cmd) => expire_session::apply(txn, cmd, ctx),
         CommandKind::FoundCluster(cmd) => found_cluster::apply(txn, cmd, ctx),
-        CommandKind::RotateKeys(cmd) => rotate_keys::apply(txn, cmd),
+        CommandKind::RotateKeys(cmd) => rotate_keys::apply(txn, cmd, ctx),
         CommandKind::SetSettings(cmd) => set_settings::apply(txn, cmd),
         CommandKind::RegisterDatanode(cmd) => register_datanode::apply(txn, cmd, ctx),
         CommandKind::SetDatanodeState(cmd) => set_datanode_state::apply(txn, cmd, ctx),

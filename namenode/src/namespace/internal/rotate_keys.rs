@@ -4,6 +4,7 @@ use cairn_protocol::ErrorCode;
 
 use super::done;
 use crate::namespace::command::{Outcome, RotateKeys};
+use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::store::Txn;
 use crate::store::records::TokenKeyRecord;
@@ -11,7 +12,7 @@ use crate::store::records::TokenKeyRecord;
 const SECRET_BYTES: usize = 32;
 
 /// Answers the id of the current key. A command that was proposed under another current key changes nothing.
-pub(super) fn apply(txn: &mut Txn, cmd: &RotateKeys) -> Result<Outcome, OpError> {
+pub(super) fn apply(txn: &mut Txn, cmd: &RotateKeys, ctx: &Context) -> Result<Outcome, OpError> {
     check_secret(&cmd.secret)?;
     let Some(current) = txn.cluster().keys.first().cloned() else {
         return Err(OpError::new(
@@ -26,6 +27,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &RotateKeys) -> Result<Outcome, OpError>
     let new = TokenKeyRecord {
         id,
         secret: cmd.secret.clone(),
+        made_ns: ctx.stamp.time_ns,
     };
     txn.cluster_mut().keys = vec![new, current];
     Ok(done(id.into(), false))
