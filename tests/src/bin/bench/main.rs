@@ -1,0 +1,109 @@
+//! `make bench`: the numbers of the core, each beside the same work on the local disk. See docs/PERFORMANCE.md.
+//!
+//! Works against a running cluster (scripts/bench starts one of separate processes) and charges the CPU time of all its
+//! processes and of this one. Figures belong here and never into tests.
+
+mod cpu;
+mod local;
+mod report;
+mod work;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use cpu::Cpu;
+use report::Report;
+
+/// What the script passes.
+struct Arguments {
+    /// Namenodes' addresses.
+    cluster: Vec<String>,
+    /// Processes whose CPU time counts.
+    pids: Vec<u32>,
+    /// A directory on the local disk for the comparison.
+    local: PathBuf,
+    /// Where the list of results goes.
+    out: PathBuf,
+    /// Which parts; empty for all.
+    parts: Vec<String>,
+    /// Files of the `fill` part.
+    files: u64,
+}
+
+fn arguments() -> anyhow::Result<Arguments> {
+    let mut found = Arguments {
+        cluster: Vec::new(),
+        pids: Vec::new(),
+        local: PathBuf::new(),
+        out: PathBuf::new(),
+        parts: Vec::new(),
+        files: 5_000_000,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words
+            .next()
+            .with_context(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--cluster" => found.cluster = value.split(',').map(str::to_owned).collect(),
+            "--pids" => found.pids = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--local" => found.local = value.into(),
+            "--out" => found.out = value.into(),
+            "--part" => found.parts.push(value),
+            "--files" => found.files = value.parse()?,
+            other => bail!("unknown argument {other}"),
+        }
+    }
+    if found.cluster.is_empty()
+        || found.local.as_os_str().is_empty()
+        || found.out.as_os_str().is_empty()
+    {
+        bail!(
+            "usage: bench --cluster HOST:PORT,… --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
+        );
+    }
+    Ok(found)
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = arguments()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let mut report = Report::read(&arguments.out)?;
+    let cpu = Cpu::new(arguments.pids.clone());
+    std::fs::create_dir_all(&arguments.local)?;
+    runtime.block_on(async {
+        let fs = work::connect(&arguments.cluster).await?;
+        work::prepare(&fs).await?;
+        let wanted = |part: &str| {
+            arguments.parts.is_empty() || arguments.parts.iter().any(|wanted| wanted == part)
+        };
+        if wanted("stream") {
+            work::stream(&fs, &cpu, &arguments.local, &mut report).await?;
+        }
+        if wanted("small") {
+            work::small(&fs, &cpu, &arguments.local, &mut report).await?;
+        }
+        if wanted("meta") {
+            work::metadata(&fs, &cpu, &arguments.local, &mut report).await?;
+        }
+        if wanted("latency") {
+            work::latency(&fs, &arguments.local, &mut report).await?;
+        }
+        if arguments.parts.iter().any(|part| part == "fill") {
+            work::fill(&fs, &cpu, arguments.files, &mut report).await?;
+        }
+        if arguments.parts.iter().any(|part| part == "first-read") {
+            work::first_read(&fs, &mut report).await?;
+        }
+        work::clean(&fs).await?;
+        fs.close().await?;
+        anyhow::Ok(())
+    })?;
+    report.write(&arguments.out)?;
+    report.print();
+    Ok(())
+}
