@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cairn_client::{ClusterConfig, FileSystem};
 use cairn_daemon::Tasks;
 use cairn_daemon::config::ByteSize;
 use cairn_daemon::disk::RealDisk;
 use cairn_datanode::{Datanode, DatanodeConfig};
 use cairn_namenode::consensus::log_store::LogOptions;
+use cairn_namenode::controllers::ControllerOptions;
 use cairn_namenode::{Doors, Namenode, NamenodeConfig};
+use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::net;
 use rand::rngs::StdRng;
@@ -20,7 +22,7 @@ use rand::{RngCore, SeedableRng};
 use tempfile::TempDir;
 
 /// Waiting for something that must happen sooner or later gives up after this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -41,6 +43,12 @@ pub struct ClusterOptions {
     pub session_ttl: Duration,
     /// Log entries between snapshots.
     pub snapshot_every_entries: u64,
+    /// Space that datanodes leave free.
+    pub reserve: ByteSize,
+    /// How fast datanodes verify what nobody reads, per second; 0 is never.
+    pub scrub_rate: ByteSize,
+    /// Intervals and limits of the leader's loops.
+    pub controllers: ControllerOptions,
 }
 
 impl Default for ClusterOptions {
@@ -54,18 +62,32 @@ impl Default for ClusterOptions {
             reclaim_grace: Duration::from_millis(200),
             session_ttl: Duration::from_secs(10),
             snapshot_every_entries: 1_000,
+            reserve: ByteSize::mib(64),
+            scrub_rate: ByteSize::new(0),
+            controllers: eager_controllers(),
         }
     }
 }
 
-struct RunningNamenode {
-    tasks: Tasks,
-    node: Namenode,
+/// The leader's loops look more often than in production, so that tests need not wait.
+fn eager_controllers() -> ControllerOptions {
+    ControllerOptions {
+        interval: Duration::from_millis(100),
+        copy_poll: Duration::from_millis(500),
+        retry_after: Duration::from_millis(500),
+        no_target_after: Duration::from_secs(1),
+        ..ControllerOptions::default()
+    }
 }
 
-struct RunningDatanode {
-    tasks: Tasks,
-    node: Datanode,
+pub(super) struct RunningNamenode {
+    pub(super) tasks: Tasks,
+    pub(super) node: Namenode,
+}
+
+pub(super) struct RunningDatanode {
+    pub(super) tasks: Tasks,
+    pub(super) node: Datanode,
 }
 
 /// A cluster in this process. Killing a part drops its tasks at once, as `kill -9` would; its files stay.
@@ -73,8 +95,10 @@ pub struct MiniCluster {
     options: ClusterOptions,
     directory: TempDir,
     addresses: Vec<String>,
-    namenodes: BTreeMap<usize, RunningNamenode>,
-    datanodes: BTreeMap<usize, RunningDatanode>,
+    pub(super) namenodes: BTreeMap<usize, RunningNamenode>,
+    pub(super) datanodes: BTreeMap<usize, RunningDatanode>,
+    /// Numbers of datanodes that ever registered, running or not.
+    datanode_ids: BTreeMap<usize, DatanodeId>,
     rng: StdRng,
 }
 
@@ -95,6 +119,7 @@ impl MiniCluster {
             addresses,
             namenodes: BTreeMap::new(),
             datanodes: BTreeMap::new(),
+            datanode_ids: BTreeMap::new(),
             rng: StdRng::seed_from_u64(1),
         };
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -127,29 +152,50 @@ impl MiniCluster {
         Ok(FileSystem::connect(config).await?)
     }
 
-    /// Starts a namenode again, or one that was killed.
+    /// Starts a namenode that is no founder: it waits to be added. Tells its index.
+    pub async fn start_spare_namenode(&mut self) -> anyhow::Result<usize> {
+        let listener = net::listen("127.0.0.1:0").await?;
+        let index = self.addresses.len();
+        self.addresses.push(listener.local_addr()?.to_string());
+        self.run_namenode(index, Some(listener)).await?;
+        Ok(index)
+    }
+
+    /// Starts a namenode that was killed.
     pub async fn start_namenode(&mut self, index: usize) -> anyhow::Result<()> {
         self.run_namenode(index, None).await
     }
 
-    async fn run_namenode(&mut self, index: usize, listener: Option<net::TcpListener>) -> anyhow::Result<()> {
+    async fn run_namenode(
+        &mut self,
+        index: usize,
+        listener: Option<net::TcpListener>,
+    ) -> anyhow::Result<()> {
         let config = self.namenode_config(index);
         let mut log = LogOptions::new(self.rng.next_u64());
         log.segment_bytes = 4 << 20;
-        let doors = Doors { seed: self.rng.next_u64(), log, listener, ..Doors::real(&config) };
+        let controllers = self.options.controllers.clone();
+        let doors = Doors {
+            seed: self.rng.next_u64(),
+            log,
+            listener,
+            controllers,
+            ..Doors::real(&config)
+        };
         let tasks = Tasks::new();
         let node = Namenode::start(config, doors, &tasks)
             .await
             .with_context(|| format!("start namenode {index}"))?;
-        self.namenodes.insert(index, RunningNamenode { tasks, node });
+        self.namenodes
+            .insert(index, RunningNamenode { tasks, node });
         Ok(())
     }
 
     fn namenode_config(&self, index: usize) -> NamenodeConfig {
-        let mut config = NamenodeConfig::new(self.directory.path().join(format!("namenode-{index}")));
+        let mut config = NamenodeConfig::new(self.namenode_directory(index));
         config.listen = self.addresses[index].clone();
         config.advertise = Some(self.addresses[index].clone());
-        config.namenodes = self.addresses.clone();
+        config.namenodes = self.addresses[..self.options.namenodes].to_vec();
         config.http = String::new();
         config.cache = ByteSize::mib(16);
         config.cluster.replication = self.options.replication;
@@ -161,33 +207,67 @@ impl MiniCluster {
         config
     }
 
-    /// Starts a datanode, or one that was killed. It may come back at another port.
-    pub async fn start_datanode(&mut self, index: usize) -> anyhow::Result<()> {
-        let config = DatanodeConfig {
+    /// Directory of a namenode.
+    pub fn namenode_directory(&self, index: usize) -> PathBuf {
+        self.directory.path().join(format!("namenode-{index}"))
+    }
+
+    /// Changes what parts that are started from now on are made of.
+    pub fn options_mut(&mut self) -> &mut ClusterOptions {
+        &mut self.options
+    }
+
+    /// How a datanode is configured.
+    pub fn datanode_config(&self, index: usize) -> DatanodeConfig {
+        DatanodeConfig {
             namenodes: self.addresses.clone(),
             listen: "127.0.0.1:0".to_owned(),
             volumes: vec![self.volume(index)],
-            reserve: ByteSize::mib(64),
+            reserve: self.options.reserve,
+            scrub_rate: self.options.scrub_rate,
             host: format!("host-{index}"),
             heartbeat_interval: Duration::from_millis(200),
             ..DatanodeConfig::default()
-        };
+        }
+    }
+
+    /// Starts a datanode, or one that was killed. It may come back at another port.
+    pub async fn start_datanode(&mut self, index: usize) -> anyhow::Result<()> {
+        let config = self.datanode_config(index);
         let tasks = Tasks::new();
         let rng = StdRng::seed_from_u64(self.rng.next_u64());
         let node = Datanode::start(config, Arc::new(RealDisk), &tasks, rng)
             .await
             .with_context(|| format!("start datanode {index}"))?;
-        self.datanodes.insert(index, RunningDatanode { tasks, node });
+        self.datanodes
+            .insert(index, RunningDatanode { tasks, node });
         Ok(())
     }
 
     /// Waits until a datanode is registered.
-    pub async fn wait_registered(&self, index: usize) -> anyhow::Result<()> {
-        let running = self.datanodes.get(&index).context("datanode is not running")?;
-        tokio::time::timeout(PATIENCE, running.node.registered())
+    pub async fn wait_registered(&mut self, index: usize) -> anyhow::Result<()> {
+        let running = self
+            .datanodes
+            .get(&index)
+            .context("datanode is not running")?;
+        let id = tokio::time::timeout(PATIENCE, running.node.registered())
             .await
             .with_context(|| format!("datanode {index} does not register"))?;
+        self.datanode_ids.insert(index, id);
         Ok(())
+    }
+
+    /// Number of a datanode that registered once.
+    pub fn datanode_id(&self, index: usize) -> Option<DatanodeId> {
+        self.datanode_ids.get(&index).copied()
+    }
+
+    /// Which datanode has this number.
+    pub fn datanode_index(&self, id: DatanodeId) -> Option<usize> {
+        self.datanode_ids
+            .iter()
+            .find(|(_, known)| **known == id)
+            .map(|(index, _)| *index)
     }
 
     /// Directory of a datanode's only volume.
@@ -221,6 +301,33 @@ impl MiniCluster {
         }
     }
 
+    /// Kills every process.
+    pub async fn kill_all(&mut self) {
+        let namenodes: Vec<usize> = self.namenodes.keys().copied().collect();
+        let datanodes: Vec<usize> = self.datanodes.keys().copied().collect();
+        for index in datanodes {
+            self.kill_datanode(index).await;
+        }
+        for index in namenodes {
+            self.kill_namenode(index).await;
+        }
+    }
+
+    /// Starts every process that ever ran, and waits until the datanodes are registered.
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.addresses.len() {
+            self.start_namenode(index).await?;
+        }
+        let datanodes: Vec<usize> = self.datanode_ids.keys().copied().collect();
+        for index in &datanodes {
+            self.start_datanode(*index).await?;
+        }
+        for index in datanodes {
+            self.wait_registered(index).await?;
+        }
+        Ok(())
+    }
+
     /// The namenode that leads now.
     pub async fn leader(&self) -> anyhow::Result<usize> {
         let found = self
@@ -245,40 +352,6 @@ impl MiniCluster {
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Waits until the cluster's own status says that nothing is at risk, with all replicas verified.
-    pub async fn wait_healthy(&self, client: &FileSystem) -> anyhow::Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let status = client.status().await?;
-            let counts = &status.counts;
-            if counts.chunks_under_replicated == 0
-                && counts.chunks_unavailable == 0
-                && counts.chunks_over_replicated == 0
-                && counts.copies_running == 0
-            {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() > deadline {
-                bail!("the cluster does not become healthy: {counts:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Runs all pages of fsck and returns what it found.
-    pub async fn fsck(&self, client: &FileSystem) -> anyhow::Result<Vec<String>> {
-        let mut problems = Vec::new();
-        let mut cursor = Vec::new();
-        loop {
-            let page = client.fsck_page(cursor, 0).await?;
-            problems.extend(page.problems.into_iter().map(|problem| format!("{}: {}", problem.kind, problem.message)));
-            if page.cursor.is_empty() {
-                return Ok(problems);
-            }
-            cursor = page.cursor;
         }
     }
 }

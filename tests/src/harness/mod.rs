@@ -2,6 +2,8 @@
 
 mod cluster;
 mod content;
+mod inspect;
 
 pub use cluster::{ClusterOptions, MiniCluster};
 pub use content::content;
+pub use inspect::Dump;
