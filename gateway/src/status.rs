@@ -16,6 +16,12 @@ pub(crate) enum Health {
 /// Whether all data is safe, in one sentence.
 pub(crate) fn verdict(status: &StatusReply) -> (Health, String) {
     let counts = &status.counts;
+    // A leader that has just been elected knows what is committed, and not yet who is alive.
+    let unheard = |datanode: &DatanodeStatus| datanode.heartbeat_age_ms == u64::MAX;
+    if !status.datanodes.is_empty() && status.datanodes.iter().all(unheard) {
+        let text = "The leader has just been elected and has not heard any datanode yet.";
+        return (Health::Warning, text.to_owned());
+    }
     if counts.chunks_unavailable > 0 {
         let text = format!(
             "{} chunks have no live replica: their files cannot be read.",
@@ -51,6 +57,13 @@ pub(crate) fn verdict(status: &StatusReply) -> (Health, String) {
     }
 }
 
+/// Whether every chunk is known to have all its replicas.
+fn is_safe(status: &StatusReply) -> bool {
+    let counts = &status.counts;
+    let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
+    somebody && counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0
+}
+
 /// What a datanode is and is to be, in words.
 pub(crate) fn datanode_state(datanode: &DatanodeStatus) -> &'static str {
     match DatanodeAdminState::try_from(datanode.state) {
@@ -66,10 +79,10 @@ pub(crate) fn datanode_state(datanode: &DatanodeStatus) -> &'static str {
 /// Everything, for scripts.
 pub(crate) fn as_json(status: &StatusReply) -> Value {
     let counts = &status.counts;
-    let (health, text) = verdict(status);
+    let (_, text) = verdict(status);
     json!({
         "verdict": text,
-        "safe": counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0 && health != Health::Bad,
+        "safe": is_safe(status),
         "cluster": hex(&status.cluster_id),
         "version": status.version,
         "term": status.term,

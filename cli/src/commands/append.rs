@@ -17,9 +17,10 @@ use crate::session::{Session, Usage, local_error};
 
 /// Add local files, or standard input, to the end of a file of the cluster. A file that does not exist is made.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs append [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Append {
     /// Local files, `-` for standard input, and last the file that grows.
-    #[arg(required = true, num_args = 2.., value_name = "SOURCE... TARGET")]
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<OsString>,
 }
 

@@ -21,6 +21,7 @@ use crate::walk::{Crew, Found, MANY, Step, Walk};
 /// No data moves: a copy shares the bytes of its source, takes no space, and costs as much for a large file as for a small
 /// one. When either is changed, the other stays as it is. A copy appears under its name when it is complete.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs cp [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Cp {
     /// Directories, too.
     #[arg(short = 'r', short_alias = 'R', long)]
@@ -35,7 +36,7 @@ pub(crate) struct Cp {
     #[arg(short = 'f', long, hide = true)]
     force: bool,
     /// What to copy, and last where it goes: a directory that exists, or a new name.
-    #[arg(required = true, num_args = 2.., value_name = "SOURCE... TARGET")]
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<OsString>,
 }
 

@@ -22,12 +22,13 @@ use crate::walk::{Found, Step, Walk};
 /// -size [+-]N[c|k|M|G|T] (blocks of 512 bytes without a letter, rounded up), -mtime [+-]DAYS, -mmin [+-]MINUTES, -empty,
 /// -maxdepth N, -mindepth N; -print0 ends names with a NUL and does not escape them.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs [CLUSTER OPTIONS] find [PATH...] [CONDITION...]")]
 pub(crate) struct Find {
     /// Paths, then conditions.
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        value_name = "PATH... CONDITION..."
+        value_name = "PATH OR CONDITION"
     )]
     words: Vec<OsString>,
 }

@@ -18,6 +18,7 @@ use crate::transfer::download::{DownloadOptions, download};
 /// Directories are copied with all they hold, many files at once. Every byte is verified by its checksum on the way. A file
 /// appears under its name when it is complete.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs get [OPTIONS] SOURCE... [TARGET]")]
 pub(crate) struct Get {
     /// Replace files that exist.
     #[arg(short = 'f', long)]
@@ -33,7 +34,7 @@ pub(crate) struct Get {
     quiet: bool,
     /// Paths in the cluster, and last where they go: a local directory that exists, a new name, or `-` for standard output.
     /// With one path alone, the current directory.
-    #[arg(required = true, value_name = "SOURCE... [TARGET]")]
+    #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Man {
 
 impl Man {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
-        let command = Arguments::command().disable_help_subcommand(true);
+        let command = built();
         match &self.out {
             None => {
                 let mut page = Vec::new();
@@ -39,6 +39,13 @@ impl Man {
     }
 }
 
+/// All commands, with what they inherit from those above them.
+fn built() -> Command {
+    let mut command = Arguments::command();
+    command.build();
+    command
+}
+
 fn write_pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<usize> {
     let mut count = 1;
     // The library wants names that live as long as the program; there are a few dozen.
@@ -49,7 +56,7 @@ fn write_pages(command: &Command, name: &str, directory: &Path) -> anyhow::Resul
     fs::write(&path, page).with_context(|| format!("write {}", path.display()))?;
     for below in command
         .get_subcommands()
-        .filter(|below| !below.is_hide_set())
+        .filter(|below| below.get_name() != "help")
     {
         count += write_pages(below, &format!("{name}-{}", below.get_name()), directory)?;
     }
@@ -58,15 +65,12 @@ fn write_pages(command: &Command, name: &str, directory: &Path) -> anyhow::Resul
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::write_pages;
-    use crate::arguments::Arguments;
+    use super::{built, write_pages};
 
     #[test]
     fn every_command_has_a_page() {
         let directory = tempfile::tempdir().unwrap();
-        let count = write_pages(&Arguments::command(), "dfs", directory.path()).unwrap();
+        let count = write_pages(&built(), "dfs", directory.path()).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), count);
         let page = std::fs::read_to_string(directory.path().join("dfs-put.1")).unwrap();
         assert!(

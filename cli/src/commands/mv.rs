@@ -11,6 +11,7 @@ use crate::session::{Session, Usage};
 
 /// Rename or move files and directories. Each move is one step, whatever is in a directory.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs mv [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Mv {
     /// Fail instead of replacing a file that exists.
     #[arg(short = 'n', long)]
@@ -25,7 +26,7 @@ pub(crate) struct Mv {
     #[arg(long, conflicts_with = "no_clobber")]
     exchange: bool,
     /// What to move, and last where it goes: a directory that exists, or a new name.
-    #[arg(required = true, num_args = 2.., value_name = "SOURCE... TARGET")]
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<OsString>,
 }
 

@@ -15,6 +15,7 @@ use crate::transfer::upload::{UploadOptions, upload, upload_stdin};
 /// Directories are copied with all they hold, many files at once. A file appears under its name when it is complete, after
 /// its checksum in the cluster was compared with what was read here; an interrupted put leaves nothing half-written.
 #[derive(Debug, Args)]
+#[command(override_usage = "dfs put [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Put {
     /// Replace files that exist.
     #[arg(short = 'f', long)]
@@ -35,7 +36,7 @@ pub(crate) struct Put {
     #[arg(short = 'q', long)]
     quiet: bool,
     /// Local files and directories, `-` for standard input, and last where they go: a directory that exists, or a new name.
-    #[arg(required = true, num_args = 2.., value_name = "SOURCE... TARGET")]
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<OsString>,
 }
 

@@ -40,6 +40,15 @@ pub(crate) fn verdict(status: &StatusReply) -> String {
         .filter(|datanode| datanode.alive)
         .count();
     let dead = status.datanodes.len() - alive;
+    // A leader that has just been elected knows what is committed, and not yet who is alive.
+    if dead > 0
+        && status
+            .datanodes
+            .iter()
+            .all(|datanode| datanode.heartbeat_age_ms == u64::MAX)
+    {
+        return "The leader has just been elected and has not heard any datanode yet; ask again in a moment.".to_owned();
+    }
     if counts.chunks_unavailable > 0 {
         return format!(
             "DATA UNAVAILABLE: {} of {} chunks have no live replica{}.",
@@ -73,6 +82,13 @@ pub(crate) fn verdict(status: &StatusReply) -> String {
             status.namenodes.len()
         ),
     }
+}
+
+/// Whether every chunk is known to have all its replicas.
+fn is_safe(status: &StatusReply) -> bool {
+    let counts = &status.counts;
+    let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
+    somebody && counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0
 }
 
 /// Space over all live datanodes: capacity, used, available.
@@ -242,7 +258,7 @@ pub(crate) fn as_json(status: &StatusReply) -> Value {
         .collect();
     json!({
         "verdict": verdict(status),
-        "safe": counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0,
+        "safe": is_safe(status),
         "cluster": cluster,
         "version": status.version,
         "term": status.term,
@@ -351,6 +367,9 @@ mod tests {
         assert!(verdict(&status).starts_with("All data can be read; 4 of 10 chunks"));
         status.counts.chunks_unavailable = 2;
         assert!(verdict(&status).starts_with("DATA UNAVAILABLE: 2 of 10 chunks"));
+        status.datanodes[0].alive = false;
+        status.datanodes[0].heartbeat_age_ms = u64::MAX;
+        assert!(verdict(&status).starts_with("The leader has just been elected"));
         status.counts = Default::default();
         status.datanodes.clear();
         assert!(verdict(&status).starts_with("No datanode is alive"));
