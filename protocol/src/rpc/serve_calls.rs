@@ -173,6 +173,8 @@ where
                     self.active_at = Instant::now();
                 }
                 () = &mut self.idle, if reading => reading = !self.is_idle(),
+                // The other end is done, and what was left to answer has just been collected.
+                else => {}
             }
         }
         self.flush().await
