@@ -75,6 +75,9 @@ impl GroupOptions {
             max_in_snapshot_log_to_keep: self.entries_kept,
             install_snapshot_timeout: 60_000,
             enable_pre_vote: Some(true),
+            // A restarted leader that goes on in its old term has not applied what it had committed, has forgotten what it
+            // ordered, and would take the old entries of that term for its own: it must be elected again, to a new term.
+            enable_leader_restore: Some(false),
             ..openraft::Config::default()
         };
         Ok(Arc::new(config.validate()?))
