@@ -169,8 +169,7 @@ async fn copy(controllers: &Controllers, term: u64, order: Order) -> Result<(), 
             match left {
                 Left::Nothing => {}
                 Left::Replica(incarnation) => {
-                    let key = (order.target, incarnation);
-                    soft.deletes.insert(key, order.chunk);
+                    soft.deletes.insert((order.target, order.chunk, incarnation));
                 }
                 Left::Unknown => soft.ask_for_report(order.target),
             }

@@ -113,7 +113,7 @@ async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
         Ok(proposed) if proposed.outcome.code == 0 => {
             tracing::debug!(%chunk, ?proposal, "done");
             if let Proposal::Remove(chunk, datanode, incarnation) = proposal {
-                soft.deletes.insert((datanode, incarnation), chunk);
+                soft.deletes.insert((datanode, chunk, incarnation));
             }
             soft.work.touch(chunk);
         }
@@ -304,25 +304,21 @@ impl Soft {
     /// Looks at some of the replicas that are to be deleted, and orders what may be done now.
     fn delete_step(&mut self, reader: &impl Read, limit: usize) -> Result<(), StoreError> {
         let range = (Bound::Excluded(self.delete_cursor), Bound::Unbounded);
-        let some: Vec<((DatanodeId, Incarnation), ChunkId)> = self
-            .deletes
-            .range(range)
-            .take(limit)
-            .map(|(key, chunk)| (*key, *chunk))
-            .collect();
+        let some: Vec<(DatanodeId, ChunkId, Incarnation)> =
+            self.deletes.range(range).take(limit).copied().collect();
         self.delete_cursor = match some.last() {
-            Some((key, _)) if some.len() == limit => *key,
-            _ => (DatanodeId(0), Incarnation(0)),
+            Some(key) if some.len() == limit => *key,
+            _ => (DatanodeId(0), ChunkId(0), Incarnation(0)),
         };
-        for ((datanode, incarnation), id) in some {
+        for (datanode, id, incarnation) in some {
             let record = chunk::get(reader, id)?;
             match self.may_delete(id, record.as_ref(), datanode, incarnation) {
                 Verdict::Keep => {
-                    self.deletes.remove(&(datanode, incarnation));
+                    self.deletes.remove(&(datanode, id, incarnation));
                 }
                 Verdict::Wait => {}
                 Verdict::Delete => {
-                    self.deletes.remove(&(datanode, incarnation));
+                    self.deletes.remove(&(datanode, id, incarnation));
                     let delete = InstructionKind::Delete(DeleteReplica {});
                     self.outbox.push(datanode, (id, incarnation), delete);
                 }

@@ -259,7 +259,7 @@ impl Soft {
             .orders
             .extract_if(.., |(_, kind)| matches!(kind, InstructionKind::Delete(_)))
         {
-            self.deletes.insert((datanode, incarnation), chunk);
+            self.deletes.insert((datanode, chunk, incarnation));
         }
         if !is_alive {
             // It is examined afresh when it comes back.
@@ -285,7 +285,7 @@ impl Soft {
             Some(failure) if failure.code == ErrorCode::PreconditionFailed => {}
             Some(failure) => {
                 tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica was not deleted");
-                self.deletes.insert((datanode, incarnation), chunk);
+                self.deletes.insert((datanode, chunk, incarnation));
             }
         }
     }

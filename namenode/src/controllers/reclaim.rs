@@ -141,9 +141,10 @@ async fn drop_chunk(controllers: &Controllers, term: u64, id: ChunkId, record: C
     for replica in &record.replicas {
         let key = (
             DatanodeId(replica.datanode),
+            id,
             Incarnation(replica.incarnation),
         );
-        soft.deletes.insert(key, id);
+        soft.deletes.insert(key);
     }
     soft.work.touch(id);
     drop(soft);

@@ -481,18 +481,13 @@ impl Soft {
         {
             job.take_state(state);
         } else if !state.gone {
-            self.deletes.insert((id, incarnation), chunk);
+            self.deletes.insert((id, chunk, incarnation));
         }
     }
 
     /// Forgets what was to be deleted on a datanode: its next report tells what is still there.
     pub(super) fn forget_deletes(&mut self, id: DatanodeId) {
-        let of = (id, Incarnation(0))..=(id, Incarnation(u64::MAX));
-        let keys: Vec<(DatanodeId, Incarnation)> =
-            self.deletes.range(of).map(|(key, _)| *key).collect();
-        for key in keys {
-            self.deletes.remove(&key);
-        }
+        self.deletes.retain(|(datanode, _, _)| *datanode != id);
     }
 
     /// An idle chunk whose replicas are all where new bytes may go, not offered to anybody else at this epoch.

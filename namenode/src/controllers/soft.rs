@@ -36,9 +36,10 @@ pub(super) struct Soft {
     pub copies: BTreeMap<ChunkId, CopyJob>,
     pub outbox: Outbox,
     /// Replicas outside the committed set that are to be deleted once that is safe.
-    pub deletes: BTreeMap<(DatanodeId, Incarnation), ChunkId>,
+    /// The chunk is part of the key: damaged replicas that lost their header are all of incarnation 0.
+    pub deletes: BTreeSet<(DatanodeId, ChunkId, Incarnation)>,
     /// How far the walk through `deletes` is.
-    pub delete_cursor: (DatanodeId, Incarnation),
+    pub delete_cursor: (DatanodeId, ChunkId, Incarnation),
     /// Idle chunks, and since when this leader has seen them idle at this epoch.
     pub idle: BTreeMap<ChunkId, (Epoch, Instant)>,
     /// Idle chunks that were offered to a session at this epoch, so that two do not compete for one.
@@ -61,8 +62,8 @@ impl Soft {
             queue: CopyQueue::default(),
             copies: BTreeMap::new(),
             outbox: Outbox::default(),
-            deletes: BTreeMap::new(),
-            delete_cursor: (DatanodeId(0), Incarnation(0)),
+            deletes: BTreeSet::new(),
+            delete_cursor: (DatanodeId(0), ChunkId(0), Incarnation(0)),
             idle: BTreeMap::new(),
             offered: BTreeMap::new(),
             health: BTreeMap::new(),
