@@ -15,12 +15,21 @@ use crate::commands;
 /// Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense, 130
 /// interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "dfs", version, disable_help_flag = true, max_term_width = 100)]
+#[command(
+    name = "dfs",
+    bin_name = "dfs",
+    version,
+    disable_help_flag = true,
+    max_term_width = 100
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Print help. Some commands have another use for -h: `dfs COMMAND --help` works for all.
+    #[arg(short = 'h', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
 }
 
 /// Options of every command that talks to a cluster.
@@ -171,6 +180,7 @@ mod tests {
             "dfs setrep x /a",
             "dfs ls --timeout 3",
             "dfs up",
+            "dfs put -h",
             "dfs up --dir x --namenodes 2",
             "dfs datanode forget x",
             "dfs namenode list --config x.toml",

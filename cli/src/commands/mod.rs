@@ -59,7 +59,9 @@ const CLOSING: Duration = Duration::from_secs(3);
 
 /// Does what was typed.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
-    let Arguments { global, command } = arguments;
+    let Arguments {
+        global, command, ..
+    } = arguments;
     match command {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

@@ -58,7 +58,7 @@ pub(crate) struct Role {
 
 /// Runs the cluster until Ctrl-C, SIGTERM or a failure.
 pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
-    init_logs("warn")?;
+    init_logs("warn,openraft=error")?;
     let began = Instant::now();
     let folder = folder(&up.dir)?;
     let _lock = lock(&folder)?;
@@ -191,11 +191,14 @@ fn lock(folder: &Path) -> anyhow::Result<Box<dyn DiskLock>> {
 /// The folder's layout, or a new one as the options say.
 async fn layout(up: &Up, folder: &Path) -> anyhow::Result<Layout> {
     let path = folder.join("up.toml");
-    let layout = if path.exists() {
-        existing_layout(up, &path)?
-    } else {
-        expect_empty(folder)?;
-        new_layout(up).await?
+    // A start that failed, because of a port perhaps, has left a layout and no data: it is chosen anew.
+    let layout = match (path.exists(), folder.join("namenode-1").exists()) {
+        (true, true) => existing_layout(up, &path)?,
+        (true, false) => new_layout(up).await?,
+        (false, _) => {
+            expect_empty(folder)?;
+            new_layout(up).await?
+        }
     };
     let text = toml::to_string(&layout).context("write the layout")?;
     let text = format!("# Made by `dfs up`. Namenodes know each other by these addresses.\n{text}");
@@ -516,6 +519,15 @@ mod tests {
             first.datanodes,
             ["127.0.0.1:7010", "127.0.0.1:7011", "127.0.0.1:7012"]
         );
+        // Nothing was started with it yet.
+        up.port = Some(7100);
+        assert_eq!(
+            layout(&up, directory.path()).await.unwrap().namenodes[0],
+            "127.0.0.1:7100"
+        );
+        up.port = Some(7000);
+        assert_eq!(layout(&up, directory.path()).await.unwrap(), first);
+        std::fs::create_dir(directory.path().join("namenode-1")).unwrap();
         (up.namenodes, up.port) = (None, None);
         assert_eq!(layout(&up, directory.path()).await.unwrap(), first);
         up.datanodes = Some(4);
