@@ -28,7 +28,12 @@ fn a_put_survives_the_loss_of_the_leader_and_of_a_datanode() {
     assert!(cluster.run(["cat", "/large"]).ok() == bytes);
     // Small files go on too, with the datanodes that are left.
     for number in 0..20 {
-        cluster.run_with(["put", "-", &format!("/small-{number}")], &content(number, 5_000)).ok();
+        cluster
+            .run_with(
+                ["put", "-", &format!("/small-{number}")],
+                &content(number, 5_000),
+            )
+            .ok();
     }
     for number in 0..20 {
         assert!(cluster.run(["cat", &format!("/small-{number}")]).ok() == content(number, 5_000));
@@ -45,7 +50,12 @@ fn everything_acknowledged_is_there_after_all_processes_were_killed() {
     cluster.run(["mkdir", "-p", "/d/e"]).ok();
     cluster.run_with(["put", "-", "/d/large"], &large).ok();
     for number in 0..30 {
-        cluster.run_with(["put", "-", &format!("/d/e/{number}")], &content(number, 1_000)).ok();
+        cluster
+            .run_with(
+                ["put", "-", &format!("/d/e/{number}")],
+                &content(number, 1_000),
+            )
+            .ok();
     }
     cluster.run(["mv", "/d/e/0", "/d/moved"]).ok();
     cluster.run(["rm", "/d/e/1"]).ok();
@@ -57,7 +67,9 @@ fn everything_acknowledged_is_there_after_all_processes_were_killed() {
     for number in 2..30 {
         assert!(cluster.run(["cat", &format!("/d/e/{number}")]).ok() == content(number, 1_000));
     }
-    cluster.run(["cat", "/d/e/0", "/d/e/1"]).fails(1, "dfs: /d/e/1: No such file or directory");
+    cluster
+        .run(["cat", "/d/e/0", "/d/e/1"])
+        .fails(1, "dfs: /d/e/1: No such file or directory");
     let fsck = cluster.run(["--user", "0", "fsck"]);
     assert_eq!(fsck.status, Some(0), "{}", fsck.out.escape_ascii());
 }
@@ -67,7 +79,9 @@ fn no_reader_gets_bytes_that_were_changed_on_a_disk() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
     let bytes = content(6, 3_000_000);
-    cluster.run_with(["put", "--sync", "-", "/file"], &bytes).ok();
+    cluster
+        .run_with(["put", "--sync", "-", "/file"], &bytes)
+        .ok();
     let replicas: Vec<_> = cluster
         .replica_files(".data")
         .into_iter()
@@ -75,7 +89,11 @@ fn no_reader_gets_bytes_that_were_changed_on_a_disk() {
         .collect();
     assert_eq!(replicas.len(), 3, "{replicas:?}");
     let damaged = &replicas[1];
-    let file = fs::File::options().read(true).write(true).open(damaged).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(damaged)
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 1_500_000).unwrap();
     file.write_all_at(&[byte[0] ^ 0xff], 1_500_000).unwrap();
@@ -91,12 +109,16 @@ fn a_datanode_that_dies_is_told_and_forgotten_when_it_returns() {
     let mut arguments = PROCESSES.to_vec();
     arguments.push("--restart");
     let cluster = Cluster::up(&work, &arguments);
-    cluster.run_with(["put", "-", "/file"], &content(7, 2_000_000)).ok();
+    cluster
+        .run_with(["put", "-", "/file"], &content(7, 2_000_000))
+        .ok();
     cluster.kill("datanode-3");
     eventually("it runs again and all is safe", || {
         let status = cluster.status();
         let datanodes = status["datanodes"].as_array().expect("datanodes").clone();
-        datanodes.len() == 3 && datanodes.iter().all(|datanode| datanode["alive"] == true) && status["safe"] == true
+        datanodes.len() == 3
+            && datanodes.iter().all(|datanode| datanode["alive"] == true)
+            && status["safe"] == true
     });
     assert!(cluster.run(["cat", "/file"]).ok() == content(7, 2_000_000));
 }

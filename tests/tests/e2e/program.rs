@@ -39,7 +39,12 @@ impl Finished {
     /// Standard output of a command that must succeed and say nothing else.
     #[track_caller]
     pub(crate) fn ok(self) -> Vec<u8> {
-        assert_eq!((self.status, self.err.as_str()), (Some(0), ""), "stdout: {}", self.out.escape_ascii());
+        assert_eq!(
+            (self.status, self.err.as_str()),
+            (Some(0), ""),
+            "stdout: {}",
+            self.out.escape_ascii()
+        );
         self.out
     }
 
@@ -53,14 +58,21 @@ impl Finished {
     #[track_caller]
     pub(crate) fn fails(self, status: i32, message: &str) {
         assert_eq!(self.status, Some(status), "stderr: {}", self.err);
-        assert!(self.err.contains(message), "`{message}` is not in: {}", self.err);
+        assert!(
+            self.err.contains(message),
+            "`{message}` is not in: {}",
+            self.err
+        );
     }
 }
 
 /// A command without any configuration of the machine or its user.
 pub(crate) fn dfs(home: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("none")).stdin(Stdio::null());
+    command
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("none"))
+        .stdin(Stdio::null());
     for variable in ["CAIRN_CLUSTER", "CAIRN_USER", "RUST_LOG"] {
         command.env_remove(variable);
     }
@@ -84,12 +96,20 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("start dfs");
         let stdin = child.stdin.take();
         let out = child.stdout.take().map(read_all);
         let err = child.stderr.take().map(read_all);
-        Self { child, stdin, out, err }
+        Self {
+            child,
+            stdin,
+            out,
+            err,
+        }
     }
 
     /// More standard input. A program that ended takes none, and its status says why.
@@ -104,7 +124,9 @@ impl Running {
         self.stdin = None;
         let status = wait(&mut self.child).code();
         let mut output = |stream: Option<JoinHandle<Vec<u8>>>| {
-            stream.map(|thread| thread.join().expect("a reader does not panic")).unwrap_or_default()
+            stream
+                .map(|thread| thread.join().expect("a reader does not panic"))
+                .unwrap_or_default()
         };
         let out = output(self.out.take());
         let err = String::from_utf8_lossy(&output(self.err.take())).into_owned();
@@ -149,7 +171,10 @@ fn wait(child: &mut Child) -> ExitStatus {
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so within {PATIENCE:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "not so within {PATIENCE:?}: {what}"
+        );
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -157,7 +182,10 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 /// `kill -9` or the like, by number.
 pub(crate) fn signal(name: &str, pid: u32) {
     let line = format!("kill -{name} {pid}");
-    let status = Command::new("sh").args(["-c", &line]).status().expect("run sh");
+    let status = Command::new("sh")
+        .args(["-c", &line])
+        .status()
+        .expect("run sh");
     assert!(status.success(), "{line}");
 }
 
@@ -179,11 +207,20 @@ impl Cluster {
         fs::create_dir_all(&home).unwrap();
         let errors = fs::File::create(work.path().join("up.err")).unwrap();
         let mut command = dfs(&home);
-        command.arg("up").arg("--dir").arg(&directory).args(["--http", "0"]).args(arguments);
+        command
+            .arg("up")
+            .arg("--dir")
+            .arg(&directory)
+            .args(["--http", "0"])
+            .args(arguments);
         if !directory.exists() {
             command.args(["--port", "0"]);
         }
-        let mut up = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("start dfs up");
+        let mut up = command
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .expect("start dfs up");
         let mut lines = BufReader::new(up.stdout.take().expect("a pipe")).lines();
         let mut address = None;
         for line in lines.by_ref().map_while(Result::ok) {
@@ -198,13 +235,24 @@ impl Cluster {
         thread::spawn(move || lines.for_each(drop));
         let Some(address) = address else {
             let _ = up.kill();
-            panic!("dfs up is not ready: {}", fs::read_to_string(work.path().join("up.err")).unwrap_or_default());
+            panic!(
+                "dfs up is not ready: {}",
+                fs::read_to_string(work.path().join("up.err")).unwrap_or_default()
+            );
         };
-        Self { up, directory, address, home }
+        Self {
+            up,
+            directory,
+            address,
+            home,
+        }
     }
 
     /// A command for this cluster.
-    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+    pub(crate) fn command<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
         let mut command = dfs(&self.home);
         command.env("CAIRN_CLUSTER", &self.address).args(arguments);
         command
@@ -216,7 +264,11 @@ impl Cluster {
     }
 
     /// Runs a command with this as standard input.
-    pub(crate) fn run_with<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, input: &[u8]) -> Finished {
+    pub(crate) fn run_with<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Finished {
         finish(&mut self.command(arguments), input)
     }
 
@@ -229,9 +281,16 @@ impl Cluster {
     pub(crate) fn leader(&self) -> String {
         let status = self.status();
         let namenodes = status["namenodes"].as_array().expect("namenodes");
-        let leader = namenodes.iter().find(|namenode| namenode["role"] == "leader").expect("a leader");
+        let leader = namenodes
+            .iter()
+            .find(|namenode| namenode["role"] == "leader")
+            .expect("a leader");
         let address = leader["address"].as_str().expect("an address");
-        let place = self.address.split(',').position(|known| known == address).expect("a known address");
+        let place = self
+            .address
+            .split(',')
+            .position(|known| known == address)
+            .expect("a known address");
         format!("namenode-{}", place + 1)
     }
 
@@ -248,10 +307,22 @@ impl Cluster {
         assert!(roles.len() > 1, "{roles:?}");
         let line: Vec<String> = roles
             .iter()
-            .map(|role| fs::read_to_string(self.directory.join("pids").join(role)).unwrap().trim().to_owned())
+            .map(|role| {
+                fs::read_to_string(self.directory.join("pids").join(role))
+                    .unwrap()
+                    .trim()
+                    .to_owned()
+            })
             .collect();
         let line = format!("kill -KILL {} {}", self.up.id(), line.join(" "));
-        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
+        assert!(
+            Command::new("sh")
+                .args(["-c", &line])
+                .status()
+                .unwrap()
+                .success(),
+            "{line}"
+        );
         self.up.wait().expect("wait");
         for pid in line.split(' ').skip(3) {
             eventually("a killed process is gone", || is_gone(pid));
@@ -284,8 +355,12 @@ impl Cluster {
 
 /// Whether no process has this number, or what has it has ended and waits to be collected.
 fn is_gone(pid: &str) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| rest.starts_with('Z'))
 }
 
 impl Drop for Cluster {

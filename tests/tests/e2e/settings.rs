@@ -10,30 +10,50 @@ fn check(role: &str, settings: &str) -> Finished {
     let work = tempdir().unwrap();
     let file = work.path().join("settings.toml");
     fs::write(&file, settings).unwrap();
-    finish(dfs(work.path()).arg(role).arg("--config").arg(&file).arg("--check"), b"")
+    finish(
+        dfs(work.path())
+            .arg(role)
+            .arg("--config")
+            .arg(&file)
+            .arg("--check"),
+        b"",
+    )
 }
 
 #[test]
 fn settings_that_are_right_are_told_so() {
     assert_eq!(check("namenode", "directory = \"/x\"").status, Some(0));
-    assert_eq!(check("datanode", "namenodes = [\"a:1\"]\nvolumes = [\"/x\"]").status, Some(0));
+    assert_eq!(
+        check("datanode", "namenodes = [\"a:1\"]\nvolumes = [\"/x\"]").status,
+        Some(0)
+    );
 }
 
 #[test]
 fn unknown_keys_are_named() {
     check("namenode", "directory = \"/x\"\nreplicas = 3\n").fails(1, "unknown field `replicas`");
-    check("namenode", "directory = \"/x\"\n[cluster]\nreplicas = 3\n").fails(1, "unknown field `replicas`");
+    check("namenode", "directory = \"/x\"\n[cluster]\nreplicas = 3\n")
+        .fails(1, "unknown field `replicas`");
     check("datanode", "volume = [\"/x\"]\n").fails(1, "unknown field `volume`");
 }
 
 #[test]
 fn values_without_or_with_bad_units_are_refused() {
     let header = "namenodes = [\"a:1\"]\nvolumes = [\"/x\"]\n";
-    check("datanode", &format!("{header}reserve = \"1 gallon\"")).fails(1, "`1 gallon` is not a size");
+    check("datanode", &format!("{header}reserve = \"1 gallon\""))
+        .fails(1, "`1 gallon` is not a size");
     check("datanode", &format!("{header}heartbeat_interval = 3")).fails(1, "such as \"10s\"");
     check("datanode", &format!("{header}reserve = \"1 MiB\"")).fails(1, "must stay free");
-    check("namenode", "directory = \"/x\"\n[cluster]\nchunk_size = \"1 GiB\"").fails(1, "1 MiB to 128 MiB");
-    check("namenode", "directory = \"/x\"\nnamenodes = [\"a:1\", \"b:1\"]").fails(1, "one, three or five");
+    check(
+        "namenode",
+        "directory = \"/x\"\n[cluster]\nchunk_size = \"1 GiB\"",
+    )
+    .fails(1, "1 MiB to 128 MiB");
+    check(
+        "namenode",
+        "directory = \"/x\"\nnamenodes = [\"a:1\", \"b:1\"]",
+    )
+    .fails(1, "one, three or five");
 }
 
 #[test]
@@ -42,11 +62,27 @@ fn a_directory_in_use_or_full_of_other_things_is_refused() {
     let cluster = Cluster::up(&work, &[]);
     let home = work.path();
     let directory = work.path().join("cluster");
-    let again = |directory: &std::path::Path| finish(dfs(home).args(["up", "--port", "0", "--http", "0", "--dir"]).arg(directory), b"");
+    let again = |directory: &std::path::Path| {
+        finish(
+            dfs(home)
+                .args(["up", "--port", "0", "--http", "0", "--dir"])
+                .arg(directory),
+            b"",
+        )
+    };
     again(&directory).fails(1, "in use");
     let volume = directory.join("datanode-1");
     let second = finish(
-        dfs(home).args(["datanode", "--listen", "127.0.0.1:0", "--namenodes", &cluster.address, "--volume"]).arg(&volume),
+        dfs(home)
+            .args([
+                "datanode",
+                "--listen",
+                "127.0.0.1:0",
+                "--namenodes",
+                &cluster.address,
+                "--volume",
+            ])
+            .arg(&volume),
         b"",
     );
     second.fails(1, "in use");
@@ -54,5 +90,8 @@ fn a_directory_in_use_or_full_of_other_things_is_refused() {
     fs::create_dir(&other).unwrap();
     fs::write(other.join("thesis.txt"), "years of work").unwrap();
     again(&other).fails(1, "thesis.txt");
-    assert_eq!(fs::read_to_string(other.join("thesis.txt")).unwrap(), "years of work");
+    assert_eq!(
+        fs::read_to_string(other.join("thesis.txt")).unwrap(),
+        "years of work"
+    );
 }
