@@ -1,6 +1,7 @@
 //! The roles of a cluster as processes: a namenode, a datanode, and all of them together for a laptop.
 
 pub(crate) mod datanode;
+mod layout;
 pub(crate) mod namenode;
 pub(crate) mod processes;
 pub(crate) mod up;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::up::Role;
+use super::layout::Role;
 
 /// Before a process that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
