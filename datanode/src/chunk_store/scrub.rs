@@ -27,8 +27,8 @@ pub struct VerifyStep {
 }
 
 impl Volume {
-    /// Verifies a replica from `from` on, about `budget_bytes` of it: a sealed one wholly, an open one through its synced
-    /// length. What is bad is remembered: reported in lists and not served again.
+    /// Verifies a replica from `from` on, about `budget_bytes` of it, an open one as far as it is written now. What is bad
+    /// is remembered: reported in lists and not served again.
     pub fn verify(
         &self,
         chunk: ChunkId,
@@ -50,6 +50,11 @@ impl Volume {
             let (now, later) = rest.split_at(run);
             self.verify_run(chunk, &source, now, &mut step)?;
             rest = later;
+        }
+        // A seal may have cut the end of an open replica meanwhile: it shortens the index first, then the data.
+        if let Source::Open(replica) = &source {
+            let length = replica.snapshot().length;
+            step.bad.retain(|range| range.end <= length);
         }
         step.bad
             .iter()
@@ -76,7 +81,7 @@ impl Volume {
             }
             None => match self.source(chunk)? {
                 Source::Open(replica) => {
-                    let end = replica.snapshot().synced_length;
+                    let end = replica.snapshot().length;
                     let blocks = replica.blocks_from(from, usize::MAX);
                     let holes = replica.holes();
                     (Source::Open(replica), blocks, holes, end)

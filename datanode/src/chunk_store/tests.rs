@@ -296,6 +296,21 @@ fn bit_rot_is_reported_and_not_repaired() {
 }
 
 #[test]
+fn bit_rot_in_an_open_replica_is_found_before_it_is_synced() {
+    let disk = SimDisk::new();
+    let volume = open(&disk);
+    let stream = create(&volume);
+    append(&stream, &bytes(1, 40_000), 10_000).unwrap();
+    volume.sync(CHUNK, 20_000).unwrap();
+    append(&stream, &bytes(2, 20_000), 10_000).unwrap();
+    disk.flip_bit(&data_path(), 5_000).unwrap();
+    disk.flip_bit(&data_path(), 45_000).unwrap();
+    let step = volume.verify(CHUNK, 0, u64::MAX).unwrap();
+    assert_eq!(step.bad, [0..10_000, 40_000..50_000]);
+    assert!(volume.find(CHUNK).unwrap().bad);
+}
+
+#[test]
 fn a_torn_tail_is_cut_only_above_the_synced_length() {
     let disk = SimDisk::new();
     let volume = open(&disk);
