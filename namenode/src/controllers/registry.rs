@@ -273,6 +273,22 @@ impl Registry {
         .collect()
     }
 
+    /// Whether a datanode may still introduce itself to this leader, which began less than `within` ago.
+    pub fn awaits(
+        &self,
+        excluded: &BTreeSet<DatanodeId>,
+        now: Instant,
+        within: Duration,
+    ) -> bool {
+        self.iter().any(|(id, datanode)| {
+            let silent = datanode.process.is_none() && !datanode.dead;
+            silent
+                && datanode.admin_state() == DatanodeAdminState::InService
+                && !excluded.contains(&id)
+                && now.saturating_duration_since(datanode.heard) < within
+        })
+    }
+
     /// Datanodes that are to serve, alive or not.
     pub fn in_service_count(&self) -> usize {
         let in_service =

@@ -35,6 +35,8 @@ const STATES_AT_ONCE: usize = 256;
 const REPLICATION_MAX: u32 = 16;
 /// Client reports that are looked at from one request.
 const EVIDENCE_MAX: usize = 256;
+/// A new leader gives datanodes so long to introduce themselves before it makes do with fewer.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Part of a datanode's capacity that clients' chunks leave free, so that a full cluster can still compact and re-replicate.
 const RESERVE_DIVISOR: u64 = 50;
 
@@ -211,6 +213,17 @@ pub(super) fn place(
         bytes: settings.chunk_size,
         host: &request.host,
     };
+    // Who leads since a moment ago knows too little to say that there are too few.
+    let within = if candidates.len() < wish.count {
+        Duration::MAX
+    } else {
+        FIRST_WORD
+    };
+    let few = candidates.len() < replication as usize;
+    if few && soft.datanodes.awaits(&excluded, Instant::now(), within) {
+        let message = "datanodes have not reported to the new leader yet";
+        return Err(RpcError::new(ErrorCode::Unavailable, message));
+    }
     let datanodes = choose(&candidates, &wish, &mut soft.rng)?;
     let reuse = if request.whole {
         None
