@@ -288,13 +288,13 @@ impl Founding {
             }
             return Ok(());
         }
-        let alone = self.config.namenodes.len() <= 1;
-        if alone {
+        let founders = &self.config.namenodes;
+        let founds = founders.first() == Some(&self.address);
+        if founders.is_empty() || (founds && founders.len() == 1) {
             self.group.initialize(self.members([])).await?;
             return Ok(());
         }
-        let founds = self.config.namenodes.first() == Some(&self.address);
-        if !self.config.namenodes.contains(&self.address) {
+        if !founders.contains(&self.address) {
             info!(
                 address = self.address,
                 "not among the founding namenodes; waits to be added: dfs namenode add"

@@ -51,12 +51,6 @@ impl NamenodeService {
             )
             .await?;
         let members = self.group.members();
-        if members.iter().any(|member| member.id == them.namenode) {
-            return Err(RpcError::new(
-                ErrorCode::AlreadyExists,
-                format!("namenode {}", them.namenode),
-            ));
-        }
         let ours = self.cluster.get().map(|id| id.to_vec()).unwrap_or_default();
         if !them.cluster_id.is_empty() && them.cluster_id != ours {
             let message =
@@ -64,8 +58,14 @@ impl NamenodeService {
             return Err(RpcError::new(ErrorCode::WrongCluster, message));
         }
         let replaced = Some(replaces).filter(|id| *id != 0);
+        let listed = |id: u64| members.iter().find(|member| member.id == id);
+        let to_go = replaced.filter(|old| listed(*old).is_some());
+        if listed(them.namenode).is_some_and(|member| member.voter) && to_go.is_none() {
+            // Asked again because the answer was lost. A learner is one whose catching up took longer than that.
+            return Ok(Reply::new(&AdminReply {}));
+        }
         if let Some(old) = replaced
-            && !members.iter().any(|member| member.id == old)
+            && to_go.is_none()
         {
             return Err(RpcError::new(
                 ErrorCode::NotFound,
