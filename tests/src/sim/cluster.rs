@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) datanode_dead_after: Duration,
     pub(crate) idle_chunk_max: Duration,
     pub(crate) snapshot_every_entries: u64,
+    /// For the windows of a datanode's write streams.
+    pub(crate) write_memory: u64,
 }
 
 impl Options {
@@ -59,6 +61,7 @@ impl Options {
             datanode_dead_after: Duration::from_millis(1500),
             idle_chunk_max: Duration::from_secs(3),
             snapshot_every_entries: 100,
+            write_memory: 256 << 20,
         }
     }
 
@@ -233,6 +236,7 @@ impl Cluster {
             reserve: ByteSize::mib(64),
             host: name.clone(),
             heartbeat_interval: Duration::from_millis(200),
+            write_memory: ByteSize::new(self.options.write_memory),
             ..DatanodeConfig::default()
         };
         let machine = DatanodeMachine {

@@ -26,4 +26,4 @@ mod verify;
 mod workload;
 
 pub use run::{Report, run_seed};
-pub use scenarios::{NAMES, run_scenario};
+pub use scenarios::{run_scenario, scenario_names};

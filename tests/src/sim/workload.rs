@@ -92,6 +92,11 @@ impl Worker {
 
     /// Judges an answer. An error that faults cannot explain is a violation: the model knows what is there.
     fn judge<T>(&self, what: &str, result: Result<T, Error>) -> Outcome<T> {
+        self.judge_write(what, result, false)
+    }
+
+    /// The same for an operation that wrote a file, `large` or not.
+    fn judge_write<T>(&self, what: &str, result: Result<T, Error>, large: bool) -> Outcome<T> {
         let error = match result {
             Ok(value) => {
                 self.say(what, "done");
@@ -104,6 +109,10 @@ impl Worker {
             Error::OutcomeUnknown { .. } => Outcome::Unknown,
             Error::Unreachable { .. } | Error::DataLost { .. } => Outcome::Refused,
             Error::Refused { failure, .. } if is_explained(failure.code) => Outcome::Refused,
+            // A large file has no name until it is complete: it went with the session that was writing it.
+            Error::Refused { failure, .. } if large && failure.code == ErrorCode::NotFound => {
+                Outcome::Refused
+            }
             Error::Refused { .. } => {
                 self.trace
                     .violation(format!("client-{} {what}: {error}", self.index));

@@ -1,11 +1,73 @@
-//! Named histories that random seeds may take long to find. Each is a test of its own.
+//! Named histories that random seeds may take long to find. Each is a test of its own, and deterministic like a seed.
 
+mod crossing;
+mod leaders;
+mod liar;
+mod replicas;
+mod sealing;
+mod stage;
+
+use std::time::Duration;
+
+use self::stage::Stage;
+use super::cluster::Options;
 use super::run::Report;
+use super::trace::Trace;
 
-/// All scenarios.
-pub const NAMES: &[&str] = &[];
+type Story = fn(&mut Stage) -> anyhow::Result<()>;
+
+struct Scenario {
+    name: &'static str,
+    options: fn() -> Options,
+    story: Story,
+}
+
+const fn plain(name: &'static str, story: Story) -> Scenario {
+    Scenario {
+        name,
+        options: Options::plain,
+        story,
+    }
+}
+
+const SCENARIOS: &[Scenario] = &[
+    plain("stale-replica-returns", replicas::stale_replica_returns),
+    plain(
+        "short-replica-is-handed-on",
+        replicas::short_replica_is_handed_on,
+    ),
+    plain("power-loss-after-sync", replicas::power_loss_after_sync),
+    plain(
+        "bit-rot-in-an-unsealed-replica",
+        replicas::bit_rot_in_an_unsealed_replica,
+    ),
+    plain(
+        "seal-against-commit-against-reclaim",
+        sealing::seal_against_commit_against_reclaim,
+    ),
+    plain("late-delete-of-a-deposed-leader", leaders::late_delete),
+    plain("ids-of-two-leaders", leaders::ids_of_two_leaders),
+    plain("client-that-lies", liar::lies),
+    Scenario {
+        name: "pipelines-that-cross",
+        options: crossing::options,
+        story: crossing::pipelines_that_cross,
+    },
+];
 
 /// Runs one; `None` if there is none of that name.
-pub fn run_scenario(_name: &str) -> Option<Report> {
-    None
+pub fn run_scenario(name: &str) -> Option<Report> {
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name)?;
+    let trace = Trace::default();
+    let mut stage = match Stage::new(1, (scenario.options)(), trace.clone()) {
+        Ok(stage) => stage,
+        Err(error) => return Some(Report::new(&trace, Duration::ZERO, Err(error))),
+    };
+    let result = (scenario.story)(&mut stage);
+    Some(Report::new(&trace, stage.cluster.now(), result))
+}
+
+/// The names of all scenarios.
+pub fn scenario_names() -> impl Iterator<Item = &'static str> {
+    SCENARIOS.iter().map(|scenario| scenario.name)
 }

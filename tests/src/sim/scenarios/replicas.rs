@@ -1,0 +1,167 @@
+//! Replicas that are not what they were: stale, short, damaged, or all of them without power.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use bytes::Bytes;
+use cairn_client::WriteOptions;
+use cairn_daemon::disk::sim::SimDisk;
+use cairn_daemon::disk::{Caching, Disk, OpenMode};
+
+use super::super::cluster::Stop;
+use super::super::faults::data_files;
+use super::stage::Stage;
+use crate::harness::content;
+
+/// A client appends to a chunk while one of its replicas is cut off; the others are sealed and copied without it. When it
+/// comes back, with bytes that were never committed, nobody may read them.
+pub(super) fn stale_replica_returns(stage: &mut Stage) -> anyhow::Result<()> {
+    let first = write(stage, "/c0/first", 1, 30_000)?;
+    let stale = stage.holders()[0];
+    let name = stage.cluster.datanodes[stale].name.clone();
+    stage.cut_off(&name, &[], true);
+    // Long enough to be held for dead, and for copies to be made elsewhere.
+    write(stage, "/c0/second", 2, 40_000)?;
+    stage.pass(6_000)?;
+    write(stage, "/c0/third", 3, 50_000)?;
+    stage.cut_off(&name, &[], false);
+    // Only the stale one and one more are left: what is read is right or refused.
+    stage.act(move |fs| async move {
+        let read = fs.read_file("/c0/first").await?;
+        ensure!(read == first, "a stale replica was read");
+        Ok(())
+    })?;
+    let others: Vec<usize> = stage
+        .holders()
+        .into_iter()
+        .filter(|other| *other != stale)
+        .collect();
+    for other in others.iter().take(1) {
+        stage.cluster.stop_datanode(*other, Stop::Kill);
+    }
+    stage.pass(3_000)?;
+    stage.finish()
+}
+
+/// A replica of an idle chunk loses its unsynced bytes and is back before anybody missed it; then the chunk is handed on.
+pub(super) fn short_replica_is_handed_on(stage: &mut Stage) -> anyhow::Result<()> {
+    write(stage, "/c0/first", 1, 30_000)?;
+    let short = stage.holders()[0];
+    let name = stage.cluster.datanodes[short].name.clone();
+    let machine = &stage.cluster.datanodes[short];
+    machine.disk.crash_losing_everything_unsynced();
+    machine.running.borrow_mut().take();
+    stage.cluster.sim.crash(name.clone());
+    stage.cluster.power_losses.borrow_mut().push(short);
+    stage.cluster.start_machine(&name);
+    // The next writer may get the same chunk, which begins where the short replica does not end.
+    for number in 2..6 {
+        write(stage, &format!("/c0/file-{number}"), number, 10_000)?;
+    }
+    for other in stage
+        .holders()
+        .into_iter()
+        .filter(|other| *other != short)
+        .take(1)
+    {
+        stage.cluster.stop_datanode(other, Stop::Kill);
+    }
+    stage.pass(500)?;
+    stage.finish()
+}
+
+/// A stream over several chunks is synced; then the power fails everywhere, at once.
+pub(super) fn power_loss_after_sync(stage: &mut Stage) -> anyhow::Result<()> {
+    let bytes = content(7, (3 << 20) + 123_457);
+    let written = bytes.clone();
+    stage.act(move |fs| async move {
+        fs.create("/c0/stream", 0o644, Default::default()).await?;
+        let mut writer = fs.open_append("/c0/stream").await?;
+        writer.write_bytes(written.slice(..1_500_000)).await?;
+        writer.flush().await?;
+        writer.write_bytes(written.slice(1_500_000..)).await?;
+        writer.sync().await?;
+        std::mem::forget(writer);
+        Ok(())
+    })?;
+    stage.expect("/c0/stream", &bytes, true);
+    let small = write_synced(stage, "/c0/small", 8, 4_000)?;
+    stage.expect("/c0/small", &small, true);
+    stage.cluster.stop_all(Stop::PowerLoss);
+    stage.pass(200)?;
+    stage.cluster.start_all();
+    stage.leader()?;
+    stage.finish()
+}
+
+/// One bit of an open replica changes. No reader may get it, no copy may keep it.
+pub(super) fn bit_rot_in_an_unsealed_replica(stage: &mut Stage) -> anyhow::Result<()> {
+    let bytes = write(stage, "/c0/first", 1, 150_000)?;
+    let rotten = stage.holders()[0];
+    stage.cluster.rot(rotten);
+    for _ in 0..4 {
+        let bytes = bytes.clone();
+        stage.act(move |fs| async move {
+            ensure!(
+                fs.read_file("/c0/first").await? == bytes,
+                "rotten bytes were read"
+            );
+            Ok(())
+        })?;
+    }
+    write(stage, "/c0/second", 2, 20_000)?;
+    stage.finish()?;
+    // Old replicas are deleted, and what is left is equal byte by byte.
+    stage.pass(5_000)?;
+    replicas_are_equal(stage)
+}
+
+fn replicas_are_equal(stage: &Stage) -> anyhow::Result<()> {
+    let mut seen: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    for machine in &stage.cluster.datanodes {
+        for (path, len) in data_files(&machine.disk) {
+            let bytes = bytes_of(&machine.disk, &path, len)?;
+            let chunk: PathBuf = path.components().skip(2).collect();
+            let first = seen.entry(chunk).or_insert_with(|| bytes.clone());
+            ensure!(*first == bytes, "replicas of {} differ", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn bytes_of(disk: &SimDisk, path: &std::path::Path, len: u64) -> anyhow::Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read, Caching::Buffered)?;
+    let mut bytes = vec![0; usize::try_from(len)?];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Writes a file and expects it from now on.
+pub(super) fn write(stage: &mut Stage, path: &str, seed: u64, len: usize) -> anyhow::Result<Bytes> {
+    write_with(stage, path, content(seed, len), WriteOptions::default())
+}
+
+fn write_synced(stage: &mut Stage, path: &str, seed: u64, len: usize) -> anyhow::Result<Bytes> {
+    let options = WriteOptions {
+        sync: true,
+        ..WriteOptions::default()
+    };
+    write_with(stage, path, content(seed, len), options)
+}
+
+fn write_with(
+    stage: &mut Stage,
+    path: &str,
+    bytes: Bytes,
+    options: WriteOptions,
+) -> anyhow::Result<Bytes> {
+    let (target, written) = (path.to_owned(), bytes.clone());
+    stage.act(move |fs| async move {
+        fs.write_file(target.as_str(), written, &options).await?;
+        Ok(())
+    })?;
+    stage.expect(path, &bytes, false);
+    Ok(bytes)
+}
