@@ -98,27 +98,71 @@ fn no_reader_gets_bytes_that_were_changed_on_a_disk() {
     file.read_exact_at(&mut byte, 1_500_000).unwrap();
     file.write_all_at(&[byte[0] ^ 0xff], 1_500_000).unwrap();
     // Replicas are tried in random order, so the damaged one has its turn.
-    for _ in 0..12 {
+    eventually("the damaged replica is replaced by a good one", || {
         assert!(cluster.run(["cat", "/file"]).ok() == bytes);
-    }
+        let files = cluster.replica_files(".data");
+        let contents: Vec<_> = files
+            .iter()
+            .filter_map(|path| fs::read(path).ok())
+            .collect();
+        contents
+            .iter()
+            .filter(|content| content.starts_with(&bytes))
+            .count()
+            == 3
+    });
 }
 
 #[test]
-fn a_datanode_that_dies_is_told_and_forgotten_when_it_returns() {
+fn a_datanode_that_is_killed_and_started_again_holds_what_it_held() {
     let work = tempdir().unwrap();
     let mut arguments = PROCESSES.to_vec();
     arguments.push("--restart");
     let cluster = Cluster::up(&work, &arguments);
-    cluster
-        .run_with(["put", "-", "/file"], &content(7, 2_000_000))
-        .ok();
+    let bytes = content(7, 2_000_000);
+    cluster.run_with(["put", "-", "/file"], &bytes).ok();
+    let killed = cluster.process("datanode-3");
     cluster.kill("datanode-3");
     eventually("it runs again and all is safe", || {
         let status = cluster.status();
         let datanodes = status["datanodes"].as_array().expect("datanodes").clone();
-        datanodes.len() == 3
-            && datanodes.iter().all(|datanode| datanode["alive"] == true)
-            && status["safe"] == true
+        let alive = datanodes.iter().all(|datanode| datanode["alive"] == true);
+        let started_again = cluster
+            .process("datanode-3")
+            .is_some_and(|now| Some(now) != killed);
+        started_again && datanodes.len() == 3 && alive && status["safe"] == true
     });
-    assert!(cluster.run(["cat", "/file"]).ok() == content(7, 2_000_000));
+    assert!(cluster.run(["cat", "/file"]).ok() == bytes);
+}
+
+#[test]
+fn what_a_dead_datanode_held_is_copied_to_another() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--processes", "--datanodes", "4"]);
+    for number in 0..6 {
+        cluster
+            .run_with(
+                ["put", "-", &format!("/{number}")],
+                &content(number, 3_000_000),
+            )
+            .ok();
+    }
+    cluster.kill("datanode-1");
+    eventually("it is known to be dead", || alive(&cluster) == 3);
+    eventually("every chunk has three live replicas", || {
+        let fsck = cluster.run(["--user", "0", "fsck"]);
+        String::from_utf8_lossy(&fsck.out).contains(": healthy")
+    });
+    for number in 0..6 {
+        assert!(cluster.run(["cat", &format!("/{number}")]).ok() == content(number, 3_000_000));
+    }
+}
+
+fn alive(cluster: &Cluster) -> usize {
+    let status = cluster.status();
+    let datanodes = status["datanodes"].as_array().expect("datanodes");
+    datanodes
+        .iter()
+        .filter(|datanode| datanode["alive"] == true)
+        .count()
 }

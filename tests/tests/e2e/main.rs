@@ -2,6 +2,7 @@
 //!
 //! `make test` builds `dfs` before it runs these tests, which look for it beside their own target directory.
 
+mod administration;
 mod commands;
 mod failures;
 mod program;

@@ -123,7 +123,7 @@ impl Running {
     pub(crate) fn finish(mut self) -> Finished {
         self.stdin = None;
         let status = wait(&mut self.child).code();
-        let mut output = |stream: Option<JoinHandle<Vec<u8>>>| {
+        let output = |stream: Option<JoinHandle<Vec<u8>>>| {
             stream
                 .map(|thread| thread.join().expect("a reader does not panic"))
                 .unwrap_or_default()
@@ -294,10 +294,15 @@ impl Cluster {
         format!("namenode-{}", place + 1)
     }
 
+    /// The process that plays a role in `dfs up --processes`, if one does.
+    pub(crate) fn process(&self, role: &str) -> Option<u32> {
+        let pid = fs::read_to_string(self.directory.join("pids").join(role)).ok()?;
+        pid.trim().parse().ok()
+    }
+
     /// Kills a process of `dfs up --processes`.
     pub(crate) fn kill(&self, role: &str) {
-        let pid = fs::read_to_string(self.directory.join("pids").join(role)).expect("a process");
-        signal("KILL", pid.trim().parse().expect("a number"));
+        signal("KILL", self.process(role).expect("it runs"));
     }
 
     /// Kills everything: first `dfs up`, so that it says goodbye to nobody, then each role.
@@ -333,6 +338,22 @@ impl Cluster {
     pub(crate) fn stop(mut self) -> Option<i32> {
         signal("TERM", self.up.id());
         wait(&mut self.up).code()
+    }
+
+    /// `datanode-2`, say: which datanode listens on this port.
+    pub(crate) fn datanode_on(&self, port: &str) -> String {
+        let layout = fs::read_to_string(self.directory.join("up.toml")).unwrap();
+        let datanodes = layout.split("datanodes").nth(1).expect("datanodes");
+        let addresses: Vec<&str> = datanodes
+            .split('"')
+            .filter(|text| text.starts_with("127."))
+            .collect();
+        let ending = format!(":{port}");
+        let place = addresses
+            .iter()
+            .position(|address| address.ends_with(&ending))
+            .expect("a known port");
+        format!("datanode-{}", place + 1)
     }
 
     /// Files of this name pattern's end below the data of all datanodes.

@@ -1,0 +1,139 @@
+//! Machines come and go while the cluster serves.
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use super::program::{Cluster, Running, content, dfs, eventually};
+
+#[test]
+fn a_datanode_is_decommissioned_and_forgotten() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--processes", "--datanodes", "4"]);
+    for number in 0..8 {
+        cluster
+            .run_with(
+                ["put", "-", &format!("/{number}")],
+                &content(number, 2_000_000),
+            )
+            .ok();
+    }
+    let leaving = &datanodes(&cluster)[0];
+    let id = leaving["id"].to_string();
+    cluster
+        .run(["datanode", "forget", &id])
+        .fails(1, "decommission it first");
+    cluster.run(["datanode", "decommission", &id]).ok();
+    eventually("its replicas are elsewhere", || {
+        datanodes(&cluster)
+            .iter()
+            .any(|datanode| datanode["id"] == leaving["id"] && datanode["replicas"] == 0)
+    });
+    eventually("it is decommissioned", || {
+        cluster
+            .run(["datanode", "list"])
+            .text()
+            .contains(" decommissioned ")
+    });
+    let port = leaving["address"]
+        .as_str()
+        .expect("an address")
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .to_owned();
+    let role = cluster.datanode_on(&port);
+    cluster.kill(&role);
+    cluster.run(["datanode", "forget", &id]).ok();
+    eventually("it is not listed any more", || {
+        datanodes(&cluster).len() == 3
+    });
+    for number in 0..8 {
+        assert!(cluster.run(["cat", &format!("/{number}")]).ok() == content(number, 2_000_000));
+    }
+}
+
+fn datanodes(cluster: &Cluster) -> Vec<Value> {
+    let list = cluster.run(["datanode", "list", "--json"]).ok();
+    serde_json::from_slice(&list).expect("a JSON array")
+}
+
+#[test]
+fn a_namenode_is_replaced_and_leadership_handed_over() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--processes", "--namenodes", "3"]);
+    cluster.run_with(["put", "-", "/file"], b"before").ok();
+    let before = namenodes(&cluster);
+    let old = before
+        .iter()
+        .find(|namenode| namenode["role"] == "follower")
+        .expect("a follower");
+    let leader = before
+        .iter()
+        .find(|namenode| namenode["role"] == "leader")
+        .expect("a leader");
+
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let directory = work.path().join("fourth");
+    let mut fourth = dfs(work.path());
+    fourth.args([
+        "namenode",
+        "--http",
+        "",
+        "--listen",
+        &address,
+        "--advertise",
+        &address,
+    ]);
+    fourth
+        .args(["--namenodes", &cluster.address, "--dir"])
+        .arg(&directory)
+        .arg("--follow-stdin");
+    let fourth = Running::start(&mut fourth);
+    eventually("the new namenode can be added", || {
+        let add = [
+            "--user",
+            "0",
+            "namenode",
+            "add",
+            &address,
+            "--replace",
+            &old["id"].to_string(),
+        ];
+        cluster.run(add).status == Some(0)
+    });
+    let after = namenodes(&cluster);
+    assert_eq!(after.len(), 3);
+    assert!(
+        after
+            .iter()
+            .any(|namenode| namenode["address"] == address.as_str()),
+        "{after:?}"
+    );
+    assert!(
+        !after.iter().any(|namenode| namenode["id"] == old["id"]),
+        "{after:?}"
+    );
+
+    cluster.run(["--user", "0", "namenode", "transfer"]).ok();
+    eventually("another one leads", || {
+        namenodes(&cluster)
+            .iter()
+            .any(|namenode| namenode["role"] == "leader" && namenode["id"] != leader["id"])
+    });
+    cluster.run_with(["put", "-", "/after"], b"after").ok();
+    assert_eq!(
+        cluster.run(["cat", "/file", "/after"]).text(),
+        "beforeafter"
+    );
+    assert_eq!(fourth.finish().status, Some(0));
+}
+
+fn namenodes(cluster: &Cluster) -> Vec<Value> {
+    let list = cluster.run(["namenode", "list", "--json"]).ok();
+    serde_json::from_slice(&list).expect("a JSON array")
+}
