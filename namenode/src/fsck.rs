@@ -1,6 +1,8 @@
 //! Consistency checks in pages: the invariants over the tables, and whether every committed byte has a live replica.
 
-use cairn_protocol::ids::{ChunkId, DatanodeId};
+use std::collections::BTreeSet;
+
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
 use cairn_protocol::messages::admin::{FsckProblem, FsckReply};
 use cairn_protocol::rpc::RpcError;
 use cairn_protocol::{ErrorCode, Failure};
@@ -17,12 +19,19 @@ const LIMIT_MAX: u32 = 100_000;
 const PASS_INVARIANTS: u8 = 1;
 const PASS_REPLICAS: u8 = 2;
 
+/// What the leader knows of datanodes and replicas besides the committed state.
+pub(crate) struct Evidence {
+    pub alive: BTreeSet<DatanodeId>,
+    /// Replicas that are known bad, short or gone.
+    pub failed: BTreeSet<Incarnation>,
+}
+
 /// One page. The cursor of a page is opaque: a pass, then where in it.
 pub(crate) fn page(
     read: &impl Read,
     cursor: &[u8],
     limit: u32,
-    alive: impl Fn(DatanodeId) -> bool,
+    evidence: &Evidence,
 ) -> Result<FsckReply, RpcError> {
     let limit = if limit == 0 {
         LIMIT_DEFAULT
@@ -34,7 +43,7 @@ pub(crate) fn page(
         .map_or((PASS_INVARIANTS, cursor), |(pass, rest)| (*pass, rest));
     let page = match pass {
         PASS_INVARIANTS => invariants_page(read, rest, limit),
-        PASS_REPLICAS => replicas_page(read, rest, limit, alive),
+        PASS_REPLICAS => replicas_page(read, rest, limit, evidence),
         _ => {
             return Err(
                 Failure::new(ErrorCode::InvalidArgument, "a cursor that no fsck gave out").into(),
@@ -74,7 +83,7 @@ fn replicas_page(
     read: &impl Read,
     cursor: &[u8],
     limit: usize,
-    alive: impl Fn(DatanodeId) -> bool,
+    evidence: &Evidence,
 ) -> Result<FsckReply, StoreError> {
     let start = <[u8; 8]>::try_from(cursor).map_or(0, u64::from_be_bytes);
     let mut reply = FsckReply::default();
@@ -85,7 +94,7 @@ fn replicas_page(
             return Ok(false);
         }
         reply.chunks += 1;
-        reply.problems.extend(replica_problem(id, &record, &alive));
+        reply.problems.extend(replica_problem(id, &record, evidence));
         Ok(true)
     })?;
     Ok(reply)
@@ -94,19 +103,27 @@ fn replicas_page(
 fn replica_problem(
     id: ChunkId,
     record: &ChunkRecord,
-    alive: impl Fn(DatanodeId) -> bool,
+    evidence: &Evidence,
 ) -> Option<FsckProblem> {
     if record.live_bytes == 0 || record.state() == ChunkState::Open {
         return None;
     }
-    let live = record
+    let on_live_datanodes = record
         .replicas
         .iter()
-        .filter(|replica| alive(DatanodeId(replica.datanode)))
+        .filter(|replica| evidence.alive.contains(&DatanodeId(replica.datanode)));
+    let reachable = on_live_datanodes.clone().count();
+    let live = on_live_datanodes
+        .filter(|replica| !evidence.failed.contains(&Incarnation(replica.incarnation)))
         .count();
     let asked = record.replication as usize;
     let (kind, severe, what) = match live {
         0 if record.replicas.is_empty() => ("lost", true, "no replica is left"),
+        0 if reachable > 0 => (
+            "damaged",
+            true,
+            "every replica that can be reached is bad, and served as far as it is good",
+        ),
         0 => ("unavailable", true, "no datanode that holds it is alive"),
         live if live < asked => (
             "under-replicated",
@@ -118,7 +135,7 @@ fn replica_problem(
     Some(FsckProblem {
         kind: kind.to_owned(),
         message: format!(
-            "chunk {}: {live} of {asked} replicas live, {} bytes used: {what}",
+            "chunk {}: {live} of {asked} replicas live and good, {} bytes used: {what}",
             id.hex(),
             record.live_bytes
         ),

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
-use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation, SessionId};
 use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
 use cairn_protocol::messages::datanode::{
     HeartbeatRequest, RegisterDatanodeRequest, ReplicaReportRequest,
@@ -178,6 +178,11 @@ impl Controllers {
     /// Datanodes that are alive; none if this member does not lead.
     pub fn alive_datanodes(&self) -> BTreeSet<DatanodeId> {
         reads::alive_datanodes(self)
+    }
+
+    /// Replicas that are known bad, short or gone; none if this member does not lead.
+    pub fn failed_replicas(&self) -> BTreeSet<Incarnation> {
+        reads::failed_replicas(self)
     }
 
     /// All datanodes as this leader sees them; empty if this member does not lead.

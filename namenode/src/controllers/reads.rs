@@ -69,6 +69,14 @@ pub(super) fn alive_datanodes(controllers: &Controllers) -> BTreeSet<DatanodeId>
     alive.map(|(id, _)| id).collect()
 }
 
+pub(super) fn failed_replicas(controllers: &Controllers) -> BTreeSet<Incarnation> {
+    let Some(soft) = controllers.soft() else {
+        return BTreeSet::new();
+    };
+    let failed = soft.datanodes.iter().flat_map(|(_, known)| known.failed.keys());
+    failed.copied().collect()
+}
+
 pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {
     let now = Instant::now();
     let Some(soft) = controllers.soft() else {

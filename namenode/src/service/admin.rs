@@ -1,7 +1,6 @@
 //! What operators ask, and how namenodes introduce themselves to each other.
 
 use bytes::Bytes;
-use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::admin::{
     AddNamenodeRequest, AdminReply, FsckRequest, GreetReply, GreetRequest, MetricsReply,
     NamenodeStatus, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
@@ -181,11 +180,12 @@ impl NamenodeService {
         self.group.require_leader()?;
         self.group.linearize().await?;
         let store = self.group.state().store();
-        let alive = self.controllers.alive_datanodes();
+        let evidence = fsck::Evidence {
+            alive: self.controllers.alive_datanodes(),
+            failed: self.controllers.failed_replicas(),
+        };
         let page = cairn_daemon::blocking(move || {
-            fsck::page(&store.snapshot(), &cursor, limit, |id: DatanodeId| {
-                alive.contains(&id)
-            })
+            fsck::page(&store.snapshot(), &cursor, limit, &evidence)
         })
         .await?;
         Ok(Reply::new(&page))
