@@ -1,0 +1,155 @@
+//! What nobody uses any more leaves the disks; what is still used stays.
+
+use anyhow::ensure;
+use cairn_client::{FileSystem, WriteOptions};
+use cairn_daemon::config::ByteSize;
+use cairn_protocol::ErrorCode;
+use cairn_protocol::messages::operation::RenameMode;
+use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
+
+/// Waits until neither the committed state nor the disks have chunks, besides those that wait for writers.
+async fn wait_empty(cluster: &MiniCluster, fs: &FileSystem) {
+    cluster
+        .until("everything is reclaimed", async || {
+            let counts = fs.status().await?.counts;
+            ensure!(counts.live_bytes == 0 && counts.sweeping == 0, "{counts:?}");
+            for (id, record) in cluster.chunks().await? {
+                ensure!(
+                    record.live_bytes == 0 && record.state != 1,
+                    "chunk {id} is sealed and still there"
+                );
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    cluster.wait_files_match().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_of_deleted_and_truncated_files_leave_the_disks() {
+    let options = ClusterOptions {
+        chunk_size: 1 << 20,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    fs.mkdir_all("/tree/a/b", 0o755).await.unwrap();
+    for path in [
+        "/unlinked",
+        "/truncated",
+        "/tree/one",
+        "/tree/a/two",
+        "/tree/a/b/three",
+    ] {
+        fs.write_file(path, content(1, (3 << 20) + 5), &WriteOptions::default())
+            .await
+            .unwrap();
+    }
+    assert!(cluster.chunks().await.unwrap().len() >= 15);
+    fs.unlink("/unlinked").await.unwrap();
+    fs.remove_tree("/tree").await.unwrap();
+    assert_eq!(
+        fs.truncate("/truncated", 2 << 20).await.unwrap().size,
+        2 << 20
+    );
+    assert!(fs.read_file("/truncated").await.unwrap() == content(1, (3 << 20) + 5)[..2 << 20]);
+    fs.truncate("/truncated", 0).await.unwrap();
+    // Chunks that its writers have still open are sealed with the session.
+    fs.clone().close().await.unwrap();
+    wait_empty(&cluster, &fs).await;
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_small_files_share_stays_until_the_last_is_gone() {
+    let options = ClusterOptions {
+        chunk_size: 1 << 20,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    for seed in 0..60 {
+        fs.write_file(
+            format!("/{seed}"),
+            content(seed, 50_000),
+            &WriteOptions::default(),
+        )
+        .await
+        .unwrap();
+    }
+    let chunks = cluster.chunks().await.unwrap().len();
+    assert!((3..20).contains(&chunks), "60 files in {chunks} chunks");
+    for seed in 0..59 {
+        fs.unlink(format!("/{seed}")).await.unwrap();
+    }
+    let last = cluster.chunks_of(&fs, "/59").await.unwrap();
+    cluster
+        .until("the other chunks go", async || {
+            for (id, record) in cluster.chunks().await? {
+                ensure!(
+                    last.contains(&id) || record.state != 1,
+                    "chunk {id} is still there"
+                );
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    cluster.wait_files_match().await.unwrap();
+    assert!(fs.read_file("/59").await.unwrap() == content(59, 50_000));
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_cluster_says_so_and_can_still_delete() {
+    let options = ClusterOptions {
+        chunk_size: 1 << 20,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let bytes = content(1, (4 << 20) + 5);
+    fs.write_file("/file", bytes.clone(), &WriteOptions::default())
+        .await
+        .unwrap();
+    fs.write_file("/small", content(2, 500), &WriteOptions::default())
+        .await
+        .unwrap();
+    // More than any disk has is to stay free.
+    cluster.options_mut().reserve = ByteSize::gib(1 << 20);
+    for index in 0..3 {
+        cluster.kill_datanode(index).await;
+        cluster.start_datanode(index).await.unwrap();
+        cluster.wait_registered(index).await.unwrap();
+    }
+    let fs = cluster.client().await.unwrap();
+    for len in [500, 5 << 20] {
+        let error = fs
+            .write_file("/more", content(3, len), &WriteOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::NoSpace, "{error}");
+        assert_eq!(
+            fs.stat("/more").await.unwrap_err().code(),
+            ErrorCode::NotFound
+        );
+    }
+    assert!(fs.read_file("/file").await.unwrap() == bytes);
+    fs.rename("/small", "/moved", RenameMode::Replace)
+        .await
+        .unwrap();
+    fs.unlink("/file").await.unwrap();
+    fs.unlink("/moved").await.unwrap();
+    cluster
+        .until("space is freed", async || {
+            for index in 0..3 {
+                let files = cluster.data_files(index)?;
+                ensure!(files.is_empty(), "datanode {index} has {files:?}");
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    cluster.check(&fs).await.unwrap();
+}
