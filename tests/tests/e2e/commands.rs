@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -67,7 +68,7 @@ fn a_tree_comes_back_as_it_went() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
     let tree = work.path().join("tree");
-    make_tree(&tree);
+    make_tree(&tree).unwrap();
     cluster
         .run([
             OsStr::new("put"),
@@ -132,28 +133,27 @@ fn a_tree_comes_back_as_it_went() {
 }
 
 /// Small, large, empty, executable, linked, nested, and named in bytes that are no text.
-fn make_tree(tree: &Path) {
-    fs::create_dir_all(tree.join("sub/deep/deeper")).unwrap();
-    fs::write(tree.join("empty"), "").unwrap();
-    fs::write(tree.join("script"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(tree.join("script"), fs::Permissions::from_mode(0o750)).unwrap();
-    fs::write(tree.join("sub/large"), content(2, 20_000_001)).unwrap();
+fn make_tree(tree: &Path) -> io::Result<()> {
+    fs::create_dir_all(tree.join("sub/deep/deeper"))?;
+    fs::write(tree.join("empty"), "")?;
+    fs::write(tree.join("script"), "#!/bin/sh\n")?;
+    fs::set_permissions(tree.join("script"), fs::Permissions::from_mode(0o750))?;
+    fs::write(tree.join("sub/large"), content(2, 20_000_001))?;
     for number in 0..200_u32 {
         let bytes = content(number.into(), (number * number) as usize);
-        fs::write(tree.join(format!("sub/deep/{number}")), bytes).unwrap();
+        fs::write(tree.join(format!("sub/deep/{number}")), bytes)?;
     }
     fs::write(
         tree.join(OsStr::from_bytes(b"sub/deep/deeper/\xff\xfe name\n")),
         "bytes",
-    )
-    .unwrap();
-    symlink("sub/large", tree.join("link")).unwrap();
-    symlink("nowhere", tree.join("dangling")).unwrap();
-    let long_ago = fs::File::open(tree.join("sub/large")).unwrap();
-    long_ago
-        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789))
-        .unwrap();
-    fs::set_permissions(tree.join("sub"), fs::Permissions::from_mode(0o711)).unwrap();
+    )?;
+    symlink("sub/large", tree.join("link"))?;
+    symlink("nowhere", tree.join("dangling"))?;
+    let long_ago = fs::File::open(tree.join("sub/large"))?;
+    long_ago.set_modified(
+        std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789),
+    )?;
+    fs::set_permissions(tree.join("sub"), fs::Permissions::from_mode(0o711))
 }
 
 #[test]

@@ -204,8 +204,8 @@ impl Cluster {
     pub(crate) fn up(work: &TempDir, arguments: &[&str]) -> Self {
         let directory = work.path().join("cluster");
         let home = work.path().join("home");
-        fs::create_dir_all(&home).unwrap();
-        let errors = fs::File::create(work.path().join("up.err")).unwrap();
+        fs::create_dir_all(&home).expect("make a home");
+        let errors = fs::File::create(work.path().join("up.err")).expect("files of the cluster");
         let mut command = dfs(&home);
         command
             .arg("up")
@@ -307,14 +307,16 @@ impl Cluster {
 
     /// Kills everything: first `dfs up`, so that it says goodbye to nobody, then each role.
     pub(crate) fn kill_all(mut self) {
-        let entries = fs::read_dir(self.directory.join("pids")).unwrap();
-        let roles: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        let entries = fs::read_dir(self.directory.join("pids")).expect("files of the cluster");
+        let roles: Vec<_> = entries
+            .map(|entry| entry.expect("files of the cluster").file_name())
+            .collect();
         assert!(roles.len() > 1, "{roles:?}");
         let line: Vec<String> = roles
             .iter()
             .map(|role| {
                 fs::read_to_string(self.directory.join("pids").join(role))
-                    .unwrap()
+                    .expect("files of the cluster")
                     .trim()
                     .to_owned()
             })
@@ -324,7 +326,7 @@ impl Cluster {
             Command::new("sh")
                 .args(["-c", &line])
                 .status()
-                .unwrap()
+                .expect("files of the cluster")
                 .success(),
             "{line}"
         );
@@ -342,7 +344,8 @@ impl Cluster {
 
     /// `datanode-2`, say: which datanode listens on this port.
     pub(crate) fn datanode_on(&self, port: &str) -> String {
-        let layout = fs::read_to_string(self.directory.join("up.toml")).unwrap();
+        let layout =
+            fs::read_to_string(self.directory.join("up.toml")).expect("files of the cluster");
         let datanodes = layout.split("datanodes").nth(1).expect("datanodes");
         let addresses: Vec<&str> = datanodes
             .split('"')
@@ -361,8 +364,8 @@ impl Cluster {
         let mut found = Vec::new();
         let mut directories = vec![self.directory.clone()];
         while let Some(directory) = directories.pop() {
-            for entry in fs::read_dir(directory).unwrap() {
-                let path = entry.unwrap().path();
+            for entry in fs::read_dir(directory).expect("files of the cluster") {
+                let path = entry.expect("files of the cluster").path();
                 if path.is_dir() {
                     directories.push(path);
                 } else if path.to_string_lossy().ends_with(suffix) {

@@ -7,9 +7,9 @@ use tempfile::tempdir;
 use super::program::{Cluster, Finished, dfs, finish};
 
 fn check(role: &str, settings: &str) -> Finished {
-    let work = tempdir().unwrap();
+    let work = tempdir().expect("a directory");
     let file = work.path().join("settings.toml");
-    fs::write(&file, settings).unwrap();
+    fs::write(&file, settings).expect("write settings");
     finish(
         dfs(work.path())
             .arg(role)
