@@ -75,6 +75,10 @@ pub(crate) struct Background(std::sync::Weak<Mutex<JoinSet<()>>>);
 impl Background {
     /// Runs `future` until it ends or the file system is dropped.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        // Writers may be dropped where no runtime is, or when it ends: then the cluster cleans up when the session expires.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
         if let Some(tasks) = self.0.upgrade() {
             let mut tasks = lock(&tasks);
             while tasks.try_join_next().is_some() {}
@@ -161,5 +165,22 @@ impl std::fmt::Debug for FileSystem {
         f.debug_struct("FileSystem")
             .field("namenodes", &self.core().config.namenodes)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::task::JoinSet;
+
+    use super::Background;
+    use crate::namenode::lock;
+
+    #[test]
+    fn what_begins_where_no_runtime_is_is_left_out() {
+        let tasks = Arc::new(Mutex::new(JoinSet::new()));
+        Background(Arc::downgrade(&tasks)).spawn(async {});
+        assert!(lock(&tasks).is_empty());
     }
 }
