@@ -277,6 +277,12 @@ impl Stream {
         while let Some(unit) = self.unsent.front() {
             let length = unit.packet.len();
             let Some(pipeline) = &mut self.pipeline else {
+                if !self.retiring.is_empty() {
+                    // What is put aside keeps its window on its datanodes until it is committed. Streams that asked for
+                    // another one meanwhile would wait for each other.
+                    self.start_commit();
+                    return Ok(());
+                }
                 let subject = &self.target.subject;
                 let opened = self.placement.open(&self.core, subject, length).await?;
                 self.pipeline = Some(opened);
