@@ -67,7 +67,9 @@ impl Worker {
 
     async fn operation(&mut self, fs: &FileSystem) {
         let files = self.models.clients.borrow()[self.index].files.len();
-        match self.rng.random_range(0..100) {
+        let choice = self.rng.random_range(0..100);
+        tracing::debug!(target: "sim", client = self.index, choice, "begins");
+        match choice {
             0..20 if files < FILES_MAX => self.create(fs).await,
             20..28 => self.replace(fs).await,
             28..38 => self.append(fs).await,
@@ -191,7 +193,7 @@ impl Worker {
         let result = fs
             .write_file(path.as_str(), content.clone(), &options)
             .await;
-        match self.judge(&what, result) {
+        match self.judge_write(&what, result, content.len() > 1 << 20) {
             Outcome::Done(_) => {
                 let mut file = FileModel::new(content.to_vec(), since);
                 if options.sync {
@@ -217,7 +219,7 @@ impl Worker {
         let result = fs
             .write_file(path.as_str(), content.clone(), &options)
             .await;
-        match self.judge(&what, result) {
+        match self.judge_write(&what, result, content.len() > 1 << 20) {
             Outcome::Done(_) => self.put(&path, FileModel::new(content.to_vec(), since)),
             Outcome::Refused | Outcome::Unknown => self.taint(&path),
         }

@@ -68,7 +68,8 @@ impl Stage {
     {
         let name = format!("actor-{}", self.actors);
         self.actors += 1;
-        let config = self.cluster.client_config(&name);
+        let mut config = self.cluster.client_config(&name);
+        config.timeouts.patience = PATIENCE / 2;
         self.cluster.client(&name, async move {
             let fs = connect(&config, 10).await?;
             act(fs.clone()).await?;
