@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::flusher;
 use super::log_store::LogStore;
 use super::network::{self, Ballot, Network};
 use super::proposer::{Proposed, Proposer, ProposerHandle, not_leader};
@@ -152,6 +153,7 @@ impl Group {
         let machine = StateMachine::new(state.clone());
         let raft = Raft::new(id, config, network, log, machine).await?;
         let (proposer, handle) = Proposer::new(raft.clone(), clock);
+        tasks.component("state-flusher", |stop| flusher::run(state.clone(), stop));
         tasks.component("proposer", |stop| proposer.run(stop));
         let (sender, leadership) = watch::channel(Leadership::default());
         tasks.component("leadership", |stop| {
