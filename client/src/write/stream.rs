@@ -277,9 +277,10 @@ impl Stream {
         while let Some(unit) = self.unsent.front() {
             let length = unit.packet.len();
             let Some(pipeline) = &mut self.pipeline else {
-                if !self.retiring.is_empty() {
-                    // What is put aside keeps its window on its datanodes until it is committed. Streams that asked for
-                    // another one meanwhile would wait for each other.
+                if self.commit.is_some() || !self.retiring.is_empty() {
+                    // What is put aside keeps its window on its datanodes until it is committed: streams that asked for
+                    // another one meanwhile would wait for each other. And a commit that nobody polls may be the one that
+                    // opens a new session, which finding a chunk would then wait for.
                     self.start_commit();
                     return Ok(());
                 }
