@@ -1,5 +1,7 @@
 //! What scenarios are told with: a founded cluster, actors that do something and leave, files that must be as they were.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_client::FileSystem;
@@ -56,8 +58,16 @@ impl Stage {
         F: FnOnce(FileSystem) -> Done + 'static,
         Done: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.begin(act);
-        self.end()
+        let done = Rc::new(Cell::new(false));
+        let told = done.clone();
+        self.begin(|fs| async move {
+            act(fs).await?;
+            told.set(true);
+            Ok(())
+        });
+        // Others may still be at work.
+        self.cluster
+            .run_until(PATIENCE, "an actor", |_, _| done.get())
     }
 
     /// A client that does something while other things happen; the name of its machine.
