@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::tempdir;
 
-use super::program::{Cluster, Running, content, dfs, eventually};
+use super::program::{Cluster, Running, content, dfs, eventually, free_ports};
 
 #[test]
 fn a_datanode_is_decommissioned_and_forgotten() {
@@ -72,12 +72,7 @@ fn a_namenode_is_replaced_and_leadership_handed_over() {
         .find(|namenode| namenode["role"] == "leader")
         .expect("a leader");
 
-    // A port that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let address = format!("127.0.0.1:{}", free_ports());
     let directory = work.path().join("fourth");
     let mut fourth = dfs(work.path());
     fourth.args([

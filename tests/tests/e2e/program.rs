@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -189,6 +191,23 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(status.success(), "{line}");
 }
 
+/// The first of some ports in a row that nobody listens on. They are below those that the kernel gives to outgoing connections,
+/// any of which could take one while a cluster is being started again.
+pub(crate) fn free_ports() -> u16 {
+    const SPAN: u16 = 20;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 1000).expect("below 1000");
+    for _ in 0..1000 {
+        let place = (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 1000;
+        let first = 11_000 + place * SPAN;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + SPAN).all(free) {
+            return first;
+        }
+    }
+    panic!("no free ports from 11000 on");
+}
+
 /// A cluster of `dfs up`.
 pub(crate) struct Cluster {
     up: Child,
@@ -202,10 +221,28 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts one in `work/cluster`, or starts the one that is there again. It is ready when this returns.
     pub(crate) fn up(work: &TempDir, arguments: &[&str]) -> Self {
+        if work.path().join("cluster").exists() {
+            return Self::try_up(work, arguments, None).unwrap_or_else(|error| panic!("{error}"));
+        }
+        // Another program may take a port between the look and the start.
+        for _ in 0..5 {
+            match Self::try_up(work, arguments, Some(free_ports())) {
+                Ok(cluster) => return cluster,
+                Err(error) if error.contains("ddress already in use") => {
+                    let _ = fs::remove_dir_all(work.path().join("cluster"));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("no free ports");
+    }
+
+    fn try_up(work: &TempDir, arguments: &[&str], port: Option<u16>) -> Result<Self, String> {
         let directory = work.path().join("cluster");
         let home = work.path().join("home");
         fs::create_dir_all(&home).expect("make a home");
-        let errors = fs::File::create(work.path().join("up.err")).expect("files of the cluster");
+        let log = work.path().join("up.err");
+        let errors = fs::File::create(&log).expect("files of the cluster");
         let mut command = dfs(&home);
         command
             .arg("up")
@@ -213,8 +250,8 @@ impl Cluster {
             .arg(&directory)
             .args(["--http", "0"])
             .args(arguments);
-        if !directory.exists() {
-            command.args(["--port", "0"]);
+        if let Some(port) = port {
+            command.args(["--port", &port.to_string()]);
         }
         let mut up = command
             .stdout(Stdio::piped())
@@ -235,17 +272,16 @@ impl Cluster {
         thread::spawn(move || lines.for_each(drop));
         let Some(address) = address else {
             let _ = up.kill();
-            panic!(
-                "dfs up is not ready: {}",
-                fs::read_to_string(work.path().join("up.err")).unwrap_or_default()
-            );
+            let _ = up.wait();
+            let errors = fs::read_to_string(&log).unwrap_or_default();
+            return Err(format!("dfs up is not ready: {errors}"));
         };
-        Self {
+        Ok(Self {
             up,
             directory,
             address,
             home,
-        }
+        })
     }
 
     /// A command for this cluster.

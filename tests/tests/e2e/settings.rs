@@ -95,3 +95,26 @@ fn a_directory_in_use_or_full_of_other_things_is_refused() {
         "years of work"
     );
 }
+
+#[test]
+fn volumes_of_another_cluster_are_refused_and_left_alone() {
+    let (work, other) = (tempdir().unwrap(), tempdir().unwrap());
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/file"], b"ours").ok();
+    assert_eq!(cluster.stop(), Some(0));
+    let strangers = Cluster::up(&other, &[]);
+    let volume = work.path().join("cluster/datanode-1");
+    let mut datanode = dfs(work.path());
+    datanode.args(["datanode", "--listen", "127.0.0.1:0"]);
+    datanode
+        .args(["--namenodes", &strangers.address, "--volume"])
+        .arg(&volume);
+    finish(&mut datanode, b"").fails(1, "belong to cluster");
+    assert_eq!(
+        strangers.status()["datanodes"].as_array().map(Vec::len),
+        Some(3)
+    );
+    drop(strangers);
+    let cluster = Cluster::up(&work, &[]);
+    assert_eq!(cluster.run(["cat", "/file"]).text(), "ours");
+}
