@@ -62,6 +62,15 @@ pub(crate) fn draw(
         schedule.push((at, fault));
         schedule.extend(undo.map(|undo| (until, undo)));
     }
+    if rot {
+        for _ in 0..rng.random_range(1..4) {
+            let at = start + window.mul_f64(rng.random_range(0.1..0.9));
+            schedule.push((
+                at,
+                Fault::BitRot(rng.random_range(0..cluster.datanodes.len())),
+            ));
+        }
+    }
     schedule.sort_by_key(|(at, _)| *at);
     schedule
 }
@@ -108,7 +117,7 @@ fn draw_one(
             Fault::ClockJump(namenode, rng.random_range(-100..100)),
             None,
         ),
-        85..93 if rot => (Fault::BitRot(datanode), None),
+        85..98 if rot => (Fault::BitRot(datanode), None),
         _ => (Fault::TransferLeadership, None),
     }
 }
