@@ -1,7 +1,8 @@
 //! `MiniCluster`: namenodes and datanodes as tasks of this process.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::Context;
 use cairn_client::{ClusterConfig, FileSystem};
 use cairn_daemon::Tasks;
 use cairn_daemon::config::ByteSize;
-use cairn_daemon::disk::RealDisk;
+use cairn_daemon::disk::{Disk, RealDisk};
 use cairn_datanode::{Datanode, DatanodeConfig};
 use cairn_namenode::consensus::log_store::LogOptions;
 use cairn_namenode::controllers::ControllerOptions;
@@ -291,14 +292,31 @@ impl MiniCluster {
             kill(running.tasks).await;
             // The library's own tasks hold the log and the store.
             let _ = running.node.group().shutdown().await;
+            let state = Arc::downgrade(running.node.group().state());
+            drop(running.node);
+            self.eventually(|| (state.strong_count() == 0).then_some(()))
+                .await;
+            self.wait_released(&self.namenode_directory(index)).await;
         }
     }
 
-    /// Kills a datanode.
+    /// Kills a datanode. Waits for its files to be closed, as a dead process's are.
     pub async fn kill_datanode(&mut self, index: usize) {
         if let Some(running) = self.datanodes.remove(&index) {
             kill(running.tasks).await;
+            drop(running.node);
+            self.wait_released(&self.volume(index)).await;
         }
+    }
+
+    /// Threads that were at work on a disk when their process was killed end a moment later, and hold its directory until then.
+    async fn wait_released(&self, directory: &Path) {
+        let lock = directory.join("LOCK");
+        self.eventually(|| match RealDisk.lock(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            _ => Some(()),
+        })
+        .await;
     }
 
     /// Kills every process.
@@ -367,7 +385,7 @@ impl Drop for MiniCluster {
     }
 }
 
-/// Drops all tasks of a process at once, and waits until they are gone.
+/// Drops all tasks of a process at once.
 async fn kill(tasks: Tasks) {
     tasks.kill();
     let _ = tasks.run_until_shutdown(Duration::from_millis(1)).await;

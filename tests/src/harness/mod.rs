@@ -2,8 +2,10 @@
 
 mod cluster;
 mod content;
+mod history;
 mod inspect;
 
 pub use cluster::{ClusterOptions, MiniCluster};
 pub use content::content;
+pub use history::{Call, is_linearizable};
 pub use inspect::Dump;

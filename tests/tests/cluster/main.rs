@@ -1,10 +1,13 @@
 //! Whole clusters in one process: one file per behaviour.
 
+mod bad_input;
 mod corruption;
 mod datanode_loss;
 mod files;
 mod leader;
+mod linearizable;
 mod members;
+mod permissions;
 mod restart;
 mod sharing;
 mod space;

@@ -1,5 +1,7 @@
 //! What nobody uses any more leaves the disks; what is still used stays.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use cairn_client::{FileSystem, WriteOptions};
 use cairn_daemon::config::ByteSize;
@@ -103,10 +105,12 @@ async fn a_chunk_that_small_files_share_stays_until_the_last_is_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_cluster_says_so_and_can_still_delete() {
-    let options = ClusterOptions {
+    let mut options = ClusterOptions {
         chunk_size: 1 << 20,
         ..ClusterOptions::default()
     };
+    // An empty chunk that waits for a writer goes when none comes.
+    options.controllers.idle_chunk_max = Duration::from_millis(200);
     let mut cluster = MiniCluster::start(options).await.unwrap();
     let fs = cluster.client().await.unwrap();
     let bytes = content(1, (4 << 20) + 5);
