@@ -413,14 +413,18 @@ impl Cluster {
     }
 }
 
-/// Whether no process has this number, or what has it has ended and waits to be collected.
+/// Whether no process has this number, or what has it has ended wholly and waits to be collected. Until the last of its threads has
+/// ended, its sockets are open.
 fn is_gone(pid: &str) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;
     };
-    stat.rsplit(") ")
+    let ended = stat
+        .rsplit(") ")
         .next()
-        .is_some_and(|rest| rest.starts_with('Z'))
+        .is_some_and(|rest| rest.starts_with('Z'));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    ended && threads <= 1
 }
 
 impl Drop for Cluster {
