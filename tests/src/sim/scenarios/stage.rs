@@ -134,6 +134,14 @@ impl Stage {
             .ok_or_else(|| anyhow::anyhow!("no leader"))
     }
 
+    /// The term that a namenode believes in; 0 if it does not run.
+    pub(super) fn term(&self, namenode: usize) -> u64 {
+        let running = self.cluster.namenodes[namenode].running.borrow();
+        running
+            .as_ref()
+            .map_or(0, |running| running.node.group().leadership().borrow().term)
+    }
+
     /// Cuts a machine off from all others but `friends`, or lets it back.
     pub(super) fn cut_off(&mut self, name: &str, friends: &[&str], cut: bool) {
         let doing = if cut { "is cut off" } else { "is back" };
