@@ -194,47 +194,6 @@ async fn more_replicas_than_datanodes_is_a_clear_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_datanode_of_another_cluster_is_refused_and_keeps_its_data() {
-    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
-    let other = MiniCluster::start(ClusterOptions {
-        datanodes: 1,
-        replication: 1,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
-    let fs = cluster.client().await.unwrap();
-    let bytes = content(1, 3 << 20);
-    fs.write_file("/file", bytes.clone(), &WriteOptions::default())
-        .await
-        .unwrap();
-    cluster.kill_datanode(0).await;
-    let mut config = cluster.datanode_config(0);
-    config.namenodes = other.addresses().to_vec();
-    let tasks = Tasks::new();
-    Datanode::start(
-        config,
-        std::sync::Arc::new(RealDisk),
-        &tasks,
-        StdRng::seed_from_u64(5),
-    )
-    .await
-    .unwrap();
-    // It ends by itself and says why.
-    let ended = tokio::time::timeout(ANSWER_MAX, tasks.shutdown_token().cancelled()).await;
-    let result = tasks.run_until_shutdown(Duration::from_secs(5)).await;
-    assert!(ended.is_ok(), "it goes on");
-    let text = format!("{:#}", result.unwrap_err());
-    assert!(text.contains("cluster"), "{text}");
-    cluster.start_datanode(0).await.unwrap();
-    cluster.wait_registered(0).await.unwrap();
-    cluster.wait_healthy(&fs).await.unwrap();
-    cluster.kill_datanode(1).await;
-    cluster.kill_datanode(2).await;
-    assert!(fs.read_file("/file").await.unwrap() == bytes);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_in_use_is_refused() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
     let config = cluster.datanode_config(0);
