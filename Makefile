@@ -28,7 +28,7 @@ clippy: bootstrap
 	@$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 
 unit: bootstrap
-	@$(ENV) cargo build -p cairn-cli && cargo test --workspace
+	@$(ENV) cargo build --workspace --bins && cargo test --workspace
 
 sim: bootstrap ## Deterministic simulation: make sim SEEDS=200
 	@$(ENV) scripts/sim $(SEEDS)

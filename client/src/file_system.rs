@@ -32,7 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # async fn example() -> Result<(), cairn_client::Error> {
 /// let caller = Caller { uid: 1000, gid: 1000, groups: vec![] };
-/// let config = ClusterConfig::new(vec!["namenode1:9820".into()], caller);
+/// let config = ClusterConfig::new(vec!["namenode1:9000".into()], caller);
 /// let fs = FileSystem::connect(config).await?;
 /// fs.mkdir("/logs", 0o755).await?;
 /// fs.write_file("/logs/today", "hello\n".into(), &WriteOptions::default()).await?;

@@ -73,7 +73,7 @@ impl DatanodeConfig {
         let bad = |text: String| Err(DatanodeError::Config(text));
         if self.namenodes.is_empty() {
             return bad(
-                "`namenodes` is empty: name at least one, such as [\"namenode1:9820\"]".to_owned(),
+                "`namenodes` is empty: name at least one, such as [\"namenode1:9000\"]".to_owned(),
             );
         }
         for (key, address) in self.addresses() {

@@ -94,17 +94,15 @@ fn replicas_page(
             return Ok(false);
         }
         reply.chunks += 1;
-        reply.problems.extend(replica_problem(id, &record, evidence));
+        reply
+            .problems
+            .extend(replica_problem(id, &record, evidence));
         Ok(true)
     })?;
     Ok(reply)
 }
 
-fn replica_problem(
-    id: ChunkId,
-    record: &ChunkRecord,
-    evidence: &Evidence,
-) -> Option<FsckProblem> {
+fn replica_problem(id: ChunkId, record: &ChunkRecord, evidence: &Evidence) -> Option<FsckProblem> {
     if record.live_bytes == 0 || record.state() == ChunkState::Open {
         return None;
     }

@@ -19,7 +19,7 @@ async fn serve(
     follow_stdin: bool,
     start: impl AsyncFnOnce(&Tasks) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    init_logs("info")?;
+    init_logs("info,openraft=warn")?;
     let tasks = Tasks::new();
     tasks.shutdown_on_signals()?;
     if follow_stdin {

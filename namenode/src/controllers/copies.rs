@@ -169,7 +169,8 @@ async fn copy(controllers: &Controllers, term: u64, order: Order) -> Result<(), 
             match left {
                 Left::Nothing => {}
                 Left::Replica(incarnation) => {
-                    soft.deletes.insert((order.target, order.chunk, incarnation));
+                    soft.deletes
+                        .insert((order.target, order.chunk, incarnation));
                 }
                 Left::Unknown => soft.ask_for_report(order.target),
             }

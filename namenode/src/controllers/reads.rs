@@ -73,7 +73,10 @@ pub(super) fn failed_replicas(controllers: &Controllers) -> BTreeSet<Incarnation
     let Some(soft) = controllers.soft() else {
         return BTreeSet::new();
     };
-    let failed = soft.datanodes.iter().flat_map(|(_, known)| known.failed.keys());
+    let failed = soft
+        .datanodes
+        .iter()
+        .flat_map(|(_, known)| known.failed.keys());
     failed.copied().collect()
 }
 

@@ -16,6 +16,9 @@ use crate::store::{Read, StoreError, chunk, dead_chunk, dead_map, detached, orph
 /// Orphans and dead chunks that one look goes through: the next look goes on behind them.
 const LOOK_MAX: usize = 1000;
 
+/// Sweeps between two looks.
+const SWEEPS_IN_A_ROW: usize = 16;
+
 /// Where the walks are.
 #[derive(Debug, Default)]
 struct Walks {
@@ -61,20 +64,22 @@ async fn step(controllers: &Controllers, walks: &mut Walks) -> Result<bool, Stor
     Ok(more || is_full)
 }
 
-/// True if more is left to sweep.
+/// True if more is left to sweep. A few sweeps in a row, because looking whether one is needed steps over what the last ones
+/// deleted.
 async fn sweep(controllers: &Controllers) -> bool {
     let limit = controllers.options.sweep_limit;
-    match controllers
-        .group
-        .propose(CommandKind::Sweep(Sweep { limit }))
-        .await
-    {
-        Ok(proposed) => proposed.outcome.code == 0 && proposed.outcome.more,
-        Err(error) => {
-            tracing::debug!(%error, "cannot sweep now");
-            false
+    for _ in 0..SWEEPS_IN_A_ROW {
+        let command = CommandKind::Sweep(Sweep { limit });
+        match controllers.group.propose(command).await {
+            Ok(proposed) if proposed.outcome.code == 0 && proposed.outcome.more => {}
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::debug!(%error, "cannot sweep now");
+                return false;
+            }
         }
     }
+    true
 }
 
 /// Whether a sweep would find anything.

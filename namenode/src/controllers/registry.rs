@@ -274,12 +274,7 @@ impl Registry {
     }
 
     /// Whether a datanode may still introduce itself to this leader, which began less than `within` ago.
-    pub fn awaits(
-        &self,
-        excluded: &BTreeSet<DatanodeId>,
-        now: Instant,
-        within: Duration,
-    ) -> bool {
+    pub fn awaits(&self, excluded: &BTreeSet<DatanodeId>, now: Instant, within: Duration) -> bool {
         self.iter().any(|(id, datanode)| {
             let silent = datanode.process.is_none() && !datanode.dead;
             silent

@@ -314,6 +314,9 @@ pub struct ClusterRecord {
     /// Orphan with which the next sweep goes on; 0 at the beginning of a pass.
     #[prost(uint64, tag = "19")]
     pub sweep_cursor: u64,
+    /// Where the sweep of detached directories goes on.
+    #[prost(uint64, tag = "20")]
+    pub sweep_detached_cursor: u64,
 }
 
 /// What the state reflects; in the batch of each entry.

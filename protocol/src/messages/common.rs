@@ -29,17 +29,26 @@ pub struct Location {
 impl Location {
     /// A path from the root.
     pub fn path(path: impl Into<Vec<u8>>) -> Self {
-        Self { inode: 0, path: path.into() }
+        Self {
+            inode: 0,
+            path: path.into(),
+        }
     }
 
     /// An inode itself.
     pub fn inode(inode: crate::ids::InodeId) -> Self {
-        Self { inode: inode.0, path: Vec::new() }
+        Self {
+            inode: inode.0,
+            path: Vec::new(),
+        }
     }
 
     /// A name in a directory.
     pub fn entry(parent: crate::ids::InodeId, name: impl Into<Vec<u8>>) -> Self {
-        Self { inode: parent.0, path: name.into() }
+        Self {
+            inode: parent.0,
+            path: name.into(),
+        }
     }
 }
 
@@ -188,7 +197,10 @@ pub struct FailureInfo {
 
 impl From<crate::Failure> for FailureInfo {
     fn from(failure: crate::Failure) -> Self {
-        Self { code: failure.code as u32, message: failure.message }
+        Self {
+            code: failure.code as u32,
+            message: failure.message,
+        }
     }
 }
 

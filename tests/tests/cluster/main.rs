@@ -1,5 +1,10 @@
 //! Whole clusters in one process: one file per behaviour.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of this is tests: helpers fail where their test does"
+)]
+
 mod bad_input;
 mod corruption;
 mod datanode_loss;

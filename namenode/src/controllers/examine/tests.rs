@@ -283,7 +283,7 @@ fn a_good_replica_outside_the_set_is_deleted_only_when_the_policy_is_met_without
     world
         .soft
         .deletes
-        .insert((DatanodeId(4), incarnation(4)), CHUNK);
+        .insert((DatanodeId(4), CHUNK, incarnation(4)));
     world.step();
     assert!(world.orders().is_empty(), "two verified replicas of three");
     let known = world.soft.datanodes.get_mut(DatanodeId(3)).unwrap();

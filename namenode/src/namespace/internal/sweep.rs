@@ -23,7 +23,7 @@ const STEP_RECORDS_MAX: u32 = 4096;
 /// `more` if this step stopped at its limit.
 pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome, OpError> {
     let mut budget = cmd.limit.clamp(1, STEP_RECORDS_MAX) as usize;
-    while budget > 0 && sweep_dead_map(txn, ctx, &mut budget)? {}
+    sweep_dead_maps(txn, ctx, &mut budget)?;
     while budget > 0 && sweep_detached(txn, ctx, &mut budget)? {}
     if budget > 0 {
         sweep_orphans(txn, ctx, &mut budget)?;
@@ -31,16 +31,29 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome
     Ok(done(0, budget == 0))
 }
 
-/// Releases extents of the first dead map. False if there is none.
-fn sweep_dead_map(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
-    let mut first: Option<(MapId, DeadMapRecord)> = None;
+/// Releases extents of dead maps. They are found by one scan: each scan steps over all that were deleted before.
+fn sweep_dead_maps(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<(), OpError> {
+    let mut maps: Vec<(MapId, DeadMapRecord)> = Vec::new();
     store::dead_map::scan(txn, MapId(0), &mut |map, record| {
-        first = Some((map, record));
-        Ok(false)
+        maps.push((map, record));
+        Ok(maps.len() < *budget)
     })?;
-    let Some((map, record)) = first else {
-        return Ok(false);
-    };
+    for (map, record) in maps {
+        if *budget == 0 {
+            break;
+        }
+        sweep_dead_map(txn, ctx, map, &record, budget)?;
+    }
+    Ok(())
+}
+
+fn sweep_dead_map(
+    txn: &mut Txn,
+    ctx: &Context,
+    map: MapId,
+    record: &DeadMapRecord,
+    budget: &mut usize,
+) -> Result<(), OpError> {
     let mut extents = Vec::new();
     store::extent::scan(txn, map, record.next_offset, &mut |extent| {
         extents.push(extent);
@@ -59,17 +72,42 @@ fn sweep_dead_map(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bo
         _ => store::dead_map::delete(txn, map),
     }
     *budget = budget.saturating_sub(extents.len().max(1));
+    Ok(())
+}
+
+/// Takes apart detached directories behind the cursor, in order of ids; begins again at the first when there are none. False if
+/// there are none at all. The cursor keeps a scan from stepping over everything that was deleted before, which would make the
+/// removal of n directories cost n² steps.
+fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
+    let cursor = txn.cluster().sweep_detached_cursor;
+    let mut directories = Vec::new();
+    store::detached::scan(txn, InodeId(cursor), &mut |id| {
+        directories.push(id);
+        Ok(directories.len() < *budget)
+    })?;
+    if directories.is_empty() {
+        txn.cluster_mut().sweep_detached_cursor = 0;
+        return Ok(cursor != 0);
+    }
+    let mut next = cursor;
+    for id in directories {
+        next = id.0;
+        if *budget == 0 || !sweep_directory(txn, ctx, id, budget)? {
+            break;
+        }
+        next = id.0 + 1;
+    }
+    txn.cluster_mut().sweep_detached_cursor = next;
     Ok(true)
 }
 
-/// Takes names out of the first detached directory. False if there is none.
-fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
-    let mut first = None;
-    store::detached::scan(txn, InodeId(0), &mut |id| {
-        first = Some(id);
-        Ok(false)
-    })?;
-    let Some(id) = first else { return Ok(false) };
+/// Takes names out of a detached directory, and removes it when it has none left: true.
+fn sweep_directory(
+    txn: &mut Txn,
+    ctx: &Context,
+    id: InodeId,
+    budget: &mut usize,
+) -> Result<bool, OpError> {
     let mut directory = load(txn, id)?;
     let names = names_in(txn, id, *budget)?;
     for (name, child) in &names {
@@ -83,10 +121,10 @@ fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bo
         store::detached::delete(txn, id);
         store::inode::delete(txn, id);
         tree::uncount(txn, &directory);
-    } else {
-        store::inode::put(txn, id, &directory);
+        return Ok(true);
     }
-    Ok(true)
+    store::inode::put(txn, id, &directory);
+    Ok(false)
 }
 
 fn names_in(
