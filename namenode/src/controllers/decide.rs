@@ -60,7 +60,7 @@ pub(super) enum Health {
     Open,
     /// Sealed without live bytes: waits for its grace to end.
     Dead,
-    /// Fewer live replicas than asked for.
+    /// Fewer live replicas than asked for, open or sealed.
     Under,
     /// No live replica.
     Unavailable,
@@ -109,18 +109,25 @@ pub(super) fn decide(
     }
 }
 
+/// Begun while datanodes were away: the missing replicas can be made when it is sealed.
+pub(super) fn is_short(record: &ChunkRecord, replicas: usize) -> bool {
+    replicas < usize::try_from(record.replication).unwrap_or(usize::MAX)
+}
+
 /// An open chunk that loses a replica is sealed at once; so is one with a replica where nothing new belongs.
 fn decide_open(record: &ChunkRecord, replicas: &[ReplicaView], seal: bool) -> Decision {
     let broken = replicas
         .iter()
         .any(|replica| !replica.is_live() || replica.admin != DatanodeAdminState::InService);
-    let lost = record.length > 0 && !replicas.iter().any(ReplicaView::is_live);
+    let live = replicas.iter().filter(|replica| replica.is_live()).count();
+    let health = match live {
+        _ if record.length == 0 => Health::Open,
+        0 => Health::Unavailable,
+        _ if is_short(record, live) => Health::Under,
+        _ => Health::Open,
+    };
     Decision {
-        health: if lost {
-            Health::Unavailable
-        } else {
-            Health::Open
-        },
+        health,
         actions: if seal || broken {
             vec![Action::Seal]
         } else {
@@ -246,6 +253,21 @@ mod tests {
         let mut abandoned = record(ChunkState::Open);
         abandoned.writer = 0;
         assert_eq!(decide(&abandoned, &good, false).actions, [Action::Seal]);
+    }
+
+    #[test]
+    fn an_open_chunk_that_began_with_too_few_replicas_counts_as_under_replicated() {
+        let views = [1, 2, 3].map(|id| view(id, Standing::Unconfirmed));
+        for state in [ChunkState::Open, ChunkState::Idle] {
+            let health =
+                |record: &ChunkRecord, count: usize| decide(record, &views[..count], false).health;
+            assert_eq!(health(&record(state), 3), Health::Open);
+            assert_eq!(health(&record(state), 2), Health::Under);
+            assert_eq!(health(&record(state), 0), Health::Unavailable);
+            let mut empty = record(state);
+            empty.length = 0;
+            assert_eq!(health(&empty, 2), Health::Open);
+        }
     }
 
     #[test]

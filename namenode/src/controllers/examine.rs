@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
@@ -13,7 +14,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{Action, Decision, Health, ReplicaView, decide};
+use super::decide::{Action, Decision, Health, ReplicaView, decide, is_short};
 use super::options::ControllerOptions;
 use super::placement::Spread;
 use super::registry::Standing;
@@ -25,6 +26,8 @@ use crate::store::{Read, StoreError, chunk, replica};
 
 /// An idle chunk with less room than this is of no use to a next writer.
 pub(super) const IDLE_ROOM_MIN: u64 = 64 << 10;
+/// Longest rest of an idle chunk that has fewer replicas than it asks for.
+const IDLE_SHORT_MAX: Duration = Duration::from_secs(5);
 
 /// A change of the committed state that was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,15 +271,21 @@ impl Soft {
             return false;
         }
         let epoch = Epoch(record.epoch);
+        // One with too few replicas gets the missing ones only when it is sealed.
+        let idle_max = if is_short(record, record.replicas.len()) {
+            options.idle_chunk_max.min(IDLE_SHORT_MAX)
+        } else {
+            options.idle_chunk_max
+        };
         match self.idle.get(&id) {
             Some((seen, since)) if *seen == epoch => {
-                if now.saturating_duration_since(*since) >= options.idle_chunk_max {
+                if now.saturating_duration_since(*since) >= idle_max {
                     return true;
                 }
             }
             _ => {
                 self.idle.insert(id, (epoch, now));
-                self.work.touch_at(now + options.idle_chunk_max, id);
+                self.work.touch_at(now + idle_max, id);
             }
         }
         record.capacity.saturating_sub(record.length) < IDLE_ROOM_MIN
