@@ -51,7 +51,7 @@ use self::writer::{Done, Job, Op, Writer};
 use super::types::{Entry, IoFlushed, LogId, LogState, TypeConfig, Vote};
 
 /// A bounded read gives no more than this, but at least one entry.
-const READ_BYTES_MAX: u64 = 4 << 20;
+const READ_BYTES_MAX: u64 = 2 << 20;
 
 /// The log of one member. Dropping it blocks until the batch at hand is written.
 pub struct LogStore {
