@@ -1,7 +1,6 @@
 //! What operators ask, and how namenodes introduce themselves to each other.
 
 use bytes::Bytes;
-use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::admin::{
     AddNamenodeRequest, AdminReply, FsckRequest, GreetReply, GreetRequest, MetricsReply,
     NamenodeStatus, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
@@ -106,16 +105,6 @@ impl NamenodeService {
             forget,
         } = request.decode()?;
         self.require_superuser(&caller, "change a datanode's state")?;
-        if forget
-            && self
-                .controllers
-                .alive_datanodes()
-                .contains(&DatanodeId(datanode))
-        {
-            let message =
-                format!("datanode {datanode} is running: stop it first, it would register again");
-            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
-        }
         let command = if forget {
             CommandKind::ForgetDatanode(ForgetDatanode { datanode })
         } else {
