@@ -9,7 +9,7 @@ use crate::commands;
 
 /// Cairn, a distributed file system: the one command for its users, its operators and its roles.
 ///
-/// Paths in the cluster start with `/`; others begin at /user/<your name>. In paths of the cluster `*`, `?`, `[a-z]` and
+/// Paths in the cluster start with `/`; others begin at /user/YOU. In paths of the cluster `*`, `?`, `[a-z]` and
 /// `{a,b}` stand for all that match: quote them, or the shell tries them on local files first.
 ///
 /// Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense, 130
