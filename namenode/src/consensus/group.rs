@@ -12,8 +12,7 @@ use cairn_protocol::rpc::{Peers, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesRequest, ReadPolicy, TransferLeaderRequest};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use openraft::{ChangeMembers, Raft, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,8 @@ use tracing::info;
 use super::flusher;
 use super::log_store::LogStore;
 use super::network::{self, Ballot, Network};
-use super::proposer::{Proposed, Proposer, ProposerHandle, not_leader};
+use super::proposer::{Proposed, Proposer, ProposerHandle};
+use super::reader::{Reader, ReaderHandle};
 use super::snapshot::{Piece, Receiver};
 use super::state::State;
 use super::state_machine::StateMachine;
@@ -116,6 +116,7 @@ pub struct Group {
     raft: RaftHandle,
     state: Arc<State>,
     proposer: ProposerHandle,
+    reader: ReaderHandle,
     peers: Peers,
     leadership: watch::Receiver<Leadership>,
     receiver: Arc<Mutex<Receiver>>,
@@ -153,8 +154,10 @@ impl Group {
         let machine = StateMachine::new(state.clone());
         let raft = Raft::new(id, config, network, log, machine).await?;
         let (proposer, handle) = Proposer::new(raft.clone(), clock);
+        let (reader, reader_handle) = Reader::new(raft.clone());
         tasks.component("state-flusher", |stop| flusher::run(state.clone(), stop));
         tasks.component("proposer", |stop| proposer.run(stop));
+        tasks.component("reader", |stop| reader.run(stop));
         let (sender, leadership) = watch::channel(Leadership::default());
         tasks.component("leadership", |stop| {
             watch_leadership(id, raft.clone(), sender, stop)
@@ -164,6 +167,7 @@ impl Group {
             raft,
             state,
             proposer: handle,
+            reader: reader_handle,
             peers,
             leadership,
             receiver: Arc::default(),
@@ -216,7 +220,7 @@ impl Group {
     pub async fn linearize(&self) -> Result<(), RpcError> {
         let read = async {
             let index = if self.leadership.borrow().leader == Some(self.id) {
-                self.own_read_index().await?
+                self.reader.read_index().await?
             } else {
                 self.leaders_read_index().await?
             };
@@ -229,16 +233,6 @@ impl Group {
                 ErrorCode::Unavailable,
                 "no quorum of namenodes answers",
             )),
-        }
-    }
-
-    async fn own_read_index(&self) -> Result<u64, RpcError> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().log_id().index),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(not_leader(&forward))
-            }
-            Err(error) => Err(RpcError::new(ErrorCode::Unavailable, error.to_string())),
         }
     }
 
@@ -400,7 +394,7 @@ impl Group {
     /// Answers another namenode.
     pub async fn handle(&self, method: Method, request: Request) -> Result<Reply, RpcError> {
         if method == Method::ReadIndex {
-            let index = self.own_read_index().await?;
+            let index = self.reader.read_index().await?;
             return Ok(Reply::new(&ReadIndexReply { index }));
         }
         let envelope = network::open_envelope(self.id, &request)?;

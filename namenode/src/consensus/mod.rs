@@ -9,6 +9,7 @@ pub mod group;
 pub mod log_store;
 mod network;
 mod proposer;
+mod reader;
 mod snapshot;
 pub mod state;
 mod state_machine;

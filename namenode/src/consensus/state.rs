@@ -82,11 +82,13 @@ impl State {
 
     /// Waits until apply has reached this index. Cancel-safe.
     pub async fn wait_applied(&self, index: u64) {
+        let reached = |applied: &Option<LogId>| applied.is_some_and(|log_id| log_id.index >= index);
+        if reached(&self.applied.borrow()) {
+            return;
+        }
         let mut applied = self.applied.subscribe();
         // The sender lives in self, so waiting can only end by reaching the index.
-        let _ = applied
-            .wait_for(|applied| applied.is_some_and(|log_id| log_id.index >= index))
-            .await;
+        let _ = applied.wait_for(reached).await;
     }
 
     /// The last applied entry.

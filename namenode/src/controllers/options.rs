@@ -55,7 +55,7 @@ impl Default for ControllerOptions {
             verify_timeout: Duration::from_secs(300),
             sync_timeout: Duration::from_secs(60),
             examine_step: 128,
-            sweep_limit: 1000,
+            sweep_limit: 250,
             drop_limit: 256,
             rotate_keys_after: Duration::from_secs(24 * 3600),
         }
