@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::replica::Appender;
 use super::scrub::VerifyStep;
 use super::volume::{Volume, VolumeStatus};
-use super::{ReadRange, ReplicaInfo, SealOutcome};
+use super::{ReadRange, ReplicaInfo, ReplicaState, SealOutcome};
 
 /// What an open replica is expected to grow by, when room for new ones is compared.
 const GROWTH_BYTES: u64 = 128 << 20;
@@ -20,6 +20,17 @@ pub struct ChunkStore {
     volumes: Vec<Arc<Volume>>,
     /// One placement at a time, so that a chunk never comes to lie on two volumes.
     placing: Mutex<()>,
+}
+
+/// Which of two replicas of one chunk counts. Incarnations grow with time over the whole cluster: the newest life is the one that the
+/// committed state means, unless it is damaged; an older one comes back with a volume that was away.
+fn worth(info: &ReplicaInfo) -> (bool, Incarnation, bool) {
+    let is_whole = info.state != ReplicaState::Damaged;
+    (
+        is_whole,
+        info.incarnation,
+        info.state == ReplicaState::Sealed,
+    )
 }
 
 impl ChunkStore {
@@ -43,8 +54,7 @@ impl ChunkStore {
                 for other in others {
                     let better = other
                         .find(info.chunk)
-                        .is_some_and(|found| found.state > info.state)
-                        && info.state == super::ReplicaState::Open;
+                        .is_some_and(|found| worth(&found) > worth(&info));
                     let hidden = if better { volume } else { other };
                     tracing::error!(chunk = %info.chunk, volume = %hidden.path().display(),
                         "second replica of a chunk on another volume, hidden");

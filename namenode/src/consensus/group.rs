@@ -431,10 +431,9 @@ impl Group {
             Method::RaftSnapshot => {
                 let piece: Piece = network::decode_body(&envelope.body)?;
                 let vote = piece.vote;
-                let complete = self
-                    .receiver
-                    .lock()
-                    .await
+                // Held until the installation is over: a transfer that starts anew removes what is installed from.
+                let mut receiver = self.receiver.lock().await;
+                let complete = receiver
                     .receive(&self.state, piece, request.payload)
                     .await?;
                 match complete {

@@ -12,5 +12,5 @@ mod proposer;
 mod reader;
 mod snapshot;
 pub mod state;
-mod state_machine;
+pub(crate) mod state_machine;
 pub mod types;

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use cairn_daemon::clock::Clock;
-use cairn_protocol::ErrorCode;
 use cairn_protocol::rpc::RpcError;
+use cairn_protocol::{ErrorCode, Failure};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
@@ -176,7 +176,11 @@ fn answer_all(answers: Vec<Answer>, outcomes: &[Bytes], index: u64) {
 fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> RpcError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => not_leader(&forward),
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward)) => not_leader(&forward),
+        // Not `NotLeader`: that says for certain that nothing has happened.
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward)) => RpcError {
+            failure: Failure::new(ErrorCode::Unavailable, "the leader changed meanwhile"),
+            leader_hint: not_leader(&forward).leader_hint,
+        },
         RaftError::APIError(other) => RpcError::new(ErrorCode::Unavailable, other.to_string()),
         RaftError::Fatal(fatal) => {
             RpcError::new(ErrorCode::Unavailable, format!("raft stopped: {fatal}"))

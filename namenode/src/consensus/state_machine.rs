@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_protocol::messages::operation::{Operation, OperationKind};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use prost::Message;
@@ -19,7 +20,7 @@ use super::types::{
     StoredMembership, TypeConfig,
 };
 use crate::namespace::apply_batch;
-use crate::namespace::command::Batch;
+use crate::namespace::command::{Batch, Command, CommandKind};
 use crate::store::AppliedState;
 
 /// A snapshot as the library passes it around.
@@ -88,13 +89,33 @@ impl StateMachine {
 fn decode_batch(bytes: Bytes, index: u64) -> io::Result<Batch> {
     let batch = Batch::decode(bytes)
         .map_err(|error| io::Error::other(format!("decode log entry {index}: {error}")))?;
-    if batch.commands.iter().any(|command| command.kind.is_none()) {
+    if batch.commands.iter().any(is_unknown) {
         let message = format!(
             "log entry {index} holds a command that this software does not know: upgrade it"
         );
         return Err(io::Error::other(message));
     }
     Ok(batch)
+}
+
+/// Whether a part of a command that decides what happens was dropped because this software does not know it.
+fn is_unknown(command: &Command) -> bool {
+    match &command.kind {
+        None => true,
+        Some(CommandKind::Client(client)) => operation_is_unknown(&client.operation),
+        Some(_) => false,
+    }
+}
+
+/// The same of an operation, and of those inside a transaction. The service proposes none of these.
+pub(crate) fn operation_is_unknown(operation: &Operation) -> bool {
+    match &operation.kind {
+        None => true,
+        Some(OperationKind::Transaction(transaction)) => {
+            transaction.operations.iter().any(operation_is_unknown)
+        }
+        Some(_) => false,
+    }
 }
 
 /// The applied state as it is stored beside the tables.

@@ -32,6 +32,8 @@ const INSTRUCTIONS_MAX: usize = 256;
 const VERIFIES_MAX: usize = 4;
 /// Instructions that may wait; walks through chunks rest beyond it.
 const WAITING_MAX: usize = 50_000;
+/// Instructions that may wait for one more to be taken on a client's word.
+const EVIDENCE_WAITING_MAX: usize = 1_000;
 /// Life of an instruction's token.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 
@@ -81,6 +83,11 @@ impl Outbox {
         if orders.insert((chunk, incarnation), kind).is_none() {
             self.count += 1;
         }
+    }
+
+    /// There is room for orders that clients' evidence asks for.
+    pub fn takes_evidence(&self) -> bool {
+        self.count < EVIDENCE_WAITING_MAX
     }
 
     /// Too many wait to look for more.

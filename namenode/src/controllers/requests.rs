@@ -167,6 +167,10 @@ pub(super) fn report_failed(controllers: &Controllers, failed: &[FailedReplica])
         return;
     };
     for evidence in failed.iter().take(EVIDENCE_MAX) {
+        // Evidence is anybody's word: it must not keep the controllers from their own work.
+        if !soft.outbox.takes_evidence() {
+            break;
+        }
         let Ok(Some(record)) = chunk::get(&snapshot, ChunkId(evidence.chunk)) else {
             continue;
         };
@@ -228,7 +232,7 @@ pub(super) fn place(
     let reuse = if request.whole {
         None
     } else {
-        soft.reusable(&snapshot, replication, &excluded)
+        soft.reusable(&snapshot, replication, datanodes.len(), &excluded)
             .map_err(internal)?
     };
     if reuse.is_none() {
@@ -508,6 +512,7 @@ impl Soft {
         &mut self,
         reader: &impl Read,
         replication: u32,
+        replicas_min: usize,
         excluded: &BTreeSet<DatanodeId>,
     ) -> Result<Option<ChunkId>, StoreError> {
         let mut looks = 0;
@@ -516,6 +521,7 @@ impl Soft {
             looks += 1;
             if let Some(record) = chunk::get(reader, id)?
                 && self.offered.get(&id) != Some(&Epoch(record.epoch))
+                && record.replicas.len() >= replicas_min
                 && self.can_append(&record, excluded)
             {
                 found = Some((id, Epoch(record.epoch)));

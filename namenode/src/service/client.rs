@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
+use cairn_protocol::ids::{ChunkId, DatanodeId, Sequence, SessionId};
 use cairn_protocol::messages::common::{Caller, Location};
 use cairn_protocol::messages::operation::{
     AllocateChunk, OperationKind, OutcomeKind, OutcomeValue,
@@ -19,10 +19,11 @@ use cairn_protocol::rpc::{Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::{NamenodeService, grants, internal, outcome_failure};
+use crate::consensus::state_machine::operation_is_unknown;
 use crate::namespace::command::{ClientCommand, CommandKind, OpenSession, Placement};
 use crate::namespace::{self, OpError};
 use crate::store::records::ReplicaRecord;
-use crate::store::{Read, chunk, session};
+use crate::store::{Read, chunk, outcome, session};
 
 /// Longest name of a client.
 const CLIENT_NAME_BYTES_MAX: usize = 255;
@@ -112,12 +113,21 @@ impl NamenodeService {
             let message = "a mutation without an operation, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
         };
+        if operation_is_unknown(&operation) {
+            let message = "an operation that this version does not know";
+            return Err(RpcError::new(ErrorCode::NotSupported, message));
+        }
         self.group.require_leader()?;
         let placement = match &operation.kind {
             Some(OperationKind::AllocateChunk(allocate)) => self.place(allocate)?,
             Some(OperationKind::RemoveTree(remove)) => {
-                self.check_remove_tree(&request.caller, &remove.location)
-                    .await?;
+                let checked = self
+                    .check_remove_tree(&request.caller, &remove.location)
+                    .await;
+                // A retry of what has happened finds no tree any more: apply answers it from memory.
+                if !self.is_remembered(request.session, request.sequence)? {
+                    checked?;
+                }
                 None
             }
             Some(_) => None,
@@ -144,6 +154,12 @@ impl NamenodeService {
             outcome: value,
             applied_index: proposed.index,
         }))
+    }
+
+    fn is_remembered(&self, session: u64, sequence: u64) -> Result<bool, RpcError> {
+        let store = self.group.state().store();
+        let found = outcome::get(&store.snapshot(), SessionId(session), Sequence(sequence));
+        Ok(found.map_err(internal)?.is_some())
     }
 
     fn place(&self, allocate: &AllocateChunk) -> Result<Option<Placement>, RpcError> {

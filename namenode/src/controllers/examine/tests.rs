@@ -392,7 +392,7 @@ fn an_idle_chunk_is_offered_once_at_each_epoch() {
     let none = BTreeSet::new();
     let offer = |world: &mut World, excluded: &BTreeSet<DatanodeId>| {
         let snapshot = world.store.snapshot();
-        world.soft.reusable(&snapshot, 3, excluded).unwrap()
+        world.soft.reusable(&snapshot, 3, 1, excluded).unwrap()
     };
     assert_eq!(offer(&mut world, &BTreeSet::from([DatanodeId(2)])), None);
     assert_eq!(offer(&mut world, &none), Some(CHUNK));

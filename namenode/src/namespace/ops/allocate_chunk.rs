@@ -26,8 +26,13 @@ pub(super) fn apply(
     };
     chunks::check_open_limit(txn, ctx.session)?;
     let reused = ChunkId(placement.reuse_chunk);
-    let idle = store::chunk::get(txn, reused)?
-        .filter(|chunk| chunk.state() == ChunkState::Idle && chunk.replication >= replication);
+    let idle = store::chunk::get(txn, reused)?.filter(|chunk| {
+        // What it has counts, not only what it asks for: new bytes must not begin with fewer replicas than a fresh
+        // chunk would give them.
+        chunk.state() == ChunkState::Idle
+            && chunk.replication >= replication
+            && chunk.replicas.len() >= placement.datanodes.len()
+    });
     let (id, chunk) = match idle {
         Some(mut chunk) => {
             chunks::hand_on(txn, ctx.session, reused, &mut chunk);
