@@ -14,6 +14,10 @@ use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
 use crate::namenode::lock;
 use crate::place::Place;
+use crate::retry::Backoff;
+
+/// What part of its patience an operation waits for datanodes that do not serve now: they start again within seconds, or stay dead.
+const RETURN_PATIENCE_DIVISOR: u32 = 6;
 
 /// Most bytes of one [`Reader::read_at`]: for more, [`Reader::stream`] keeps memory bounded.
 pub const READ_AT_BYTES_MAX: usize = 64 << 20;
@@ -167,24 +171,35 @@ impl Reader {
                 }
             }
         };
-        // The file may have been compacted, or the tokens expired: once more, with what is true now.
+        // The file may have been compacted, or the tokens expired: once more, with what is true now. Datanodes that are
+        // starting or cannot be reached may come back: they are asked again, for a while.
         tracing::debug!(offset, error = %first_failure, "no replica served, extents fetched again");
-        let page = self.fetch(offset).await?;
-        match page.piece(offset, wanted) {
-            Piece::Hole { length } => Ok(zeros(length)),
-            Piece::Bytes {
-                extent,
-                offset_in_extent,
-                length,
-            } => self
-                .read_extent(extent, offset_in_extent, length, sequential)
-                .await
-                .map_err(|failure| Error::DataLost {
-                    subject: self.inner.subject.clone(),
-                    offset,
+        let core = self.inner.fs.core();
+        let patience = core.config.timeouts.patience / RETURN_PATIENCE_DIVISOR;
+        let mut backoff = Backoff::new(&core.namenode.randomness, patience);
+        loop {
+            let page = self.fetch(offset).await?;
+            let (extent, offset_in_extent, length) = match page.piece(offset, wanted) {
+                Piece::Hole { length } => return Ok(zeros(length)),
+                Piece::Bytes {
+                    extent,
+                    offset_in_extent,
                     length,
-                    failure,
-                }),
+                } => (extent, offset_in_extent, length),
+            };
+            let read = self.read_extent(extent, offset_in_extent, length, sequential);
+            match read.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) if failure.code.is_retryable() && backoff.pause().await => {}
+                Err(failure) => {
+                    return Err(Error::DataLost {
+                        subject: self.inner.subject.clone(),
+                        offset,
+                        length,
+                        failure,
+                    });
+                }
+            }
         }
     }
 

@@ -66,7 +66,10 @@ pub(crate) async fn read(
                         code: failure.code as u32,
                     });
                 }
-                last = failure;
+                // One that may come back is what counts: the caller then waits for it.
+                if !last.code.is_retryable() {
+                    last = failure;
+                }
             }
         }
     }
