@@ -17,7 +17,7 @@ use super::error::OpError;
 use super::inode;
 use super::permission::{self, EXECUTE};
 use crate::store::records::{DirentRecord, InodeRecord};
-use crate::store::{self, Read, StoreError};
+use crate::store::{self, Directory, Found, Read, StoreError};
 
 /// Deepest directory that may be changed: bounds every walk up to the root.
 pub(super) const DEPTH_MAX: usize = 4096;
@@ -66,6 +66,9 @@ pub(super) fn resolve(
     location: &Location,
     follow: bool,
 ) -> Result<Node, OpError> {
+    if let Some(node) = shortcut(read, caller, location, follow)? {
+        return Ok(node);
+    }
     let mut walk = Walk::start(read, caller, location)?;
     let demands_directory = location.path.ends_with(b"/") || location.path.ends_with(b"/.");
     walk.follow_last = follow || demands_directory;
@@ -79,6 +82,89 @@ pub(super) fn resolve(
             }
             Ok(node)
         }
+    }
+}
+
+/// The same for a plain path through directories that are remembered, or are from now on. `None` if it takes a real walk: symbolic
+/// links, doubled slashes and the like.
+fn shortcut(
+    read: &impl Read,
+    caller: &Caller,
+    location: &Location,
+    follow: bool,
+) -> Result<Option<Node>, OpError> {
+    check_text(location)?;
+    let path = &location.path;
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let mut components = path.split(|&byte| byte == b'/');
+    if components.clone().any(|name| matches!(name, b"" | b".")) {
+        return Ok(None);
+    }
+    let name = components.next_back().unwrap_or_default();
+    let Some((mut id, mut directory)) = known_start(read, start_of(location))? else {
+        return Ok(None);
+    };
+    for component in components {
+        require_search(caller, &directory, location)?;
+        match known_step(read, id, component)? {
+            Some(step) => (id, directory) = step,
+            None => return Ok(None),
+        }
+    }
+    require_search(caller, &directory, location)?;
+    let dirent = store::dirent::get(read, id, name)?;
+    let dirent = dirent.ok_or_else(|| failure(ErrorCode::NotFound, location))?;
+    if follow && dirent.kind == InodeKind::Symlink as i32 {
+        return Ok(None);
+    }
+    load(read, dirent).map(Some)
+}
+
+/// Where a shortcut begins; `None` unless it is a directory.
+fn known_start(read: &impl Read, id: InodeId) -> Result<Option<(InodeId, Directory)>, StoreError> {
+    if let Found::Known(id, directory) = read.known_directory(id) {
+        return Ok(Some((id, directory)));
+    }
+    let found = store::inode::get(read, id)?;
+    let directory = found.as_ref().and_then(Directory::of);
+    if let Some(directory) = directory {
+        read.remember(None, id, directory);
+    }
+    Ok(directory.map(|directory| (id, directory)))
+}
+
+/// The directory of this name; `None` unless it is one.
+fn known_step(
+    read: &impl Read,
+    parent: InodeId,
+    name: &[u8],
+) -> Result<Option<(InodeId, Directory)>, OpError> {
+    if let Found::Known(id, directory) = read.known_entry(parent, name) {
+        return Ok(Some((id, directory)));
+    }
+    let Some(dirent) = store::dirent::get(read, parent, name)? else {
+        return Ok(None);
+    };
+    if dirent.kind != InodeKind::Directory as i32 {
+        return Ok(None);
+    }
+    let node = load(read, dirent)?;
+    let directory = Directory::of(&node.inode);
+    if let Some(directory) = directory {
+        read.remember(Some((parent, name)), node.id, directory);
+    }
+    Ok(directory.map(|directory| (node.id, directory)))
+}
+
+fn require_search(
+    caller: &Caller,
+    directory: &Directory,
+    location: &Location,
+) -> Result<(), OpError> {
+    if permission::may_search(caller, directory) {
+        Ok(())
+    } else {
+        Err(failure(ErrorCode::PermissionDenied, location))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use cairn_protocol::messages::common::{Caller, InodeKind};
 
+use crate::store::Directory;
 use crate::store::records::InodeRecord;
 
 /// Bits of a question, as in access(2).
@@ -40,14 +41,25 @@ pub(super) fn allows(caller: &Caller, inode: &InodeRecord, mask: u32) -> bool {
         let directory = inode.kind == InodeKind::Directory as i32;
         return mask & EXECUTE == 0 || directory || inode.mode & ANY_EXECUTE != 0;
     }
-    let shift = if caller.uid == inode.uid {
+    class_bits(caller, inode.mode, inode.uid, inode.gid) & mask == mask
+}
+
+/// Whether the caller may look names up in a directory.
+pub(super) fn may_search(caller: &Caller, directory: &Directory) -> bool {
+    let Directory { mode, uid, gid } = *directory;
+    caller.uid == 0 || class_bits(caller, mode, uid, gid) & EXECUTE != 0
+}
+
+/// The bits of the class that the caller belongs to.
+fn class_bits(caller: &Caller, mode: u32, uid: u32, gid: u32) -> u32 {
+    let shift = if caller.uid == uid {
         6
-    } else if in_group(caller, inode.gid) {
+    } else if in_group(caller, gid) {
         3
     } else {
         0
     };
-    (inode.mode >> shift) & mask == mask
+    mode >> shift
 }
 
 /// Whether a sticky directory forbids the caller to remove or rename this entry.

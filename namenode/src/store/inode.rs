@@ -22,6 +22,11 @@ pub fn decode(key: &[u8]) -> Result<InodeId, StoreError> {
     Ok(id)
 }
 
+/// Decodes a value.
+pub fn decode_value(inode: InodeId, value: &[u8]) -> Result<InodeRecord, StoreError> {
+    key::decode_record(value, || format!("inode {inode}"))
+}
+
 /// Reads one.
 pub fn get(
     reader: &(impl Read + ?Sized),
@@ -52,7 +57,7 @@ pub fn scan(
         Key::new(KeyKind::Inode),
         &mut |key, value| {
             let id = decode(key)?;
-            visit(id, key::decode_record(value, || format!("inode {id}"))?)
+            visit(id, decode_value(id, value)?)
         },
     )
 }

@@ -4,6 +4,7 @@
 //! the entry's index, so that the state on disk is always exactly the state after some entry. What was not flushed
 //! when the process ends is lost on purpose, also at a clean end: start-up replays the log from [`Store::applied`].
 
+mod directories;
 mod error;
 mod key;
 mod open;
@@ -39,6 +40,7 @@ use std::sync::Mutex;
 
 use rocksdb::{DB, FlushOptions, ReadOptions, ReadTier, WriteOptions};
 
+pub use directories::{Directory, Found};
 pub use error::StoreError;
 pub use key::KeyKind;
 pub use open::{FORMAT_VERSION, StoreOptions};
@@ -46,6 +48,7 @@ pub use read::{Read, Snapshot, scan_kind};
 pub use records::AppliedState;
 pub use txn::Txn;
 
+use directories::Directories;
 use key::Key;
 use records::ClusterRecord;
 
@@ -56,6 +59,7 @@ pub struct Store {
     write_options: WriteOptions,
     /// The cluster record as of the last commit, because every transaction needs it. Held for moments only.
     cluster: Mutex<ClusterRecord>,
+    directories: Directories,
 }
 
 impl Store {
@@ -71,6 +75,7 @@ impl Store {
             path: dir.to_path_buf(),
             write_options,
             cluster: Mutex::new(ClusterRecord::default()),
+            directories: Directories::default(),
         };
         let cluster = cluster::get(&store.snapshot())?;
         *store.lock_cluster() = cluster;
@@ -79,7 +84,7 @@ impl Store {
 
     /// A consistent view of the last committed state.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot::new(&self.db)
+        Snapshot::new(&self.db, &self.directories)
     }
 
     /// Begins one apply batch. There is one at a time: it reads what is beneath it without a snapshot.

@@ -1,8 +1,10 @@
 //! Reading the state: what a snapshot and a transaction have in common.
 
+use cairn_protocol::ids::InodeId;
 use rocksdb::{DB, DBRawIterator, ReadOptions};
 
 use super::cluster;
+use super::directories::{Directories, Directory, Found, Moment};
 use super::error::StoreError;
 use super::key::{Key, KeyKind};
 use super::records::ClusterRecord;
@@ -34,6 +36,19 @@ pub trait Read {
         Ok(last)
     }
 
+    /// What is remembered of a directory.
+    fn known_directory(&self, _id: InodeId) -> Found {
+        Found::Unknown
+    }
+
+    /// What is remembered of the directory that a name leads to.
+    fn known_entry(&self, _parent: InodeId, _name: &[u8]) -> Found {
+        Found::Unknown
+    }
+
+    /// Remembers what was read here: a directory, and the name that leads to it unless it is where walks start.
+    fn remember(&self, _name: Option<(InodeId, &[u8])>, _id: InodeId, _directory: Directory) {}
+
     /// The cluster record; a transaction answers with its own changes.
     fn cluster_record(&self) -> Result<ClusterRecord, StoreError> {
         cluster::get(self)
@@ -41,23 +56,34 @@ pub trait Read {
 }
 
 /// The state as it was when the snapshot was taken.
-pub struct Snapshot<'a>(rocksdb::Snapshot<'a>);
+pub struct Snapshot<'a> {
+    tables: rocksdb::Snapshot<'a>,
+    directories: &'a Directories,
+    /// `None` if what is remembered does not fit to the tables.
+    moment: Option<Moment>,
+}
 
 impl<'a> Snapshot<'a> {
-    pub(super) fn new(db: &'a DB) -> Self {
-        Self(db.snapshot())
+    pub(super) fn new(db: &'a DB, directories: &'a Directories) -> Self {
+        // First, so that the moment is never younger than the tables.
+        let moment = directories.moment();
+        Self {
+            tables: db.snapshot(),
+            directories,
+            moment,
+        }
     }
 }
 
 impl Read for Snapshot<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0
+        self.tables
             .get(key)
             .map_err(StoreError::rocks("read", || name(key)))
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let mut iterator = self.0.raw_iterator_opt(bounds(start, end));
+        let mut iterator = self.tables.raw_iterator_opt(bounds(start, end));
         iterator.seek(start);
         while let Some((key, value)) = iterator.item() {
             if !visit(key, value)? {
@@ -69,7 +95,7 @@ impl Read for Snapshot<'_> {
     }
 
     fn scan_back(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let mut iterator = self.0.raw_iterator_opt(bounds(start, end));
+        let mut iterator = self.tables.raw_iterator_opt(bounds(start, end));
         iterator.seek_to_last();
         while let Some((key, value)) = iterator.item() {
             if !visit(key, value)? {
@@ -78,6 +104,26 @@ impl Read for Snapshot<'_> {
             iterator.prev();
         }
         finished(&iterator, start)
+    }
+
+    fn known_directory(&self, id: InodeId) -> Found {
+        match self.moment {
+            Some(moment) => self.directories.directory(moment, id),
+            None => Found::Unknown,
+        }
+    }
+
+    fn known_entry(&self, parent: InodeId, name: &[u8]) -> Found {
+        match self.moment {
+            Some(moment) => self.directories.entry(moment, parent, name),
+            None => Found::Unknown,
+        }
+    }
+
+    fn remember(&self, name: Option<(InodeId, &[u8])>, id: InodeId, directory: Directory) {
+        if let Some(moment) = self.moment {
+            self.directories.remember(moment, name, id, directory);
+        }
     }
 }
 

@@ -173,12 +173,17 @@ impl<'a> Txn<'a> {
             batch.put(cluster::encode(), self.cluster.encode_to_vec());
         }
         batch.put(applied_key(), applied.encode_to_vec());
+        let changes = self.overlay.iter();
+        self.store
+            .directories
+            .begin_commit(changes.map(|(key, written)| (key, written.as_deref())))?;
         self.store
             .db
             .write_opt(batch, &self.store.write_options)
             .map_err(StoreError::rocks("write", || {
                 format!("batch of entry {}", applied.index)
             }))?;
+        self.store.directories.end_commit();
         if self.cluster_changed {
             *self.store.lock_cluster() = self.cluster;
         }
