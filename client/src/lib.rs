@@ -6,6 +6,7 @@
 //! | `file_system` | connects, owns what operations share |
 //! | `operations`, `queries`, `admin`, `sync` | one method per operation of the namenode |
 //! | `read`, `write` | data |
+//! | `open_file` | a file open for reads and writes at any offset |
 //! | `session` | why a change happens exactly once |
 //! | `namenode`, `retry` | finds the leader; the one place that repeats requests |
 //! | `datanodes` | connections to datanodes |
@@ -20,6 +21,7 @@ mod datanodes;
 mod error;
 mod file_system;
 mod namenode;
+mod open_file;
 mod operations;
 mod place;
 mod queries;
@@ -32,6 +34,7 @@ mod write;
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
 pub use file_system::FileSystem;
+pub use open_file::OpenFile;
 pub use operations::AttributeChange;
 pub use place::{Place, normalise};
 pub use queries::Directory;

@@ -73,6 +73,16 @@ impl ExtentPage {
         Ok((page, subject))
     }
 
+    /// A page that describes nothing of a file whose attributes are known.
+    pub(crate) fn unknown(attributes: Attributes) -> Self {
+        Self {
+            attributes,
+            range: 0..0,
+            extents: Vec::new(),
+            expires_at_ms: 0,
+        }
+    }
+
     /// `None` if the reply contradicts itself.
     fn new(offset: u64, located: LocatedExtents) -> Option<Self> {
         let datanodes: BTreeMap<u64, &DatanodeAddress> = located

@@ -74,6 +74,55 @@ impl FileSystem {
 }
 
 impl Reader {
+    /// Of a regular file whose attributes are known. Nothing is fetched before the first read.
+    pub(crate) fn unfetched(fs: &FileSystem, attributes: &Attributes) -> Self {
+        let inode = InodeId(attributes.inode);
+        let page = ExtentPage::unknown(attributes.clone());
+        Self {
+            inner: Arc::new(Inner {
+                fs: fs.clone(),
+                subject: Subject::Inode(inode),
+                inode,
+                page: Mutex::new(Arc::new(page)),
+            }),
+        }
+    }
+
+    /// Forgets the extents: the next read fetches them again.
+    pub(crate) fn forget(&self) {
+        let mut page = lock(&self.inner.page);
+        *page = Arc::new(ExtentPage::unknown(page.attributes.clone()));
+    }
+
+    /// The first byte at or after `offset` that is in an extent; `None` if there is none.
+    pub(crate) async fn next_data(&self, mut offset: u64) -> Result<Option<u64>> {
+        loop {
+            let page = self.page_at(offset).await?;
+            if offset >= page.range.end {
+                return Ok(None);
+            }
+            match page.piece(offset, u64::MAX) {
+                Piece::Bytes { .. } => return Ok(Some(offset)),
+                Piece::Hole { length } => offset += length,
+            }
+        }
+    }
+
+    /// The first byte at or after `offset` that is in no extent, which may be the end of the file; `None` beyond that.
+    pub(crate) async fn next_hole(&self, offset: u64) -> Result<Option<u64>> {
+        let mut at = offset;
+        loop {
+            let page = self.page_at(at).await?;
+            if at >= page.range.end {
+                return Ok((at > offset).then_some(at));
+            }
+            match page.piece(at, u64::MAX) {
+                Piece::Hole { .. } => return Ok(Some(at)),
+                Piece::Bytes { length, .. } => at += length,
+            }
+        }
+    }
+
     /// The file as of its last fetched extents.
     pub fn attributes(&self) -> Attributes {
         self.page().attributes.clone()
