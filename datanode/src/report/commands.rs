@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
+use cairn_protocol::messages::common::ReplicaTarget;
 use cairn_protocol::messages::datanode::{
     CopyReplica, DeleteReplica, InstructReply, InstructRequest, InstructResult, Instruction,
     InstructionKind, ReplicaState, SealReplica, SyncReplica, VerifyReplica,
 };
 use cairn_protocol::{ErrorCode, Failure};
 
-use crate::transfer::{Copies, CopyOrder, Transfer};
+use crate::transfer::{Copies, CopyOrder, CopySource, Piece, Transfer};
 
 /// Instructions in one request.
 const INSTRUCTIONS_MAX: usize = 256;
@@ -22,6 +23,10 @@ const VERIFY_STEP_BYTES: u64 = 8 << 20;
 
 /// The longest chunk that is copied.
 const LENGTH_MAX: u64 = 128 << 20;
+
+/// Pieces that one copy is put together from, and the chunks that they are in.
+const PIECES_MAX: usize = 4096;
+const PIECE_SOURCES_MAX: usize = 256;
 
 /// Carries out what the leader says. Cheap to clone.
 #[derive(Clone)]
@@ -153,18 +158,15 @@ impl Commands {
             let text = format!("a replica of {} bytes, at most {LENGTH_MAX}", copy.length);
             return Err(Failure::new(ErrorCode::InvalidArgument, text));
         }
-        self.copies.start(CopyOrder {
-            chunk,
-            incarnation,
-            epoch: Epoch(copy.epoch),
-            length: copy.length,
-            sources: copy
-                .sources
-                .into_iter()
-                .map(|source| source.datanode)
-                .collect(),
-            token: copy.token,
-        })
+        if copy.pieces.len() > PIECES_MAX || copy.piece_sources.len() > PIECE_SOURCES_MAX {
+            let text = format!(
+                "{} pieces of {} chunks, at most {PIECES_MAX} of {PIECE_SOURCES_MAX}",
+                copy.pieces.len(),
+                copy.piece_sources.len()
+            );
+            return Err(Failure::new(ErrorCode::TooLarge, text));
+        }
+        self.copies.start(copy_order(chunk, incarnation, copy))
     }
 
     async fn verify(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), Failure> {
@@ -204,5 +206,46 @@ impl Commands {
             }
             found => Ok(found),
         }
+    }
+}
+
+/// A copy of a whole replica is a copy of one piece.
+fn copy_order(chunk: ChunkId, incarnation: Incarnation, copy: CopyReplica) -> CopyOrder {
+    let addresses = |sources: Vec<ReplicaTarget>| {
+        let datanodes = sources.into_iter().map(|source| source.datanode);
+        datanodes.collect()
+    };
+    let (sources, pieces) = if copy.pieces.is_empty() {
+        let source = CopySource {
+            chunk,
+            datanodes: addresses(copy.sources),
+            token: copy.token,
+        };
+        let whole = Piece {
+            source: 0,
+            offset: 0,
+            length: copy.length,
+        };
+        (vec![source], vec![whole])
+    } else {
+        let sources = copy.piece_sources.into_iter().map(|source| CopySource {
+            chunk: ChunkId(source.chunk),
+            datanodes: addresses(source.sources),
+            token: source.token,
+        });
+        let pieces = copy.pieces.iter().map(|piece| Piece {
+            source: piece.source_index as usize,
+            offset: piece.offset,
+            length: piece.length.min(LENGTH_MAX),
+        });
+        (sources.collect(), pieces.collect())
+    };
+    CopyOrder {
+        chunk,
+        incarnation,
+        epoch: Epoch(copy.epoch),
+        length: copy.length,
+        sources,
+        pieces,
     }
 }

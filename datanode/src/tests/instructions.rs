@@ -141,6 +141,7 @@ async fn a_sealed_replica_is_copied_and_counts_once_it_is_whole() {
                     len: length,
                 },
             ),
+            ..CopyReplica::default()
         })
     };
     let id = cluster.nodes[1].id;
@@ -185,6 +186,7 @@ async fn a_copy_that_fails_leaves_nothing_and_says_why_when_asked_again() {
                     len: 500,
                 },
             ),
+            ..CopyReplica::default()
         })
     };
     let id = cluster.nodes[1].id;
@@ -217,6 +219,7 @@ async fn a_copy_that_is_deleted_while_it_is_made_leaves_nothing() {
                     len: length as u64,
                 },
             ),
+            ..CopyReplica::default()
         });
         cluster.instruct(1, 1, incarnation, copy)
     };

@@ -1,9 +1,11 @@
-//! New replicas from other datanodes' sealed ones: pulled in windows, verified, synced, sealed; only then they count.
+//! New replicas from other datanodes' sealed ones: pulled in windows, verified, synced, sealed; only then they count. A copy of
+//! compaction is put together from pieces of several chunks in the same way.
 //!
 //! A copy that does not finish leaves nothing: its destination is invisible until it is sealed, and is removed when the
 //! copy fails or at the next start. The leader hears of the sealed replica in the next heartbeat.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use cairn_daemon::Tasks;
+use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::limits::BUFFER_BYTES;
 use cairn_protocol::messages::common::DatanodeAddress;
@@ -20,6 +23,7 @@ use cairn_protocol::rpc::Peers;
 use cairn_protocol::{ErrorCode, Failure, Method};
 
 use super::packet::Packet;
+use crate::chunk_store::BlockChecksum;
 use crate::metrics::Metrics;
 use crate::replicas::{Replicas, Writer};
 
@@ -39,9 +43,27 @@ pub(crate) struct CopyOrder {
     pub incarnation: Incarnation,
     pub epoch: Epoch,
     pub length: u64,
+    pub sources: Vec<CopySource>,
+    /// In their order in the copy; together they are `length` bytes.
+    pub pieces: Vec<Piece>,
+}
+
+/// A chunk that is read.
+#[derive(Clone, Debug)]
+pub(crate) struct CopySource {
+    pub chunk: ChunkId,
     /// Best first.
-    pub sources: Vec<DatanodeAddress>,
+    pub datanodes: Vec<DatanodeAddress>,
+    /// Read token for the whole chunk.
     pub token: Vec<u8>,
+}
+
+/// A range of one of the sources.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub source: usize,
+    pub offset: u64,
+    pub length: u64,
 }
 
 /// The copies that are being made. Cheap to clone.
@@ -178,7 +200,6 @@ impl Shared {
         result
     }
 
-    /// Pulls windows from the first source that has them, changing over where it left off.
     async fn fill(
         &self,
         order: &CopyOrder,
@@ -186,55 +207,82 @@ impl Shared {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut offset = 0;
-        let mut sources = order.sources.iter();
-        let Some(mut source) = sources.next() else {
-            return Err(Failure::new(
-                ErrorCode::InvalidArgument,
-                "a copy without sources",
-            ));
+        for piece in &order.pieces {
+            let Some(source) = order.sources.get(piece.source) else {
+                return Err(invalid("a piece of a source that is not named"));
+            };
+            self.fill_piece(source, piece, offset, writer, cancel)
+                .await?;
+            offset += piece.length;
+        }
+        if offset == order.length {
+            Ok(())
+        } else {
+            Err(invalid("the pieces of a copy are not as long as the copy"))
+        }
+    }
+
+    /// Pulls windows from the first datanode that has them, changing over where it left off.
+    async fn fill_piece(
+        &self,
+        source: &CopySource,
+        piece: &Piece,
+        to: u64,
+        writer: &Writer,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut done = 0;
+        let mut datanodes = source.datanodes.iter();
+        let Some(mut from) = datanodes.next() else {
+            return Err(invalid("a copy without sources"));
         };
-        while offset < order.length {
-            match unless(cancel, self.window(order, source, offset)).await? {
+        while done < piece.length {
+            let rest = piece.offset.saturating_add(done)..piece.offset.saturating_add(piece.length);
+            match unless(cancel, self.window(source, from, rest, to + done)).await? {
                 Ok(packet) => {
                     self.metrics.copied(packet.payload.len());
-                    offset = packet.end();
+                    done += packet.payload.len() as u64;
                     writer.append(vec![packet], false).await?;
                 }
                 Err(failure) => {
-                    let datanode = DatanodeId(source.datanode);
-                    tracing::info!(chunk = %order.chunk, %datanode, error = %failure, "source of a copy failed");
-                    source = sources.next().ok_or(failure)?;
+                    let datanode = DatanodeId(from.datanode);
+                    tracing::info!(chunk = %source.chunk, %datanode, error = %failure, "source of a copy failed");
+                    from = datanodes.next().ok_or(failure)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The next bytes, verified.
+    /// The next bytes of `rest`, verified, to go to `to` in the copy.
     async fn window(
         &self,
-        order: &CopyOrder,
-        source: &DatanodeAddress,
-        offset: u64,
+        source: &CopySource,
+        from: &DatanodeAddress,
+        rest: Range<u64>,
+        to: u64,
     ) -> Result<Packet, Failure> {
-        let length = (order.length - offset).min(BUFFER_BYTES as u64) as u32;
         let request = ReadReplica {
-            chunk: order.chunk.0,
-            offset,
-            length,
-            token: order.token.clone(),
+            chunk: source.chunk.0,
+            offset: rest.start,
+            length: (rest.end - rest.start).min(BUFFER_BYTES as u64) as u32,
+            token: source.token.clone(),
             sequential: true,
         };
         let call = self.peers.call_typed::<ReadReply>(
-            &source.address,
+            &from.address,
             Method::ReadReplica.into(),
             &request,
             Bytes::new(),
             READ_TIMEOUT,
         );
         let (reply, payload) = call.await.map_err(|error| error.failure)?;
-        window_packet(offset, order.length, reply, payload)
+        window_packet(&rest, to, reply, payload)
     }
+}
+
+fn invalid(text: &str) -> Failure {
+    Failure::new(ErrorCode::InvalidArgument, text)
 }
 
 /// Waits for something, unless the copy is given up.
@@ -251,31 +299,107 @@ async fn unless<T>(
     }
 }
 
-/// What of a reply comes next: its blocks from `offset` on. A source that sends something else is no source.
+/// What of a reply comes next: the bytes of `rest` in it, verified by the blocks that they came in, and at `to` from now on. Blocks
+/// that reach out of `rest` are cut and get checksums of their own. A source that sends something else is no source.
 fn window_packet(
-    offset: u64,
-    end: u64,
+    rest: &Range<u64>,
+    to: u64,
     reply: ReadReply,
     payload: Bytes,
 ) -> Result<Packet, Failure> {
     let malformed =
         |text: &str| Failure::new(ErrorCode::Malformed, format!("source of a copy: {text}"));
-    // Blocks below `offset` cannot be there: windows end at block ends, and the token covers the whole chunk.
-    if reply.offset != offset || payload.is_empty() {
-        return Err(malformed("sent another range than was asked for"));
-    }
     let header = PacketHeader {
         sequence: 1,
-        offset_in_chunk: offset,
+        offset_in_chunk: reply.offset,
         block_lengths: reply.block_lengths,
         block_crcs: reply.block_crcs,
         sync: false,
         last: false,
     };
-    let packet = Packet::verified(header, payload)?;
-    if packet.end() > end {
-        Err(malformed("is longer than the seal"))
-    } else {
-        Ok(packet)
+    let read = Packet::verified(header, payload)?;
+    if read.offset > rest.start || read.end() <= rest.start {
+        return Err(malformed("sent another range than was asked for"));
+    }
+    let cut = rest.start..read.end().min(rest.end);
+    let bytes = (cut.start - read.offset) as usize..(cut.end - read.offset) as usize;
+    let blocks = read.blocks.iter().filter_map(|block| {
+        let (start, end) = (block.offset, block.offset + u64::from(block.length));
+        let kept = start.max(cut.start)..end.min(cut.end);
+        let length = kept
+            .end
+            .checked_sub(kept.start)
+            .filter(|&length| length > 0)?;
+        let is_whole = kept == (start..end);
+        let from = (kept.start - read.offset) as usize;
+        Some(BlockChecksum {
+            offset: to + (kept.start - cut.start),
+            length: length as u32,
+            crc32c: if is_whole {
+                block.crc32c
+            } else {
+                crc32c(&read.payload[from..from + length as usize])
+            },
+        })
+    });
+    Ok(Packet {
+        offset: to,
+        blocks: blocks.collect(),
+        payload: read.payload.slice(bytes),
+        ..read
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cairn_protocol::checksum::crc32c;
+    use cairn_protocol::messages::transfer::ReadReply;
+
+    use super::window_packet;
+
+    fn reply(offset: u64, blocks: &[&[u8]]) -> (ReadReply, Bytes) {
+        let reply = ReadReply {
+            offset,
+            block_lengths: blocks.iter().map(|block| block.len() as u32).collect(),
+            block_crcs: blocks.iter().map(|block| crc32c(block)).collect(),
+            ..ReadReply::default()
+        };
+        (reply, blocks.concat().into())
+    }
+
+    #[test]
+    fn a_whole_window_keeps_its_blocks() {
+        let (reply, payload) = reply(10, &[b"abc", b"defg"]);
+        let packet = window_packet(&(10..17), 10, reply, payload).unwrap();
+        assert_eq!(packet.payload, "abcdefg");
+        let blocks: Vec<_> = packet.blocks.iter().map(|b| (b.offset, b.length)).collect();
+        assert_eq!(blocks, [(10, 3), (13, 4)]);
+    }
+
+    #[test]
+    fn a_piece_is_cut_out_of_its_blocks_and_moves() {
+        let (reply, payload) = reply(10, &[b"abc", b"de", b"fghi", b"jk"]);
+        let packet = window_packet(&(11..17), 100, reply, payload).unwrap();
+        assert_eq!(packet.payload, "bcdefg");
+        let blocks: Vec<_> = packet
+            .blocks
+            .iter()
+            .map(|b| (b.offset, b.length, b.crc32c))
+            .collect();
+        let expected = [
+            (100, 2, crc32c(b"bc")),
+            (102, 2, crc32c(b"de")),
+            (104, 2, crc32c(b"fg")),
+        ];
+        assert_eq!(blocks, expected);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_or_does_not_match_is_refused() {
+        let (good, payload) = reply(10, &[b"abc"]);
+        assert!(window_packet(&(9..12), 0, good.clone(), payload.clone()).is_err());
+        assert!(window_packet(&(13..14), 0, good.clone(), payload).is_err());
+        assert!(window_packet(&(10..12), 0, good, Bytes::from_static(b"abd")).is_err());
     }
 }

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 
 pub(crate) use budget::Budget;
-pub(crate) use copy::{Copies, CopyOrder};
+pub(crate) use copy::{Copies, CopyOrder, CopySource, Piece};
 pub(crate) use open_write::serve as serve_write;
 pub(crate) use packet::Packet;
 pub(crate) use read_queue::ReadQueue;

@@ -335,6 +335,7 @@ fn copy_instruction(controllers: &Controllers, order: &Order) -> Result<Instruct
         length: order.length,
         sources: order.sources.clone(),
         token: token::mint(&keys, &grant),
+        ..CopyReplica::default()
     }))
 }
 

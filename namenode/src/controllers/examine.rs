@@ -196,6 +196,9 @@ impl Soft {
         options: &ControllerOptions,
         proposals: &mut Vec<Proposal>,
     ) {
+        if record.compaction && record.state() == ChunkState::Open && self.compacting {
+            return;
+        }
         let idle_too_long = self.note_idle(id, record, now, options);
         let Decision { health, actions } = decide(record, &self.views(record), idle_too_long);
         self.note_health(id, health);

@@ -5,15 +5,16 @@
 //! liveness     who is heard (soft only);  sessions: who is alive, and expiry
 //! placement    where replicas go;         decide: what a chunk needs, from committed record and soft state (pure)
 //! examine      works through chunks that changed, and carries out what was decided: seals, removals
-//! copies       re-replication, fewest verified replicas first
+//! copies       re-replication, fewest verified replicas first;   compaction: of chunks of which little is used
 //! instruct     orders to datanodes and what they answer;   reconcile: what reports and answers mean (pure)
 //! sync         durable on every replica;  reclaim: sweeps, dropping dead chunks;  upkeep: token keys, decommissioning
 //! ```
 //!
 //! Committed state and soft state never mix: everything in `Soft` belongs to one term of leadership and is thrown away with
 //! it. A new leader gives every session and datanode a full life, scans all chunks once, and learns from reports which replicas are
-//! verified. Compaction of sparsely used chunks is not done here.
+//! verified.
 
+mod compaction;
 mod copies;
 mod decide;
 mod examine;
@@ -122,6 +123,9 @@ impl Controllers {
         tasks.component("controllers-instruct", |stop| instruct::run(own(), stop));
         tasks.component("controllers-examine", |stop| examine::run(own(), stop));
         tasks.component("controllers-copies", |stop| copies::run(own(), stop));
+        tasks.component("controllers-compaction", |stop| {
+            compaction::run(own(), stop)
+        });
         tasks.component("controllers-reclaim", |stop| reclaim::run(own(), stop));
         tasks.component("controllers-upkeep", |stop| upkeep::run(own(), stop));
     }

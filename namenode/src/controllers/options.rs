@@ -19,6 +19,12 @@ pub struct ControllerOptions {
     pub copy_timeout: Duration,
     /// How often a running copy is asked for.
     pub copy_poll: Duration,
+    /// How often compaction looks for chunks of which little is used.
+    pub compaction_interval: Duration,
+    /// Such a chunk is left in peace until it has been sealed for this long.
+    pub compaction_rest: Duration,
+    /// How often a running compaction is asked for.
+    pub compaction_poll: Duration,
     /// What failed is tried again after this long.
     pub retry_after: Duration,
     /// A chunk for whose copy there is no datanode is looked at again after this long.
@@ -49,6 +55,9 @@ impl Default for ControllerOptions {
             copies_max: 256,
             copy_timeout: Duration::from_secs(600),
             copy_poll: Duration::from_secs(5),
+            compaction_interval: Duration::from_secs(10),
+            compaction_rest: Duration::from_secs(60),
+            compaction_poll: Duration::from_millis(200),
             retry_after: Duration::from_secs(5),
             no_target_after: Duration::from_secs(15),
             instruct_timeout: Duration::from_secs(30),

@@ -58,6 +58,10 @@ pub(super) fn judge(
         (ChunkState::Sealed, true) => Meaning::Failed(ErrorCode::WrongLength),
         // The seal itself will tell.
         (ChunkState::Sealed, false) => Meaning::Unsure,
+        // Compaction's replicas are sealed before their chunk is, which happens at their length.
+        (ChunkState::Open, true) if record.compaction && state.epoch == record.epoch => {
+            Meaning::Unsure
+        }
         (ChunkState::Open | ChunkState::Idle, true) => Meaning::Failed(ErrorCode::Sealed),
         (ChunkState::Open | ChunkState::Idle, false) if state.length < record.length => {
             Meaning::Short

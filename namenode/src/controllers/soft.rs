@@ -46,6 +46,10 @@ pub(super) struct Soft {
     pub offered: BTreeMap<ChunkId, Epoch>,
     /// Chunks that are not simply sealed and well.
     pub health: BTreeMap<ChunkId, Health>,
+    /// A compaction of this leader runs: an open chunk that compaction allocated is not one that a former leader left behind.
+    pub compacting: bool,
+    /// Chunks whose compaction failed, and until when they are left alone.
+    pub compaction_avoid: BTreeMap<ChunkId, Instant>,
 }
 
 impl Soft {
@@ -67,6 +71,8 @@ impl Soft {
             idle: BTreeMap::new(),
             offered: BTreeMap::new(),
             health: BTreeMap::new(),
+            compacting: false,
+            compaction_avoid: BTreeMap::new(),
         }
     }
 

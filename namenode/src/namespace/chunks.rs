@@ -257,8 +257,12 @@ pub(super) fn raise_replication(
     txn.touched_chunk(id);
 }
 
-/// Ends a chunk at its committed length. One that is sealed already stays as it is.
+/// Ends a chunk at its committed length; one of compaction, which is made before anything in it is committed, at what all its replicas
+/// have on disk. One that is sealed already stays as it is.
 pub(super) fn seal(txn: &mut Txn, stamp: Stamp, id: ChunkId, chunk: &mut ChunkRecord) {
+    if chunk.compaction && chunk.state() == ChunkState::Open {
+        advance_length(txn, chunk, chunk.synced_length);
+    }
     match chunk.state() {
         ChunkState::Sealed => return,
         ChunkState::Open => store::open_chunk::delete(txn, chunk.writer.into(), id),

@@ -269,6 +269,40 @@ pub struct CopyReplica {
     /// Read token for the whole chunk.
     #[prost(bytes = "vec", tag = "4")]
     pub token: Vec<u8>,
+    /// Compaction: instead of one replica, the copy is of these pieces in this order; `length` is their sum. At most 4,096.
+    #[prost(message, repeated, tag = "5")]
+    pub pieces: Vec<CopyPiece>,
+    /// Where the pieces are; at most 256.
+    #[prost(message, repeated, tag = "6")]
+    pub piece_sources: Vec<CopySource>,
+}
+
+/// A range of a sealed chunk that goes into another.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct CopyPiece {
+    /// Index into `piece_sources`.
+    #[prost(uint32, tag = "1")]
+    pub source_index: u32,
+    /// First byte in its chunk.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+}
+
+/// A chunk that is read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopySource {
+    /// Chunk id.
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// Where to read, best first.
+    #[prost(message, repeated, tag = "2")]
+    pub sources: Vec<ReplicaTarget>,
+    /// Read token for the whole chunk.
+    #[prost(bytes = "vec", tag = "3")]
+    pub token: Vec<u8>,
 }
 
 /// fsync through at least this length.

@@ -77,6 +77,8 @@ fn eager_controllers() -> ControllerOptions {
         copy_poll: Duration::from_millis(500),
         retry_after: Duration::from_millis(500),
         no_target_after: Duration::from_secs(1),
+        compaction_interval: Duration::from_millis(200),
+        compaction_rest: Duration::from_millis(200),
         ..ControllerOptions::default()
     }
 }

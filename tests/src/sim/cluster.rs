@@ -481,6 +481,8 @@ fn controllers(idle_chunk_max: Duration) -> ControllerOptions {
         copy_poll: Duration::from_millis(300),
         retry_after: Duration::from_millis(500),
         no_target_after: Duration::from_secs(1),
+        compaction_interval: Duration::from_secs(1),
+        compaction_rest: Duration::from_secs(1),
         instruct_timeout: Duration::from_secs(2),
         verify_timeout: Duration::from_secs(5),
         sync_timeout: Duration::from_secs(5),

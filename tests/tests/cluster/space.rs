@@ -85,9 +85,10 @@ async fn a_chunk_that_small_files_share_stays_until_the_last_is_gone() {
     for seed in 0..59 {
         fs.unlink(format!("/{seed}")).await.unwrap();
     }
-    let last = cluster.chunks_of(&fs, "/59").await.unwrap();
     cluster
         .until("the other chunks go", async || {
+            // What is left may move together into another chunk.
+            let last = cluster.chunks_of(&fs, "/59").await?;
             for (id, record) in cluster.chunks().await? {
                 ensure!(
                     last.contains(&id) || record.state != 1,
@@ -155,5 +156,67 @@ async fn a_full_cluster_says_so_and_can_still_delete() {
         })
         .await
         .unwrap();
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_in_sparsely_used_chunks_moves_together_and_keeps_every_byte() {
+    let options = ClusterOptions {
+        chunk_size: 1 << 20,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    for seed in 0..80 {
+        fs.write_file(
+            format!("/{seed}"),
+            content(seed, 50_000),
+            &WriteOptions::default(),
+        )
+        .await
+        .unwrap();
+    }
+    // A range in the middle of a block that two files use, and a hole beside bytes that stay.
+    fs.write_file("/clone", content(100, 10), &WriteOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        fs.clone_range("/8", 30_001, 15_000, "/clone", 5)
+            .await
+            .unwrap(),
+        15_000
+    );
+    fs.punch_hole("/16", 100, 40_000, false).await.unwrap();
+    let mut clone = content(100, 10)[..5].to_vec();
+    clone.extend_from_slice(&content(8, 50_000)[30_001..45_001]);
+    let mut punched = content(16, 50_000).to_vec();
+    punched[100..40_100].fill(0);
+    for seed in (0..80).filter(|seed| seed % 8 != 0) {
+        fs.unlink(format!("/{seed}")).await.unwrap();
+    }
+    // Nothing is written any more: the chunks are sealed with the session.
+    fs.clone().close().await.unwrap();
+    let used = 9 * 50_000 + 10_000 + 5;
+    cluster
+        .until("what is left lies together", async || {
+            let chunks = cluster.chunks().await?;
+            let sealed = chunks.values().filter(|record| record.state == 1);
+            let (live, length) = sealed.fold((0, 0), |(live, length), record| {
+                (live + record.live_bytes, length + record.length)
+            });
+            let together = live == used && length < 2 * live;
+            ensure!(together, "{live} of {length} bytes are used");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    cluster.wait_files_match().await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    for seed in (0..80).filter(|seed| seed % 8 == 0 && *seed != 16) {
+        let read = fs.read_file(format!("/{seed}")).await.unwrap();
+        assert!(read == content(seed, 50_000), "/{seed}");
+    }
+    assert!(fs.read_file("/clone").await.unwrap() == clone);
+    assert!(fs.read_file("/16").await.unwrap() == punched);
     cluster.check(&fs).await.unwrap();
 }
