@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::replicas::{Replicas, Writer};
 
 /// How long a source may take to send one window.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Copies that may wait for their turn; more are refused, and the leader asks again.
 const ORDERS_MAX: usize = 1024;
@@ -168,6 +168,7 @@ impl Shared {
         let mut state = self.lock();
         state.active.remove(&order.chunk);
         if let Err(failure) = result {
+            tracing::debug!(chunk = %order.chunk, incarnation = %order.incarnation, error = %failure, "copy not made");
             state
                 .failed
                 .insert(order.chunk, (order.incarnation, failure.clone()));

@@ -477,7 +477,8 @@ fn controllers(idle_chunk_max: Duration) -> ControllerOptions {
     ControllerOptions {
         interval: Duration::from_millis(200),
         idle_chunk_max,
-        copy_timeout: Duration::from_secs(5),
+        // Longer than a datanode waits for one source, so that a dead connection is noticed.
+        copy_timeout: Duration::from_secs(12),
         copy_poll: Duration::from_millis(300),
         retry_after: Duration::from_millis(500),
         no_target_after: Duration::from_secs(1),
