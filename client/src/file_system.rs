@@ -3,15 +3,18 @@
 //! The operations are in `operations.rs` (changes), `queries.rs` (questions), `admin.rs` (operators), `read/` and `write/`.
 
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairn_protocol::messages::common::ClusterSettings;
 use cairn_protocol::rpc::{ConnectionOptions, Hello};
-use tokio::sync::Semaphore;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::config::ClusterConfig;
@@ -23,6 +26,9 @@ use crate::write::small::SmallFiles;
 
 /// How long [`FileSystem::close`] waits for writers to give their chunks back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most bytes read ahead over all open files.
+const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
 
 /// A connected file system. Cheap to clone: clones share session, connections and limits.
 ///
@@ -61,9 +67,50 @@ pub(crate) struct Core {
     pub(crate) datanodes: Datanodes,
     /// One permit per byte that is sent and not yet committed, over all writers.
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Somebody waits for `in_flight`.
+    pub(crate) shortage: Shortage,
+    /// Bytes read ahead of those who will ask for them, over all open files.
+    pub(crate) read_ahead: Arc<Semaphore>,
+    /// Set when the file system is closed: open files then write what they have at once.
+    pub(crate) closing: CancellationToken,
+    /// Open files with something to write.
+    pub(crate) dirty_files: TaskTracker,
     /// There was a pipeline: if there is none now, that is a failure that may pass.
     pub(crate) has_written: AtomicBool,
     pub(crate) background: Background,
+}
+
+/// Tells those who hold bytes that wait for company that others wait for the memory.
+#[derive(Default)]
+pub(crate) struct Shortage {
+    waiting: AtomicUsize,
+    begun: Notify,
+}
+
+/// Somebody waits for memory, until it is dropped.
+pub(crate) struct ShortageWait<'a>(&'a Shortage);
+
+impl Shortage {
+    pub(crate) fn begin(&self) -> ShortageWait<'_> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.begun.notify_waiters();
+        ShortageWait(self)
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Ends when the next shortage begins, also one that begins before it is polled.
+    pub(crate) fn begun(&self) -> Notified<'_> {
+        self.begun.notified()
+    }
+}
+
+impl Drop for ShortageWait<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Tasks that outlive the operation that started them: writers' engines, chunks being given back, reports.
@@ -109,6 +156,10 @@ impl FileSystem {
             datanodes: Datanodes::new(hello, options, config.host.clone()),
             has_written: AtomicBool::new(false),
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
+            shortage: Shortage::default(),
+            read_ahead: Arc::new(Semaphore::new(READ_AHEAD_BYTES_MAX)),
+            closing: CancellationToken::new(),
+            dirty_files: TaskTracker::new(),
             background: Background(Arc::downgrade(&tasks)),
             namenode,
             sessions,
@@ -136,6 +187,14 @@ impl FileSystem {
     /// Gives open chunks back and ends the session. Writers should be closed before: those that are not will fail. Without
     /// this call the cluster cleans up by itself when the session expires. Not cancel-safe.
     pub async fn close(self) -> Result<()> {
+        self.core().closing.cancel();
+        self.core().dirty_files.close();
+        if timeout(CLOSE_TIMEOUT, self.core().dirty_files.wait())
+            .await
+            .is_err()
+        {
+            debug!("open files cut off at close");
+        }
         self.inner.small.close();
         // Engines end once their callers are gone and their chunks are given back.
         if timeout(CLOSE_TIMEOUT, self.drain()).await.is_err() {

@@ -1,31 +1,98 @@
 //! A file open for reads and writes at any offset, as a mount needs it: one state for all handles of an inode.
+//!
+//! | file | what |
+//! |---|---|
+//! | `overlay` | the bytes that are written and not yet committed |
+//! | `state` | what handles share: the overlay, its memory, who waits |
+//! | `engine` | the task that writes and commits them |
+//! | `reads`, `ahead` | committed bytes below the overlay; read-ahead |
+//!
+//! A write is taken over into memory, like `write(2)`; flush and sync say when it has arrived. Nothing leaves the overlay
+//! before it is committed.
+
+mod ahead;
+mod engine;
+mod overlay;
+mod reads;
+mod state;
 
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::operation::{Commit, CommitPlace, OperationKind};
+use cairn_protocol::{ErrorCode, Failure};
+use tokio::sync::{Notify, RwLock, Semaphore, oneshot};
+use tokio::time::timeout;
 
+use self::ahead::Ahead;
+use self::engine::Engine;
+use self::state::{Room, State};
 use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
 use crate::namenode::lock;
-use crate::read::reader::{READ_AT_BYTES_MAX, Reader};
-use crate::write::whole::RECORD_BYTES_MAX;
+use crate::read::reader::Reader;
+use crate::write::packet::PACKET_BYTES;
+use crate::write::whole::reserve;
 
-/// A regular file open for reads and writes at any offset. Cheap to clone: clones share all state.
+/// Most bytes of one file that are written and not yet committed: enough for a stream that commits every 16 MiB to go on
+/// meanwhile.
+const FILE_BYTES_MAX: usize = 32 << 20;
+
+/// A regular file open for reads and writes at any offset. Cheap to clone: clones share all state. When the last one is
+/// dropped, what is left to write is written in the background; only [`OpenFile::flush`] tells whether that worked.
+///
+/// ```no_run
+/// # async fn example(fs: cairn_client::FileSystem) -> Result<(), cairn_client::Error> {
+/// let inode = fs.stat("/file").await?.inode.into();
+/// let file = fs.open_file(inode).await?;
+/// file.write(1 << 20, "far out".into()).await?;
+/// assert_eq!(file.read(1 << 20, 7).await?, "far out");
+/// file.sync().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct OpenFile {
-    inner: Arc<Inner>,
+    handle: Arc<Handle>,
+}
+
+/// Dropped with the last clone; the engine, which holds the rest, then finishes.
+struct Handle(Arc<Inner>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let dirty = {
+            let mut state = lock(&self.0.state);
+            state.closed = true;
+            state.running || state.is_dirty()
+        };
+        if dirty {
+            Engine::wake(&self.0);
+        }
+    }
 }
 
 struct Inner {
     fs: FileSystem,
     inode: InodeId,
     subject: Subject,
+    replication: u32,
     reader: Reader,
-    /// Held for a look-up.
-    size: Mutex<u64>,
+    ahead: Ahead,
+    /// Held for short sections, never across a wait.
+    state: Mutex<State>,
+    /// Read-locked by writes, write-locked by what must happen between them: append, truncate, punch.
+    order: RwLock<()>,
+    /// Wakes the engine.
+    wake: Notify,
+    /// Tells writers that wait for room that the bytes before theirs could not be written.
+    failed: Notify,
+    /// One permit per byte of this file that is not yet committed.
+    room: Arc<Semaphore>,
+    /// The room is too small for a stream to commit by itself before it is full.
+    commits_for_room: bool,
 }
 
 impl FileSystem {
@@ -45,14 +112,24 @@ impl FileSystem {
     /// The same with the attributes of a regular file that were just learnt: nothing is asked.
     pub fn open_file_known(&self, attributes: &Attributes) -> OpenFile {
         let inode = InodeId(attributes.inode);
+        let bytes_max = self.core().config.in_flight_bytes_max / 2;
+        let room = bytes_max.min(FILE_BYTES_MAX);
+        let inner = Inner {
+            fs: self.clone(),
+            inode,
+            subject: Subject::Inode(inode),
+            replication: attributes.replication,
+            reader: Reader::unfetched(self, attributes),
+            ahead: Ahead::default(),
+            state: Mutex::new(State::new(attributes)),
+            order: RwLock::new(()),
+            wake: Notify::new(),
+            failed: Notify::new(),
+            room: Arc::new(Semaphore::new(room)),
+            commits_for_room: room < FILE_BYTES_MAX,
+        };
         OpenFile {
-            inner: Arc::new(Inner {
-                fs: self.clone(),
-                inode,
-                subject: Subject::Inode(inode),
-                reader: Reader::unfetched(self, attributes),
-                size: Mutex::new(attributes.size),
-            }),
+            handle: Arc::new(Handle(Arc::new(inner))),
         }
     }
 }
@@ -60,99 +137,289 @@ impl FileSystem {
 impl OpenFile {
     /// Which file it is.
     pub fn inode(&self) -> InodeId {
-        self.inner.inode
+        self.inner().inode
     }
 
-    /// Writes all of `bytes`.
-    pub async fn write(&self, offset: u64, bytes: Bytes) -> Result<()> {
-        let mut rest = bytes;
+    /// Takes all of `bytes` over; they are committed later. Waits while the memory is used up. Fails only if that does not
+    /// end, or if the bytes before these cannot be written meanwhile. If the future is dropped, or fails, none, all, or the
+    /// first megabytes of a larger write are taken over.
+    pub async fn write(&self, offset: u64, mut bytes: Bytes) -> Result<()> {
+        let inner = self.inner();
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Error::refused(&inner.subject, ErrorCode::FileTooLarge));
+        }
+        let _order = inner.order.read().await;
         let mut at = offset;
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(RECORD_BYTES_MAX));
-            let length = piece.len() as u64;
-            let attributes = self.inner.fs.write_at(self.inner.inode, at, piece).await?;
-            self.learn(&attributes);
-            at += length;
+        while !bytes.is_empty() {
+            // To where a packet ends, so that whole packets need no copy.
+            let to_packet_end = PACKET_BYTES - (at % PACKET_BYTES as u64) as usize;
+            let piece = bytes.split_to(bytes.len().min(to_packet_end));
+            let length = piece.len();
+            let room = inner.room(length).await?;
+            let look = {
+                let mut state = lock(&inner.state);
+                state.write(at, piece, room) || !state.running
+            };
+            if look || inner.fs.core().shortage.exists() {
+                Engine::wake(inner);
+            }
+            at += length as u64;
         }
         Ok(())
     }
 
-    /// One atomic append at the end of the file as the cluster has it; returns where. Committed when it returns.
+    /// One atomic append at the end of the file as the cluster has it, of at most 16 MiB; returns where. Committed when it
+    /// returns. Not cancel-safe: the bytes may be there or not.
     pub async fn append(&self, bytes: Bytes) -> Result<u64> {
-        let length = bytes.len() as u64;
-        let offset = self.inner.fs.record_append(self.inner.inode, bytes).await?;
-        self.inner.reader.forget();
-        let mut size = lock(&self.inner.size);
-        *size = (*size).max(offset + length);
-        Ok(offset)
+        let inner = self.inner();
+        let _order = inner.order.write().await;
+        inner.flush().await?;
+        if bytes.is_empty() {
+            return Ok(self.size());
+        }
+        let commit = |extents| {
+            OperationKind::Commit(Commit {
+                location: Location::inode(inner.inode),
+                extents,
+                place: CommitPlace::Append as i32,
+                ..Commit::default()
+            })
+        };
+        let fs = &inner.fs;
+        let outcome = fs
+            .append_and_commit(&inner.subject, inner.replication, 0, &bytes, commit)
+            .await?;
+        inner.changed(&outcome.attributes);
+        Ok(outcome.offset_in_file)
     }
 
-    /// Up to `length` bytes from `offset`, fewer only at the end of the file. Sees all writes made through any clone before.
+    /// Up to `length` bytes from `offset`, fewer only at the end of the file. Sees all writes made through any clone before,
+    /// also those not yet committed, and what others committed before the last [`OpenFile::invalidate`]. Cancel-safe.
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
-        let length = length.min(READ_AT_BYTES_MAX);
-        self.inner.reader.read_at(offset, length).await
+        self.inner().read(offset, length).await
     }
 
-    /// The size as this client sees it.
+    /// The size as this client sees it: committed as last heard of, or larger through writes not yet committed.
     pub fn size(&self) -> u64 {
-        *lock(&self.inner.size)
+        lock(&self.inner().state).size()
     }
 
     /// True if there are bytes that are not committed.
     pub fn is_dirty(&self) -> bool {
-        false
+        lock(&self.inner().state).is_dirty()
     }
 
-    /// Commits all gathered bytes. The attributes after the commit; `None` if nothing was to be committed.
+    /// Commits all that was written before: visible to all. The attributes after the last commit; `None` if there was none
+    /// since the last flush.
+    ///
+    /// Fails if that does not work, or once if bytes were given up in the background since the last flush. Bytes that a
+    /// later attempt may commit are kept, and tried again by the next flush and in the background. Cancel-safe.
     pub async fn flush(&self) -> Result<Option<Attributes>> {
-        Ok(None)
+        self.inner().flush().await
     }
 
-    /// Flushes, and makes the file durable on every replica.
+    /// Flushes, and makes the file durable on every replica. Cancel-safe.
     pub async fn sync(&self) -> Result<Option<Attributes>> {
-        let flushed = self.flush().await?;
-        self.inner
-            .fs
-            .sync_inode(&self.inner.subject, self.inner.inode)
-            .await?;
+        let inner = self.inner();
+        let flushed = inner.flush().await?;
+        inner.fs.sync_inode(&inner.subject, inner.inode).await?;
         Ok(flushed)
     }
 
-    /// Cuts or extends the file.
+    /// Cuts or extends the file. Writes before it that lie beyond are given up, those after it are kept. Not cancel-safe.
     pub async fn truncate(&self, size: u64) -> Result<Attributes> {
-        let attributes = self.inner.fs.truncate(self.inner.inode, size).await?;
-        self.learn(&attributes);
+        let inner = self.inner();
+        let _order = inner.order.write().await;
+        let _held = inner.hold_back().await?;
+        let attributes = inner.fs.truncate(inner.inode, size).await?;
+        {
+            let mut state = lock(&inner.state);
+            state.overlay.cut(size..u64::MAX);
+            state.release();
+        }
+        inner.changed(&attributes);
         Ok(attributes)
     }
 
-    /// Makes a range read as zeros; with `extend` the file may grow to its end.
+    /// Makes a range read as zeros; with `extend` the file may grow to its end. Flushes first. Not cancel-safe.
     pub async fn punch_hole(&self, offset: u64, length: u64, extend: bool) -> Result<Attributes> {
-        let punched = self
-            .inner
-            .fs
-            .punch_hole(self.inner.inode, offset, length, extend);
+        let inner = self.inner();
+        let _order = inner.order.write().await;
+        inner.flush().await?;
+        let punched = inner.fs.punch_hole(inner.inode, offset, length, extend);
         let attributes = punched.await?;
-        self.learn(&attributes);
+        inner.changed(&attributes);
         Ok(attributes)
     }
 
-    /// The first byte of data at or after `offset`; `None` if there is none.
+    /// The first byte of data at or after `offset`, written ones included; `None` if there is none. Cancel-safe.
     pub async fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
-        self.inner.reader.next_data(offset).await
+        self.inner().next_data(offset).await
     }
 
     /// The first byte of a hole at or after `offset`, the end of the file counting as one; `None` at or beyond the end.
+    /// Cancel-safe.
     pub async fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
-        self.inner.reader.next_hole(offset).await
+        self.inner().next_hole(offset).await
     }
 
-    /// Drops cached extents: the file was changed by others.
+    /// Forgets what is known of the committed file: others changed it.
     pub fn invalidate(&self) {
-        self.inner.reader.forget();
+        let inner = self.inner();
+        lock(&inner.state).invalidate();
+        inner.forget();
+    }
+
+    /// Attributes that were just learnt elsewhere: if the file has changed since what is known of it, that is forgotten.
+    pub fn observe(&self, attributes: &Attributes) {
+        let inner = self.inner();
+        let newer = {
+            let mut state = lock(&inner.state);
+            attributes.version > state.version() && state.learn(attributes)
+        };
+        if newer {
+            inner.forget();
+        }
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.0
+    }
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("inode", &self.inode())
+            .field("size", &self.size())
+            .finish()
+    }
+}
+
+/// The engine takes nothing until it is dropped.
+struct HeldBack<'a>(&'a Arc<Inner>);
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        let running = {
+            let mut state = lock(&self.0.state);
+            state.held_back = false;
+            state.running
+        };
+        if running {
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+/// Counts a writer that waits for room.
+struct RoomWait<'a>(&'a Inner);
+
+impl Drop for RoomWait<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).room_waiters -= 1;
+    }
+}
+
+impl Inner {
+    /// Waits for memory, and makes the engine hurry. Cancel-safe.
+    async fn room(self: &Arc<Self>, bytes: usize) -> Result<Room> {
+        let core = self.fs.core();
+        let count = bytes as u32;
+        if let Ok(own) = self.room.clone().try_acquire_many_owned(count)
+            && let Ok(all) = core.in_flight.clone().try_acquire_many_owned(count)
+        {
+            let all = Some(all);
+            return Ok(Room { own, all });
+        }
+        lock(&self.state).room_waiters += 1;
+        let _waiting = RoomWait(self);
+        Engine::wake(self);
+        let failed = self.failed.notified();
+        let acquire = async {
+            // The semaphore is never closed.
+            let own = self.room.clone().acquire_many_owned(count).await.ok()?;
+            let all = reserve(core, bytes).await;
+            Some(Room { own, all })
+        };
+        let patience = core.config.timeouts.patience;
+        tokio::select! {
+            biased;
+            room = timeout(patience, acquire) => match room {
+                Ok(Some(room)) => Ok(room),
+                Ok(None) => Err(Error::refused(&self.subject, ErrorCode::Unavailable)),
+                Err(_) => {
+                    let message = format!("no memory for bytes in flight within {patience:?}");
+                    let failure = Failure::new(ErrorCode::TimedOut, message);
+                    Err(Error::refused(&self.subject, failure))
+                }
+            },
+            () = failed => {
+                let error = lock(&self.state).last_error.clone();
+                Err(error.unwrap_or_else(|| Error::refused(&self.subject, ErrorCode::Unavailable)))
+            }
+        }
+    }
+
+    async fn flush(self: &Arc<Self>) -> Result<Option<Attributes>> {
+        let answered = {
+            let mut state = lock(&self.state);
+            if !state.is_dirty() {
+                return state.report();
+            }
+            let (answer, answered) = oneshot::channel();
+            state.flushes.push(answer);
+            answered
+        };
+        Engine::wake(self);
+        answered.await.unwrap_or_else(|_| Err(self.interrupted()))
+    }
+
+    /// Waits until nothing is on its way to a commit, and keeps it so.
+    async fn hold_back(self: &Arc<Self>) -> Result<HeldBack<'_>> {
+        let answered = {
+            let mut state = lock(&self.state);
+            state.held_back = true;
+            if state.is_settled() {
+                return Ok(HeldBack(self));
+            }
+            let (answer, answered) = oneshot::channel();
+            state.settles.push(answer);
+            answered
+        };
+        let held = HeldBack(self);
+        Engine::wake(self);
+        match answered.await {
+            Ok(_) => Ok(held),
+            Err(_) => Err(self.interrupted()),
+        }
+    }
+
+    /// Units up to `last` are committed.
+    fn committed(&self, last: u64, attributes: &Attributes) {
+        // In this order: see `reads`.
+        self.forget();
+        lock(&self.state).committed(last, attributes);
+    }
+
+    /// An operation of our own has changed the file.
+    fn changed(&self, attributes: &Attributes) {
+        self.forget();
+        self.learn(attributes);
     }
 
     fn learn(&self, attributes: &Attributes) {
-        self.inner.reader.forget();
-        *lock(&self.inner.size) = attributes.size;
+        lock(&self.state).learn(attributes);
+    }
+
+    fn forget(&self) {
+        self.reader.forget();
+        self.ahead.clear();
+    }
+
+    fn interrupted(&self) -> Error {
+        let failure = Failure::new(ErrorCode::Unavailable, "the file system is closed");
+        Error::refused(&self.subject, failure)
     }
 }

@@ -1,5 +1,6 @@
 //! Positional reads of a file.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,9 @@ const RETURN_PATIENCE_DIVISOR: u32 = 6;
 /// Most bytes of one [`Reader::read_at`]: for more, [`Reader::stream`] keeps memory bounded.
 pub const READ_AT_BYTES_MAX: usize = 64 << 20;
 
+/// Most pages of extents that an open file keeps.
+const PAGES_MAX: usize = 32;
+
 /// Zeros for holes, shared by all.
 static ZEROS: [u8; READ_BYTES as usize] = [0; READ_BYTES as usize];
 
@@ -39,7 +43,53 @@ struct Inner {
     subject: Subject,
     inode: InodeId,
     /// Held for a look-up or an exchange.
-    page: Mutex<Arc<ExtentPage>>,
+    pages: Mutex<Pages>,
+}
+
+/// What is known of the extents.
+struct Pages {
+    latest: Arc<ExtentPage>,
+    /// Others of the same version of the file, newest first.
+    others: VecDeque<Arc<ExtentPage>>,
+    /// Grows whenever all is forgotten: what was asked before that is not kept.
+    generation: u64,
+}
+
+impl Pages {
+    fn new(page: ExtentPage) -> Self {
+        Self {
+            latest: Arc::new(page),
+            others: VecDeque::new(),
+            generation: 0,
+        }
+    }
+
+    fn find(&self, offset: u64, now_ms: u64) -> Option<Arc<ExtentPage>> {
+        std::iter::once(&self.latest)
+            .chain(&self.others)
+            .find(|page| page.range.contains(&offset) && page.is_fresh(now_ms))
+            .cloned()
+    }
+
+    fn keep(&mut self, page: Arc<ExtentPage>) {
+        let before = std::mem::replace(&mut self.latest, page);
+        let latest = &self.latest;
+        self.others.push_front(before);
+        self.others.retain(|other| {
+            let overlaps =
+                other.range.start < latest.range.end && latest.range.start < other.range.end;
+            other.attributes.version == latest.attributes.version
+                && !other.range.is_empty()
+                && !overlaps
+        });
+        self.others.truncate(PAGES_MAX - 1);
+    }
+
+    fn forget(&mut self) {
+        self.generation += 1;
+        self.others.clear();
+        self.latest = Arc::new(ExtentPage::unknown(self.latest.attributes.clone()));
+    }
 }
 
 impl FileSystem {
@@ -53,13 +103,13 @@ impl FileSystem {
             return Err(Error::invalid(&subject, "not a regular file"));
         }
         let inode = InodeId(page.attributes.inode);
-        let page = Mutex::new(Arc::new(page));
+        let pages = Mutex::new(Pages::new(page));
         Ok(Reader {
             inner: Arc::new(Inner {
                 fs: self.clone(),
                 subject,
                 inode,
-                page,
+                pages,
             }),
         })
     }
@@ -77,21 +127,20 @@ impl Reader {
     /// Of a regular file whose attributes are known. Nothing is fetched before the first read.
     pub(crate) fn unfetched(fs: &FileSystem, attributes: &Attributes) -> Self {
         let inode = InodeId(attributes.inode);
-        let page = ExtentPage::unknown(attributes.clone());
+        let pages = Mutex::new(Pages::new(ExtentPage::unknown(attributes.clone())));
         Self {
             inner: Arc::new(Inner {
                 fs: fs.clone(),
                 subject: Subject::Inode(inode),
                 inode,
-                page: Mutex::new(Arc::new(page)),
+                pages,
             }),
         }
     }
 
     /// Forgets the extents: the next read fetches them again.
     pub(crate) fn forget(&self) {
-        let mut page = lock(&self.inner.page);
-        *page = Arc::new(ExtentPage::unknown(page.attributes.clone()));
+        lock(&self.inner.pages).forget();
     }
 
     /// The first byte at or after `offset` that is in an extent; `None` if there is none.
@@ -270,15 +319,17 @@ impl Reader {
 
     /// A page that describes `offset`, or the file's end.
     pub(crate) async fn page_at(&self, offset: u64) -> Result<Arc<ExtentPage>> {
-        let page = self.page();
         let now_ms = self.inner.fs.core().namenode.cluster_time_ms();
-        if page.range.contains(&offset) && page.is_fresh(now_ms) {
-            return Ok(page);
+        let known = lock(&self.inner.pages).find(offset, now_ms);
+        match known {
+            Some(page) => Ok(page),
+            None => self.fetch(offset).await,
         }
-        self.fetch(offset).await
     }
 
-    async fn fetch(&self, offset: u64) -> Result<Arc<ExtentPage>> {
+    /// The page that begins at `offset`, as the file is now.
+    pub(crate) async fn fetch(&self, offset: u64) -> Result<Arc<ExtentPage>> {
+        let generation = lock(&self.inner.pages).generation;
         let place = Place::Inode(self.inner.inode);
         let fetched = ExtentPage::fetch(&self.inner.fs, &place, offset).await;
         let (page, _) = fetched.map_err(|error| match error {
@@ -286,12 +337,15 @@ impl Reader {
             other => other,
         })?;
         let page = Arc::new(page);
-        *lock(&self.inner.page) = page.clone();
+        let mut pages = lock(&self.inner.pages);
+        if pages.generation == generation {
+            pages.keep(page.clone());
+        }
         Ok(page)
     }
 
     fn page(&self) -> Arc<ExtentPage> {
-        lock(&self.inner.page).clone()
+        lock(&self.inner.pages).latest.clone()
     }
 
     pub(crate) fn subject(&self) -> &Subject {

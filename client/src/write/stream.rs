@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cairn_protocol::checksum::combine;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::Location;
+use cairn_protocol::messages::common::{Attributes, Location};
 use cairn_protocol::messages::operation::{
     Commit, CommitExtent, CommitPlace, InodeOutcome, OperationKind,
 };
@@ -29,7 +29,7 @@ use crate::namenode::lock;
 /// Acknowledged bytes are committed when there are this many.
 const COMMIT_BYTES: u64 = 16 << 20;
 /// Most extents in one commit.
-const COMMIT_EXTENTS: usize = 1024;
+pub(crate) const COMMIT_EXTENTS: usize = 1024;
 /// Acknowledged bytes of a writer that pauses are committed after this long, so that they do not hold memory.
 const COMMIT_IDLE: Duration = Duration::from_millis(100);
 /// Pipelines in a row that fail without a single acknowledgement or commit between them, before the writer gives up.
@@ -46,26 +46,79 @@ pub(crate) struct Target {
     pub(crate) place: CommitPlace,
 }
 
-/// A packet and where in the file it goes.
+/// A packet and where in the file its bytes go.
 pub(crate) struct Unit {
-    pub(crate) offset_in_file: u64,
-    pub(crate) packet: Packet,
-    /// Holds its share of the memory for bytes in flight until it is committed.
-    _permit: OwnedSemaphorePermit,
+    pieces: Vec<UnitPiece>,
+    packet: Packet,
+    /// For whoever follows the commits.
+    number: u64,
+    /// Holds its share of the memory for bytes in flight until it is committed, unless its sender does.
+    _permit: Option<OwnedSemaphorePermit>,
     /// Where it was sent to.
     placed: Option<(ChunkEpoch, u64)>,
 }
 
+/// Consecutive bytes of the file in a packet: they follow those of the piece before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnitPiece {
+    pub(crate) offset_in_file: u64,
+    pub(crate) length: u64,
+    pub(crate) crc: u32,
+}
+
 impl Unit {
     pub(crate) fn new(offset_in_file: u64, packet: Packet, permit: OwnedSemaphorePermit) -> Self {
-        Self {
+        let piece = UnitPiece {
             offset_in_file,
+            length: packet.len(),
+            crc: packet.crc,
+        };
+        Self {
+            pieces: vec![piece],
             packet,
-            _permit: permit,
+            number: 0,
+            _permit: Some(permit),
+            placed: None,
+        }
+    }
+
+    /// A packet whose bytes go to several places, at most [`COMMIT_EXTENTS`]. The sender counts its memory.
+    pub(crate) fn scattered(number: u64, pieces: Vec<UnitPiece>, packet: Packet) -> Self {
+        debug_assert!(pieces.len() <= COMMIT_EXTENTS);
+        Self {
+            pieces,
+            packet,
+            number,
+            _permit: None,
             placed: None,
         }
     }
 }
+
+/// The extents of pieces that lie one after the other in a chunk.
+pub(crate) fn extents_of(
+    pieces: &[UnitPiece],
+    chunk: u64,
+    epoch: u64,
+    offset_in_chunk: u64,
+) -> impl Iterator<Item = CommitExtent> {
+    let mut at = offset_in_chunk;
+    pieces.iter().map(move |piece| {
+        let offset_in_chunk = at;
+        at += piece.length;
+        CommitExtent {
+            offset_in_file: piece.offset_in_file,
+            chunk,
+            epoch,
+            offset_in_chunk,
+            length: piece.length,
+            crc32c: piece.crc,
+        }
+    })
+}
+
+/// Called with the number of the last unit of each commit, and the file as that left it. Units are committed in order.
+pub(crate) type OnCommit = Box<dyn Fn(u64, &Attributes) + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ChunkEpoch {
@@ -117,7 +170,12 @@ impl StreamHandle {
 }
 
 /// Starts a stream; chunks are chosen as `placement` says.
-pub(crate) fn start(core: &Arc<Core>, target: Target, placement: Placement) -> StreamHandle {
+pub(crate) fn start(
+    core: &Arc<Core>,
+    target: Target,
+    placement: Placement,
+    on_commit: Option<OnCommit>,
+) -> StreamHandle {
     let (sender, commands) = mpsc::channel(QUEUE);
     let failed = Arc::new(Mutex::new(None));
     let handle = StreamHandle {
@@ -129,6 +187,7 @@ pub(crate) fn start(core: &Arc<Core>, target: Target, placement: Placement) -> S
         core: core.clone(),
         target,
         placement,
+        on_commit,
         commands,
         unsent: VecDeque::new(),
         sent: VecDeque::new(),
@@ -153,6 +212,7 @@ struct Stream {
     core: Arc<Core>,
     target: Target,
     placement: Placement,
+    on_commit: Option<OnCommit>,
     commands: mpsc::Receiver<Command>,
     unsent: VecDeque<Unit>,
     sent: VecDeque<Unit>,
@@ -388,9 +448,10 @@ impl Stream {
 
     /// The extents of the next commit, and of how many units they are. Neighbours in file and chunk are one extent.
     fn commit_extents(&self) -> (Vec<CommitExtent>, usize) {
+        let first = self.acked.front().and_then(|unit| unit.pieces.first());
         let base = match self.target.place {
             CommitPlace::At => 0,
-            CommitPlace::Append => self.acked.front().map_or(0, |unit| unit.offset_in_file),
+            CommitPlace::Append => first.map_or(0, |piece| piece.offset_in_file),
         };
         let mut extents: Vec<CommitExtent> = Vec::new();
         let mut count = 0;
@@ -398,23 +459,20 @@ impl Stream {
             let Some((place, offset_in_chunk)) = unit.placed else {
                 break;
             };
-            let next = CommitExtent {
-                offset_in_file: unit.offset_in_file - base,
-                chunk: place.chunk,
-                epoch: place.epoch,
-                offset_in_chunk,
-                length: unit.packet.len(),
-                crc32c: unit.packet.crc,
-            };
-            if let Some(last) = extents.last_mut()
-                && follows(last, &next)
-            {
-                last.crc32c = combine(last.crc32c, next.crc32c, next.length);
-                last.length += next.length;
-            } else if extents.len() < COMMIT_EXTENTS {
-                extents.push(next);
-            } else {
+            // A unit is never cut: at most one of its pieces continues what is there.
+            if extents.len() + unit.pieces.len() > COMMIT_EXTENTS && !extents.is_empty() {
                 break;
+            }
+            let ChunkEpoch { chunk, epoch } = place;
+            for mut next in extents_of(&unit.pieces, chunk, epoch, offset_in_chunk) {
+                next.offset_in_file -= base;
+                match extents.last_mut() {
+                    Some(last) if follows(last, &next) => {
+                        last.crc32c = combine(last.crc32c, next.crc32c, next.length);
+                        last.length += next.length;
+                    }
+                    _ => extents.push(next),
+                }
             }
             count += 1;
         }
@@ -425,10 +483,15 @@ impl Stream {
         self.commit = None;
         let count = std::mem::take(&mut self.committing);
         match result {
-            Ok(_) => {
+            Ok(outcome) => {
                 self.failures = 0;
+                let mut last = None;
                 for unit in self.acked.drain(..count) {
                     self.acked_bytes -= unit.packet.len();
+                    last = Some(unit.number);
+                }
+                if let (Some(on_commit), Some(last)) = (&self.on_commit, last) {
+                    on_commit(last, &outcome.attributes);
                 }
                 self.finish_retiring(false);
                 Ok(())

@@ -233,11 +233,12 @@ impl FileSystem {
 /// Memory for bytes in flight. Waits until others have committed theirs.
 pub(crate) async fn reserve(core: &Core, bytes: usize) -> Option<OwnedSemaphorePermit> {
     // The semaphore is never closed and the count is far below u32::MAX; without a permit the bytes are merely uncounted.
-    core.in_flight
-        .clone()
-        .acquire_many_owned(u32::try_from(bytes).ok()?)
-        .await
-        .ok()
+    let bytes = u32::try_from(bytes).ok()?;
+    if let Ok(permit) = core.in_flight.clone().try_acquire_many_owned(bytes) {
+        return Some(permit);
+    }
+    let _shortage = core.shortage.begin();
+    core.in_flight.clone().acquire_many_owned(bytes).await.ok()
 }
 
 fn commit(location: Location, extents: Vec<CommitExtent>, place: CommitPlace) -> OperationKind {

@@ -379,7 +379,7 @@ impl Writer {
         };
         let window = self.fs.core().config.write_window_bytes;
         let placement = Placement::new(replication, true, window);
-        let handle = stream::start(self.fs.core(), target, placement);
+        let handle = stream::start(self.fs.core(), target, placement, None);
         Ok(Large { inode, handle })
     }
 

@@ -1,0 +1,161 @@
+//! Read-ahead of an open file: blocks of 1 MiB are on their way before somebody asks for them, while reads go on where the
+//! ones before ended. Readers may arrive a little out of order, as those of a kernel do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::timeout;
+
+use super::Inner;
+use crate::error::Result;
+use crate::namenode::lock;
+use crate::read::replica::READ_BYTES;
+
+/// How far a read may lie from where the ones before ended and still belong to them.
+const NEAR_BYTES: u64 = 2 << 20;
+/// Reads in order before anything is read ahead.
+const READS_MIN: u32 = 2;
+/// Blocks that are kept behind the reader, for reads that come late.
+const BLOCKS_BEHIND: u64 = 2;
+/// A block that nobody asked for is dropped after this long.
+const UNUSED_MAX: Duration = Duration::from_secs(3);
+
+/// A block's bytes; nothing if they could not be read: whoever needs them then asks, and hears why.
+type Coming = Shared<BoxFuture<'static, Option<Bytes>>>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Ahead(Mutex<Run>);
+
+#[derive(Default)]
+struct Run {
+    /// Where the furthest read ended.
+    to: u64,
+    reads: u32,
+    blocks: BTreeMap<u64, Block>,
+    next_block: u64,
+}
+
+struct Block {
+    number: u64,
+    coming: Coming,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Ahead {
+    /// Forgets what was read ahead: the file has changed.
+    pub(super) fn clear(&self) {
+        lock(&self.0).blocks.clear();
+    }
+
+    /// Bytes at `offset`, at most `length`, from a block that was read ahead; `None` if there is none. Cancel-safe.
+    pub(super) async fn read(&self, offset: u64, length: u64) -> Option<Bytes> {
+        let index = offset / READ_BYTES;
+        let coming = lock(&self.0).blocks.get(&index)?.coming.clone();
+        let block = coming.await?;
+        let at = (offset - index * READ_BYTES) as usize;
+        let end = block.len().min(at.saturating_add(length as usize));
+        (at < end).then(|| block.slice(at..end))
+    }
+
+    /// Notes a read, and asks for what will follow it in a file of `size` committed bytes.
+    pub(super) fn note(&self, file: &Arc<Inner>, offset: u64, length: u64, size: u64) {
+        let core = file.fs.core();
+        let depth = core.config.read_ahead_bytes as u64 / READ_BYTES;
+        let end = offset.saturating_add(length);
+        let mut run = lock(&self.0);
+        let near = offset <= run.to.saturating_add(NEAR_BYTES / 8)
+            && end.saturating_add(NEAR_BYTES) >= run.to;
+        if !near {
+            run.blocks.clear();
+            (run.to, run.reads) = (end, 1);
+            return;
+        }
+        run.to = run.to.max(end);
+        run.reads = run.reads.saturating_add(1);
+        if run.reads < READS_MIN {
+            return;
+        }
+        let first = run.to / READ_BYTES;
+        let keep = first.saturating_sub(BLOCKS_BEHIND);
+        run.blocks = run.blocks.split_off(&keep);
+        let depth = depth.min(u64::from(run.reads) - 1);
+        for index in first..first + depth {
+            let start = index * READ_BYTES;
+            if start >= size {
+                return;
+            }
+            if run.blocks.contains_key(&index) {
+                continue;
+            }
+            let permit = core.read_ahead.clone();
+            let Ok(permit) = permit.try_acquire_many_owned(READ_BYTES as u32) else {
+                return;
+            };
+            let number = run.next_block;
+            run.next_block += 1;
+            let coming = fetch(file, index, number, start..size.min(start + READ_BYTES));
+            run.blocks.insert(
+                index,
+                Block {
+                    number,
+                    coming,
+                    _permit: permit,
+                },
+            );
+        }
+    }
+
+    fn drop_unused(&self, index: u64, number: u64) {
+        let mut run = lock(&self.0);
+        if run
+            .blocks
+            .get(&index)
+            .is_some_and(|block| block.number == number)
+        {
+            run.blocks.remove(&index);
+        }
+    }
+}
+
+/// Reads a block in a task of its own, which then waits a while and drops it.
+fn fetch(file: &Arc<Inner>, index: u64, number: u64, range: std::ops::Range<u64>) -> Coming {
+    let (sender, receiver) = oneshot::channel();
+    let reader = file.reader.clone();
+    let closing = file.fs.core().closing.clone();
+    let weak = Arc::downgrade(file);
+    file.fs.core().background.spawn(async move {
+        let mut bytes: Vec<Bytes> = Vec::new();
+        let mut at = range.start;
+        let result: Result<()> = loop {
+            if at >= range.end {
+                break Ok(());
+            }
+            match reader.read_piece(at, range.end - at, true).await {
+                Ok(piece) if piece.is_empty() => break Ok(()),
+                Ok(piece) => {
+                    at += piece.len() as u64;
+                    bytes.push(piece);
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let block = match bytes.as_slice() {
+            _ if result.is_err() => None,
+            [only] => Some(only.clone()),
+            pieces => Some(pieces.concat().into()),
+        };
+        // Nobody may want it any more.
+        let _ = sender.send(block);
+        let _ = timeout(UNUSED_MAX, closing.cancelled()).await;
+        if let Some(file) = weak.upgrade() {
+            file.ahead.drop_unused(index, number);
+        }
+    });
+    receiver.map(|block| block.ok().flatten()).boxed().shared()
+}

@@ -1,0 +1,336 @@
+//! Writes what an open file has gathered: a task that runs while there is something to write.
+//!
+//! Little goes together with other files' bytes: one append and one commit, in one go. Much goes through a stream with a
+//! chunk of its own, packet by packet while more is gathered. Either way units are committed in the order in which they
+//! were taken, and the bytes stay in the overlay until then, so that any failure costs time and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use cairn_protocol::ErrorCode;
+use cairn_protocol::checksum::combine;
+use cairn_protocol::messages::common::{Attributes, Location};
+use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, OperationKind};
+use futures::future::try_join_all;
+use tokio::time::{Instant, sleep_until};
+
+use super::Inner;
+use super::overlay::Taken;
+use super::state::{STREAM_BYTES_MIN, Waiter};
+use crate::error::Result;
+use crate::namenode::lock;
+use crate::write::packet::Packet;
+use crate::write::placement::{Placement, lost_the_chunk};
+use crate::write::small::Placed;
+use crate::write::stream::{
+    self, COMMIT_EXTENTS, StreamHandle, Target, Unit, UnitPiece, extents_of,
+};
+
+/// A stream that got nothing for this long gives its chunk back.
+const STREAM_IDLE: Duration = Duration::from_secs(2);
+/// How often bytes go into another chunk because the namenode closed theirs.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// See the module.
+pub(super) struct Engine {
+    file: Arc<Inner>,
+    stream: Option<StreamHandle>,
+    stream_until: Instant,
+}
+
+enum Next {
+    Work(Work),
+    Sleep(Instant),
+    End,
+}
+
+#[derive(Default)]
+struct Work {
+    taken: Vec<Taken>,
+    /// Nothing else is on its way, and all of it is to be committed at once.
+    alone: bool,
+    commit: bool,
+    flushes: Vec<Waiter>,
+    settles: Vec<Waiter>,
+}
+
+/// A packet with what it is made of.
+struct Made {
+    unit: u64,
+    pieces: Vec<UnitPiece>,
+    packet: Packet,
+}
+
+impl Engine {
+    /// Starts the task if none runs. The caller holds no lock.
+    pub(super) fn wake(file: &Arc<Inner>) {
+        let runs = std::mem::replace(&mut lock(&file.state).running, true);
+        if runs {
+            file.wake.notify_one();
+            return;
+        }
+        let core = file.fs.core();
+        let token = core.dirty_files.token();
+        let engine = Self {
+            file: file.clone(),
+            stream: None,
+            stream_until: Instant::now(),
+        };
+        core.background.spawn(async move {
+            engine.run().await;
+            drop(token);
+        });
+    }
+
+    async fn run(mut self) {
+        let file = self.file.clone();
+        let core = file.fs.core();
+        loop {
+            // Made before the look, so that no shortage begins unseen between look and sleep.
+            let shortage = core.shortage.begun();
+            match self.next() {
+                Next::Work(work) => self.work(work).await,
+                Next::End => return,
+                Next::Sleep(until) => {
+                    let closing = core.closing.is_cancelled();
+                    tokio::select! {
+                        biased;
+                        () = core.closing.cancelled(), if !closing => {}
+                        () = file.wake.notified() => {}
+                        () = shortage => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides, in one look at the state.
+    fn next(&mut self) -> Next {
+        let core = self.file.fs.core();
+        let now = Instant::now();
+        let mut state = lock(&self.file.state);
+        let settles = std::mem::take(&mut state.settles);
+        if !settles.is_empty() {
+            return Next::Work(Work {
+                commit: true,
+                settles,
+                ..Work::default()
+            });
+        }
+        let ending = state.closed || core.closing.is_cancelled();
+        if state.held_back {
+            // Who holds it back wakes us.
+            return Next::Sleep(now + STREAM_IDLE);
+        }
+        if !state.is_dirty() && state.flushes.is_empty() {
+            if self.stream.is_none() || ending || now >= self.stream_until {
+                state.running = false;
+                return Next::End;
+            }
+            return Next::Sleep(self.stream_until);
+        }
+        let starved = state.room_waiters > 0 && self.file.commits_for_room;
+        let urgent = ending || core.shortage.exists() || starved;
+        let due = match state.due(now, urgent) {
+            Ok(due) => due,
+            Err(until) => return Next::Sleep(until),
+        };
+        let settled = state.is_settled();
+        let taken = state.take(due.all);
+        state.looked(self.stream.is_some() || !due.commit);
+        Next::Work(Work {
+            alone: settled && due.commit && self.stream.is_none(),
+            taken,
+            commit: due.commit,
+            flushes: std::mem::take(&mut state.flushes),
+            settles: Vec::new(),
+        })
+    }
+
+    async fn work(&mut self, mut work: Work) {
+        let taken = std::mem::take(&mut work.taken);
+        let result = self.write(taken, work.alone, work.commit).await;
+        let now = Instant::now();
+        let file = self.file.clone();
+        match result {
+            Ok(()) if work.commit => {
+                let mut state = lock(&file.state);
+                state.succeeded(now);
+                state.looked(self.stream.is_some());
+                // Without a flush that waits, the next one tells what there is to tell.
+                if !work.flushes.is_empty() {
+                    let report = state.report();
+                    drop(state);
+                    answer(work.flushes, &report);
+                }
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.stream = None;
+                let mut state = lock(&file.state);
+                let abandoned = state.closed || file.fs.core().closing.is_cancelled();
+                if abandoned {
+                    tracing::warn!(inode = %file.inode, %error, "bytes of a closed file are lost");
+                }
+                let give_up = abandoned || is_final(error.code());
+                state.failed(&error, give_up, !work.flushes.is_empty(), now);
+                state.looked(false);
+                drop(state);
+                file.failed.notify_waiters();
+                answer(work.flushes, &Err(error));
+            }
+        }
+        answer(work.settles, &Ok(None));
+    }
+
+    async fn write(&mut self, taken: Vec<Taken>, alone: bool, commit: bool) -> Result<()> {
+        let bytes: usize = taken.iter().map(|taken| taken.length).sum();
+        if alone && bytes <= STREAM_BYTES_MIN {
+            return self.write_small(taken).await;
+        }
+        for taken in taken {
+            let Made {
+                unit,
+                pieces,
+                packet,
+            } = make(&taken);
+            let stream = self.stream.get_or_insert_with(|| start(&self.file));
+            stream.send(Unit::scattered(unit, pieces, packet)).await?;
+            self.stream_until = Instant::now() + STREAM_IDLE;
+        }
+        match &self.stream {
+            Some(stream) if commit => stream.flush().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// One append for each packet, all at the same time, and one commit for as many as it takes.
+    async fn write_small(&self, taken: Vec<Taken>) -> Result<()> {
+        let mut made: Vec<Made> = taken.iter().map(make).collect();
+        drop(taken);
+        while !made.is_empty() {
+            let mut pieces = 0;
+            let fits = |made: &&Made| {
+                pieces += made.pieces.len();
+                pieces <= COMMIT_EXTENTS
+            };
+            let count = made.iter().take_while(fits).count().max(1);
+            let group: Vec<Made> = made.drain(..count).collect();
+            let attributes = self.write_group(&group).await?;
+            if let Some(last) = group.last() {
+                self.file.committed(last.unit, &attributes);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_group(&self, group: &[Made]) -> Result<Attributes> {
+        let file = &self.file;
+        let mut attempts = 0;
+        loop {
+            let append = |made: &Made| {
+                let packet = made.packet.clone();
+                let small = &file.fs.inner.small;
+                small.append(&file.subject, file.replication, packet)
+            };
+            let placed: Vec<Placed> = try_join_all(group.iter().map(append)).await?;
+            let pieces = group.iter().zip(&placed).flat_map(|(made, placed)| {
+                let at = &placed.extent;
+                extents_of(&made.pieces, at.chunk, at.epoch, at.offset_in_chunk)
+            });
+            let commit = OperationKind::Commit(Commit {
+                location: Location::inode(file.inode),
+                extents: pieces.collect::<Vec<CommitExtent>>(),
+                place: CommitPlace::At as i32,
+                ..Commit::default()
+            });
+            attempts += 1;
+            match file.fs.change(&file.subject, commit).await {
+                Ok(outcome) => return Ok(outcome.attributes),
+                Err(error) if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX => {
+                    placed.iter().for_each(Placed::mark_stale);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn answer(waiters: Vec<Waiter>, report: &Result<Option<Attributes>>) {
+    for waiter in waiters {
+        // A caller that has gone does not miss the answer.
+        let _ = waiter.send(report.clone());
+    }
+}
+
+fn start(file: &Arc<Inner>) -> StreamHandle {
+    let core = file.fs.core();
+    let target = Target {
+        inode: file.inode,
+        subject: file.subject.clone(),
+        place: CommitPlace::At,
+    };
+    let placement = Placement::new(file.replication, true, core.config.write_window_bytes);
+    let told = file.clone();
+    let on_commit = Box::new(move |last, attributes: &Attributes| told.committed(last, attributes));
+    stream::start(core, target, placement, Some(on_commit))
+}
+
+/// Checksums, and one buffer for all the runs.
+fn make(taken: &Taken) -> Made {
+    let mut packet: Option<Packet> = None;
+    let mut pieces = Vec::with_capacity(taken.runs.len());
+    let mut joined = BytesMut::new();
+    for run in &taken.runs {
+        let bytes = match run.parts.as_slice() {
+            [only] => only.clone(),
+            parts => parts.concat().into(),
+        };
+        let part = Packet::new(bytes);
+        pieces.push(UnitPiece {
+            offset_in_file: run.offset_in_file,
+            length: part.len(),
+            crc: part.crc,
+        });
+        match &mut packet {
+            None => packet = Some(part),
+            Some(packet) => {
+                if joined.is_empty() {
+                    joined.reserve(taken.length);
+                    joined.extend_from_slice(&packet.bytes);
+                }
+                joined.extend_from_slice(&part.bytes);
+                packet.crc = combine(packet.crc, part.crc, part.len());
+                packet.block_lengths.extend(part.block_lengths);
+                packet.block_crcs.extend(part.block_crcs);
+            }
+        }
+    }
+    let mut packet = packet.expect("a unit has at least one run");
+    if !joined.is_empty() {
+        packet.bytes = joined.freeze();
+    }
+    Made {
+        unit: taken.unit,
+        pieces,
+        packet,
+    }
+}
+
+/// True if no later attempt can succeed: the file is gone, or takes no such bytes. All else may pass, and the bytes are
+/// kept: what is committed twice is the same bytes at the same place.
+fn is_final(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotFound
+            | ErrorCode::IsADirectory
+            | ErrorCode::PermissionDenied
+            | ErrorCode::NotPermitted
+            | ErrorCode::InvalidArgument
+            | ErrorCode::FileTooLarge
+            | ErrorCode::TooLarge
+            | ErrorCode::NotSupported
+    )
+}

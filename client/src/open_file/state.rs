@@ -1,0 +1,312 @@
+//! What the handles of a file share: the bytes on their way, the memory that they hold, who waits for them, and the file as
+//! last heard of.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_protocol::messages::common::Attributes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::overlay::{Overlay, Taken};
+use crate::error::{Error, Result};
+use crate::write::packet::PACKET_BYTES;
+
+/// Gathered bytes that are written without being asked for: from here on a file gets a stream with a chunk of its own.
+/// Less is written together with other files' bytes.
+pub(super) const STREAM_BYTES_MIN: usize = 4 << 20;
+/// Most gathered bytes that wait for others to fill packets with.
+const GATHERED_BYTES_MAX: usize = 8 << 20;
+/// Most gathered ranges.
+const GATHERED_COUNT_MAX: usize = 4096;
+/// A file to which nobody has written for this long is written, so that others see it and its memory is free.
+const QUIET: Duration = Duration::from_secs(1);
+/// The same for a file to which somebody goes on to write.
+const AGE_MAX: Duration = Duration::from_secs(5);
+/// Pauses between attempts to write what could not be written: they double from the first to the last.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Somebody who waits for the engine.
+pub(super) type Waiter = oneshot::Sender<Result<Option<Attributes>>>;
+
+/// Room for bytes: of the file's own share of the memory, and of all.
+pub(super) struct Room {
+    pub(super) own: OwnedSemaphorePermit,
+    pub(super) all: Option<OwnedSemaphorePermit>,
+}
+
+/// A unit that is taken and not yet committed.
+struct Sent {
+    unit: u64,
+    ranges: Vec<Range<u64>>,
+    length: usize,
+}
+
+/// An error that no flush has told of yet.
+struct Untold {
+    error: Error,
+    /// Bytes were given up: a later success does not make it good.
+    lost: bool,
+}
+
+/// See the module.
+pub(super) struct State {
+    pub(super) overlay: Overlay,
+    sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    next_unit: u64,
+    own: Option<OwnedSemaphorePermit>,
+    all: Option<OwnedSemaphorePermit>,
+
+    /// Of the attributes last heard of.
+    version: u64,
+    pub(super) committed_size: u64,
+    /// How often others were said to have changed the file.
+    invalidations: u64,
+    /// How many of those are known of.
+    refreshed: u64,
+
+    pub(super) flushes: Vec<Waiter>,
+    /// Who waits until nothing is sent.
+    pub(super) settles: Vec<Waiter>,
+    /// Nothing is taken: an operation is on its way that must not meet a commit.
+    pub(super) held_back: bool,
+    pub(super) room_waiters: usize,
+    /// The last handle is gone.
+    pub(super) closed: bool,
+    pub(super) running: bool,
+
+    /// Attributes after commits that no flush has told of.
+    unreported: Option<Attributes>,
+    untold: Option<Untold>,
+    /// What went wrong last, for writers that wait for room.
+    pub(super) last_error: Option<Error>,
+
+    dirty_since: Option<Instant>,
+    written_at: Instant,
+    retry_at: Option<Instant>,
+    retry_pause: Duration,
+    /// The engine looks again when so many bytes are gathered.
+    wake_at: usize,
+}
+
+/// Why the engine has something to do.
+pub(super) struct Due {
+    /// Everything gathered goes, also what fills no packet.
+    pub(super) all: bool,
+    /// Not before everything is committed is it done.
+    pub(super) commit: bool,
+}
+
+impl State {
+    pub(super) fn new(attributes: &Attributes) -> Self {
+        Self {
+            overlay: Overlay::default(),
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            next_unit: 0,
+            own: None,
+            all: None,
+            version: attributes.version,
+            committed_size: attributes.size,
+            invalidations: 0,
+            refreshed: 0,
+            flushes: Vec::new(),
+            settles: Vec::new(),
+            held_back: false,
+            room_waiters: 0,
+            closed: false,
+            running: false,
+            unreported: None,
+            untold: None,
+            last_error: None,
+            dirty_since: None,
+            written_at: Instant::now(),
+            retry_at: None,
+            retry_pause: RETRY_PAUSE_MIN,
+            wake_at: STREAM_BYTES_MIN,
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.committed_size.max(self.overlay.end())
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.overlay.is_empty() || !self.sent.is_empty()
+    }
+
+    /// Nothing is on its way to a commit.
+    pub(super) fn is_settled(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// True if these attributes are not older than what is known.
+    pub(super) fn learn(&mut self, attributes: &Attributes) -> bool {
+        let newer = attributes.version >= self.version;
+        if newer {
+            self.version = attributes.version;
+            self.committed_size = attributes.size;
+        }
+        newer
+    }
+
+    /// Others have changed the file: what is known of it must be asked for again.
+    pub(super) fn invalidate(&mut self) {
+        self.invalidations += 1;
+    }
+
+    /// How many changes by others to ask for; `None` if all are known.
+    pub(super) fn stale(&self) -> Option<u64> {
+        (self.refreshed < self.invalidations).then_some(self.invalidations)
+    }
+
+    /// The file was asked for after `invalidations`.
+    pub(super) fn refreshed(&mut self, invalidations: u64, attributes: &Attributes) {
+        self.refreshed = self.refreshed.max(invalidations);
+        self.learn(attributes);
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes a write over. True if the engine should look.
+    pub(super) fn write(&mut self, offset: u64, bytes: Bytes, room: Room) -> bool {
+        self.overlay.write(offset, bytes);
+        match &mut self.own {
+            Some(own) => own.merge(room.own),
+            None => self.own = Some(room.own),
+        }
+        match (&mut self.all, room.all) {
+            (Some(all), Some(more)) => all.merge(more),
+            (None, more) => self.all = more,
+            (Some(_), None) => {}
+        }
+        self.release();
+        self.written_at = Instant::now();
+        self.dirty_since.get_or_insert(self.written_at);
+        self.overlay.gathered_bytes() >= self.wake_at
+            || self.overlay.gathered_count() >= GATHERED_COUNT_MAX
+    }
+
+    /// Gives memory back that no bytes need any more.
+    pub(super) fn release(&mut self) {
+        let needed = self.overlay.gathered_bytes() + self.sent_bytes;
+        for held in [&mut self.own, &mut self.all].into_iter().flatten() {
+            let surplus = held.num_permits().saturating_sub(needed);
+            drop(held.split(surplus));
+        }
+    }
+
+    /// What is to be done at `now`; else until when nothing is.
+    pub(super) fn due(&self, now: Instant, urgent: bool) -> std::result::Result<Due, Instant> {
+        let asked = !self.flushes.is_empty();
+        let aged_at = self
+            .dirty_since
+            .map_or(now + AGE_MAX, |since| since + AGE_MAX)
+            .min(self.written_at + QUIET);
+        let aged = now >= aged_at;
+        if let Some(retry_at) = self.retry_at.filter(|&at| at > now)
+            && !asked
+        {
+            return Err(retry_at);
+        }
+        if asked || urgent || aged {
+            return Ok(Due {
+                all: true,
+                commit: true,
+            });
+        }
+        let gathered = self.overlay.gathered_bytes();
+        let much = gathered >= GATHERED_BYTES_MAX
+            || self.overlay.gathered_count() >= GATHERED_COUNT_MAX
+            || (self.room_waiters > 0 && gathered > 0);
+        if much || gathered >= self.wake_at {
+            return Ok(Due {
+                all: much,
+                commit: false,
+            });
+        }
+        Err(aged_at)
+    }
+
+    /// Takes gathered bytes into units.
+    pub(super) fn take(&mut self, all: bool) -> Vec<Taken> {
+        let taken = self.overlay.take(all, self.next_unit);
+        for unit in &taken {
+            self.next_unit = unit.unit + 1;
+            self.sent_bytes += unit.length;
+            self.sent.push_back(Sent {
+                unit: unit.unit,
+                ranges: unit.ranges(),
+                length: unit.length,
+            });
+        }
+        taken
+    }
+
+    /// The next look of the engine, after one has been done.
+    pub(super) fn looked(&mut self, streaming: bool) {
+        let step = if streaming {
+            PACKET_BYTES
+        } else {
+            STREAM_BYTES_MIN
+        };
+        self.wake_at = self.overlay.gathered_bytes() + step;
+    }
+
+    /// Units up to `last` are committed.
+    pub(super) fn committed(&mut self, last: u64, attributes: &Attributes) {
+        while let Some(sent) = self.sent.pop_front_if(|sent| sent.unit <= last) {
+            self.overlay.committed(sent.unit, &sent.ranges);
+            self.sent_bytes -= sent.length;
+        }
+        self.learn(attributes);
+        self.unreported = Some(attributes.clone());
+        self.release();
+    }
+
+    /// All that was taken has been committed; more may have been gathered since `now`.
+    pub(super) fn succeeded(&mut self, now: Instant) {
+        self.retry_at = None;
+        self.retry_pause = RETRY_PAUSE_MIN;
+        self.dirty_since = (!self.overlay.is_empty()).then_some(now);
+        if self.untold.as_ref().is_some_and(|untold| !untold.lost) {
+            self.untold = None;
+        }
+    }
+
+    /// No unit that is sent will be committed any more: their bytes are gathered again, or given up.
+    pub(super) fn failed(&mut self, error: &Error, give_up: bool, told: bool, now: Instant) {
+        self.sent.clear();
+        self.sent_bytes = 0;
+        if give_up {
+            self.overlay.clear();
+            self.dirty_since = None;
+        } else {
+            self.overlay.take_back();
+        }
+        self.release();
+        self.last_error = Some(error.clone());
+        if !told {
+            self.untold = Some(Untold {
+                error: error.clone(),
+                lost: give_up,
+            });
+        }
+        self.retry_at = Some(now + self.retry_pause);
+        self.retry_pause = (self.retry_pause * 2).min(RETRY_PAUSE_MAX);
+    }
+
+    /// What a flush with nothing left to do answers.
+    pub(super) fn report(&mut self) -> Result<Option<Attributes>> {
+        match self.untold.take() {
+            Some(untold) => Err(untold.error),
+            None => Ok(self.unreported.take()),
+        }
+    }
+}
