@@ -95,7 +95,7 @@ pub(super) struct State {
 
 /// Why the engine has something to do.
 pub(super) struct Due {
-    /// Everything gathered goes, also what fills no packet.
+    /// Everything gathered goes, also what fills no packet yet.
     pub(super) all: bool,
     /// Not before everything is committed is it done.
     pub(super) commit: bool,
@@ -222,20 +222,31 @@ impl State {
             });
         }
         let gathered = self.overlay.gathered_bytes();
-        let much = gathered >= GATHERED_BYTES_MAX
-            || self.overlay.gathered_count() >= GATHERED_COUNT_MAX
-            || (self.room_waiters > 0 && gathered > 0);
-        if much || gathered >= self.wake_at {
+        let crowded = self.is_crowded() || (self.room_waiters > 0 && gathered > 0);
+        if crowded || gathered >= self.wake_at {
             return Ok(Due {
-                all: much,
+                all: false,
                 commit: false,
             });
         }
         Err(aged_at)
     }
 
-    /// Takes gathered bytes into units.
+    fn is_crowded(&self) -> bool {
+        self.overlay.gathered_bytes() >= GATHERED_BYTES_MAX
+            || self.overlay.gathered_count() >= GATHERED_COUNT_MAX
+    }
+
+    /// Takes gathered bytes into units: all, or what fills packets; and all if that is too little.
     pub(super) fn take(&mut self, all: bool) -> Vec<Taken> {
+        let mut taken = self.take_units(all);
+        if !all && (self.is_crowded() || (self.room_waiters > 0 && taken.is_empty())) {
+            taken.extend(self.take_units(true));
+        }
+        taken
+    }
+
+    fn take_units(&mut self, all: bool) -> Vec<Taken> {
         let taken = self.overlay.take(all, self.next_unit);
         for unit in &taken {
             self.next_unit = unit.unit + 1;

@@ -12,6 +12,7 @@ mod files;
 mod leader;
 mod linearizable;
 mod members;
+mod open_file;
 mod permissions;
 mod restart;
 mod sharing;

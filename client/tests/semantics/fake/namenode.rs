@@ -183,6 +183,8 @@ fn apply(state: &mut State, kind: OperationKind) -> Result<OutcomeKind, Failure>
             let inode = find(state, &truncate.location)?;
             let file = state.inodes.get_mut(&inode).ok_or(ErrorCode::NotFound)?;
             file.size = truncate.size;
+            file.version += 1;
+            cut(file, truncate.size, u64::MAX);
             Ok(outcome(state, inode, 0))
         }
         OperationKind::AllocateChunk(allocate) => apply_allocate(state, allocate),
@@ -282,11 +284,32 @@ fn add_extents(file: &mut FakeInode, extents: &[CommitExtent], base: u64) {
             crc32c: extent.crc32c,
             crc_known: true,
         };
-        file.size = file.size.max(extent.offset_in_file + extent.length);
+        let end = extent.offset_in_file + extent.length;
+        cut(file, extent.offset_in_file, end);
+        file.size = file.size.max(end);
         file.extents.push(extent);
     }
     file.extents.sort_by_key(|extent| extent.offset_in_file);
     file.version += 1;
+}
+
+/// Takes the bytes from `start` to `end` out of a file.
+fn cut(file: &mut FakeInode, start: u64, end: u64) {
+    let mut left = Vec::new();
+    for extent in file.extents.drain(..) {
+        let (first, last) = (extent.offset_in_file, extent.offset_in_file + extent.length);
+        for (from, to) in [(first, last.min(start)), (first.max(end), last)] {
+            if from < to {
+                left.push(Extent {
+                    offset_in_file: from,
+                    offset_in_chunk: extent.offset_in_chunk + from - first,
+                    length: to - from,
+                    ..extent
+                });
+            }
+        }
+    }
+    file.extents = left;
 }
 
 fn apply_allocate(state: &mut State, allocate: AllocateChunk) -> Result<OutcomeKind, Failure> {
