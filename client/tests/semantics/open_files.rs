@@ -7,7 +7,8 @@ use cairn_protocol::{ErrorCode, Failure};
 use crate::fake::{FakeCluster, pattern};
 
 async fn create(fs: &FileSystem, path: &str) -> OpenFile {
-    let (attributes, _) = fs.create(path, 0o644, IfExists::Fail).await.unwrap();
+    let created = fs.create(path, 0o644, IfExists::Fail).await;
+    let (attributes, _) = created.expect("the name is new");
     fs.open_file_known(&attributes)
 }
 
@@ -15,8 +16,8 @@ async fn create(fs: &FileSystem, path: &str) -> OpenFile {
 async fn warm_up(fs: &FileSystem) {
     for path in ["/warm-1", "/warm-2"] {
         let file = create(fs, path).await;
-        file.write(0, "x".into()).await.unwrap();
-        file.flush().await.unwrap();
+        file.write(0, "x".into()).await.expect("there is room");
+        file.flush().await.expect("nothing fails yet");
     }
 }
 
