@@ -4,7 +4,8 @@ use super::harness::{Cluster, TERM, data, incarnation};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::ChunkId;
 use cairn_protocol::messages::datanode::{
-    CopyReplica, DeleteReplica, InstructionKind, SealReplica, SyncReplica, VerifyReplica,
+    CopyPiece, CopyReplica, CopySource, DeleteReplica, InstructionKind, SealReplica, SyncReplica,
+    VerifyReplica,
 };
 use cairn_protocol::token::GrantKind;
 
@@ -167,6 +168,92 @@ async fn a_sealed_replica_is_copied_and_counts_once_it_is_whole() {
     assert!(there(&state));
     let other = cluster.instruct(1, 1, incarnation(id) + 1, copy()).await;
     assert_eq!(other, Err(ErrorCode::PreconditionFailed));
+}
+
+#[tokio::test]
+async fn sources_that_are_bad_in_different_places_make_a_whole_copy_together() {
+    let cluster = Cluster::start(3).await;
+    let written = data(4 << 20, 5);
+    let length = written.len() as u64;
+    cluster.write(1, &[0, 1], &written).await;
+    for (index, offset) in [(0, 10), (1, 3 << 20)] {
+        cluster.seal(index, 1, length).await;
+        let folder = cluster.volume(index).join("chunks/01");
+        let path = folder.join("0000000000000001.data");
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        let flipped = [!written[offset as usize]];
+        std::os::unix::fs::FileExt::write_all_at(&file, &flipped, offset).unwrap();
+    }
+    let copy = || {
+        InstructionKind::Copy(CopyReplica {
+            epoch: 1,
+            length,
+            sources: vec![cluster.nodes[0].target(), cluster.nodes[1].target()],
+            token: cluster.token(
+                1,
+                GrantKind::Read {
+                    offset: 0,
+                    len: length,
+                },
+            ),
+            ..CopyReplica::default()
+        })
+    };
+    let id = cluster.nodes[2].id;
+    cluster
+        .instruct(2, 1, incarnation(id), copy())
+        .await
+        .unwrap();
+    cluster
+        .namenode
+        .until(|heard| {
+            let state = heard.changed.get(&(id, 1));
+            state.is_some_and(|state| state.sealed && state.length == length)
+        })
+        .await;
+    for offset in (0..length).step_by(1 << 20) {
+        let expected = &written[offset as usize..][..1 << 20];
+        assert!(cluster.read(2, 1, offset, 1 << 20).await == expected);
+    }
+}
+
+#[tokio::test]
+async fn pieces_of_several_chunks_become_one_replica() {
+    let cluster = Cluster::start(2).await;
+    let (one, two) = (data(300_000, 6), data(200_000, 7));
+    cluster.write(1, &[0], &one).await;
+    cluster.write(2, &[0], &two).await;
+    cluster.seal(0, 1, 300_000).await;
+    cluster.seal(0, 2, 200_000).await;
+    let source = |chunk, len| CopySource {
+        chunk,
+        sources: vec![cluster.nodes[0].target()],
+        token: cluster.token(chunk, GrantKind::Read { offset: 0, len }),
+    };
+    let piece = |source_index, offset, length| CopyPiece {
+        source_index,
+        offset,
+        length,
+    };
+    let expected = [&one[70_001..200_000], &two[..5], &one[..1]].concat();
+    let length = expected.len() as u64;
+    let copy = InstructionKind::Copy(CopyReplica {
+        epoch: 1,
+        length,
+        pieces: vec![piece(0, 70_001, 129_999), piece(1, 0, 5), piece(0, 0, 1)],
+        piece_sources: vec![source(1, 300_000), source(2, 200_000)],
+        ..CopyReplica::default()
+    });
+    let id = cluster.nodes[1].id;
+    cluster.instruct(1, 3, incarnation(id), copy).await.unwrap();
+    cluster
+        .namenode
+        .until(|heard| {
+            let state = heard.changed.get(&(id, 3));
+            state.is_some_and(|state| state.sealed && state.length == length)
+        })
+        .await;
+    assert!(cluster.read(1, 3, 0, length).await == expected);
 }
 
 #[tokio::test]

@@ -223,7 +223,8 @@ impl Shared {
         }
     }
 
-    /// Pulls windows from the first datanode that has them, changing over where it left off.
+    /// Pulls windows from the first datanode that has them, changing over where it left off. Each window is asked of all before
+    /// the copy is given up: they may be bad in different places.
     async fn fill_piece(
         &self,
         source: &CopySource,
@@ -233,7 +234,8 @@ impl Shared {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut done = 0;
-        let mut datanodes = source.datanodes.iter();
+        let mut failures = 0;
+        let mut datanodes = source.datanodes.iter().cycle();
         let Some(mut from) = datanodes.next() else {
             return Err(invalid("a copy without sources"));
         };
@@ -243,12 +245,17 @@ impl Shared {
                 Ok(packet) => {
                     self.metrics.copied(packet.payload.len());
                     done += packet.payload.len() as u64;
+                    failures = 0;
                     writer.append(vec![packet], false).await?;
                 }
                 Err(failure) => {
                     let datanode = DatanodeId(from.datanode);
                     tracing::info!(chunk = %source.chunk, %datanode, error = %failure, "source of a copy failed");
-                    from = datanodes.next().ok_or(failure)?;
+                    failures += 1;
+                    if failures == source.datanodes.len() {
+                        return Err(failure);
+                    }
+                    from = datanodes.next().unwrap_or(from);
                 }
             }
         }

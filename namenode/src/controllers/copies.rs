@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{Action, ReplicaView};
+use super::decide::{Action, Circumstances, ReplicaView, is_salvage};
 use super::instruct::instruction;
 use super::options::ControllerOptions;
 use super::placement::{Candidate, Spread, choose_next};
@@ -32,7 +32,7 @@ use crate::store::{Read, StoreError, chunk};
 /// Chunks at the head of the queue that are tried when the first cannot start now.
 const LOOKS_MAX: usize = 256;
 /// Free space that a destination has besides the copy.
-const MARGIN_BYTES: u64 = 1 << 20;
+pub(super) const MARGIN_BYTES: u64 = 1 << 20;
 
 /// Chunks that need a copy, by how few good replicas they have.
 #[derive(Debug, Default)]
@@ -380,7 +380,8 @@ impl Soft {
     }
 
     fn still_needs_copy(&self, record: &ChunkRecord) -> bool {
-        let decision = super::decide::decide(record, &self.views(record), false);
+        let circumstances = Circumstances::default();
+        let decision = super::decide::decide(record, &self.views(record), circumstances);
         record.state() == ChunkState::Sealed
             && decision
                 .actions
@@ -441,10 +442,12 @@ impl Soft {
         })
     }
 
-    /// Good replicas, the least busy first, and where the live ones are; `None` if none is good.
+    /// Good replicas, the least busy first, and where the live ones are; without a good one, those from which something can still be
+    /// read. `None` if there is nothing to read.
     fn copy_sources(&self, views: &[ReplicaView]) -> Option<(Vec<Source>, Spread)> {
         let mut sources = Vec::new();
         let mut spread = Spread::default();
+        let none_live = views.iter().all(|view| !view.is_live());
         for view in views {
             let Some(known) = self.datanodes.get(view.datanode) else {
                 continue;
@@ -452,7 +455,8 @@ impl Soft {
             if matches!(view.standing, Standing::Good | Standing::Unconfirmed) {
                 spread.add(&known.record.rack, &known.record.host);
             }
-            if view.standing == Standing::Good {
+            let salvage = none_live && known.is_alive() && is_salvage(view);
+            if view.standing == Standing::Good || salvage {
                 sources.push((known.copies_out, view.datanode, view.incarnation));
             }
         }

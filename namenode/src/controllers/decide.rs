@@ -1,8 +1,9 @@
 //! What a chunk needs, from its committed record and what is known of its replicas. Pure.
 //!
 //! I9 is kept here: only replicas that are alive, in service and verified count towards what the policy asks for before a good
-//! one may go. A replica that is known bad goes as soon as one good one is left, because it may occupy the only datanode
-//! where a good copy could be made; until then it stays listed, for what can still be read from it.
+//! one may go. A replica that is known bad may still hold bytes that are bad elsewhere, which nobody knows before they are read. So it
+//! stays until there are enough good ones without it, or, where it occupies the only datanode on which a copy could be made,
+//! until a good one has been read in full.
 
 use cairn_protocol::ids::{DatanodeId, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
@@ -22,6 +23,19 @@ pub(super) struct ReplicaView {
     pub crowding: (usize, usize),
     /// Its datanode can be asked for a confirmation now.
     pub askable: bool,
+    /// It is known to be gone: nothing can be read from it.
+    pub empty: bool,
+    /// All its bytes were read and are right, since one of the set is known to have failed.
+    pub proven: bool,
+}
+
+/// What decides besides the record and its replicas.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Circumstances {
+    /// Nobody took the chunk for a while.
+    pub idle_too_long: bool,
+    /// There is no datanode outside the set on which a copy could be made now.
+    pub no_target: bool,
 }
 
 impl ReplicaView {
@@ -46,7 +60,7 @@ impl ReplicaView {
         }
     }
 
-    fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         matches!(self.standing, Standing::Good | Standing::Unconfirmed)
     }
 }
@@ -79,6 +93,8 @@ pub(super) enum Action {
     Remove(DatanodeId, Incarnation),
     /// Make one more copy; the number of good replicas is its priority.
     Copy(u32),
+    /// Have the datanode read all of it.
+    Verify(DatanodeId, Incarnation),
 }
 
 /// What a chunk needs.
@@ -88,11 +104,11 @@ pub(super) struct Decision {
     pub actions: Vec<Action>,
 }
 
-/// Decides. `idle_too_long`: nobody took it for a while.
+/// Decides.
 pub(super) fn decide(
     record: &ChunkRecord,
     replicas: &[ReplicaView],
-    idle_too_long: bool,
+    circumstances: Circumstances,
 ) -> Decision {
     match record.state() {
         ChunkState::Open => {
@@ -100,12 +116,12 @@ pub(super) fn decide(
             let abandoned = record.writer == 0;
             decide_open(record, replicas, abandoned)
         }
-        ChunkState::Idle => decide_open(record, replicas, idle_too_long),
+        ChunkState::Idle => decide_open(record, replicas, circumstances.idle_too_long),
         ChunkState::Sealed if record.live_bytes == 0 => Decision {
             health: Health::Dead,
             actions: Vec::new(),
         },
-        ChunkState::Sealed => decide_sealed(record, replicas),
+        ChunkState::Sealed => decide_sealed(record, replicas, circumstances.no_target),
     }
 }
 
@@ -136,7 +152,7 @@ fn decide_open(record: &ChunkRecord, replicas: &[ReplicaView], seal: bool) -> De
     }
 }
 
-fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView]) -> Decision {
+fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView], no_target: bool) -> Decision {
     let count =
         |test: &dyn Fn(&ReplicaView) -> bool| replicas.iter().filter(|view| test(view)).count();
     let wanted = usize::try_from(record.replication).unwrap_or(usize::MAX);
@@ -151,14 +167,12 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView]) -> Decision {
     let mut actions: Vec<Action> = unconfirmed
         .map(|view| Action::Confirm(view.datanode, view.incarnation))
         .collect();
-    if good > 0 {
-        let failed = replicas
-            .iter()
-            .filter(|view| view.standing == Standing::Failed);
-        actions.extend(failed.map(|view| Action::Remove(view.datanode, view.incarnation)));
-        if present < wanted {
-            actions.push(Action::Copy(u32::try_from(counting).unwrap_or(u32::MAX)));
-        }
+    let enough = counting >= wanted;
+    actions.extend(failed_ones(replicas, enough, no_target));
+    // Without a good one, a copy is put together from what the bad ones still have.
+    let salvage = live == 0 && replicas.iter().any(is_salvage) && !no_target;
+    if (good > 0 && present < wanted) || salvage {
+        actions.push(Action::Copy(u32::try_from(counting).unwrap_or(u32::MAX)));
     }
     if let Some(surplus) = surplus(replicas, counting, wanted) {
         actions.push(Action::Remove(surplus.datanode, surplus.incarnation));
@@ -173,6 +187,40 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView]) -> Decision {
         Health::Well
     };
     Decision { health, actions }
+}
+
+/// Bytes may still be read from it.
+pub(super) fn is_salvage(view: &ReplicaView) -> bool {
+    view.standing == Standing::Failed && !view.empty
+}
+
+/// What is to become of replicas that are known bad, while there is a good one.
+fn failed_ones(replicas: &[ReplicaView], enough: bool, no_target: bool) -> Vec<Action> {
+    let good = || {
+        replicas
+            .iter()
+            .filter(|view| view.standing == Standing::Good)
+    };
+    if good().next().is_none() {
+        return Vec::new();
+    }
+    let proven = good().any(|view| view.proven);
+    let failed = replicas
+        .iter()
+        .filter(|view| view.standing == Standing::Failed);
+    let (may_go, must_stay): (Vec<&ReplicaView>, Vec<&ReplicaView>) =
+        failed.partition(|view| view.empty || enough || (no_target && proven));
+    let mut actions: Vec<Action> = may_go
+        .iter()
+        .map(|view| Action::Remove(view.datanode, view.incarnation))
+        .collect();
+    if !must_stay.is_empty()
+        && no_target
+        && let Some(view) = good().find(|view| view.askable)
+    {
+        actions.push(Action::Verify(view.datanode, view.incarnation));
+    }
+    actions
 }
 
 /// One replica that the policy does not need, if there is one (I9). One at a time: the next look sees what is left.
@@ -199,7 +247,7 @@ mod tests {
     use cairn_protocol::messages::admin::DatanodeAdminState as Admin;
     use proptest::prelude::{Just, Strategy, prop, prop_oneof, proptest};
 
-    use super::{Action, Health, ReplicaView, Standing, decide};
+    use super::{Action, Circumstances, Health, ReplicaView, Standing, decide};
     use crate::store::records::{ChunkRecord, ChunkState};
 
     fn view(id: u64, standing: Standing) -> ReplicaView {
@@ -210,6 +258,8 @@ mod tests {
             admin: Admin::InService,
             crowding: (1, 1),
             askable: true,
+            empty: false,
+            proven: false,
         }
     }
 
@@ -226,7 +276,7 @@ mod tests {
     }
 
     fn actions(state: ChunkState, replicas: &[ReplicaView]) -> Vec<Action> {
-        decide(&record(state), replicas, false).actions
+        decide(&record(state), replicas, Circumstances::default()).actions
     }
 
     fn remove(id: u64) -> Action {
@@ -248,19 +298,27 @@ mod tests {
         let mut leaving = good;
         leaving[0].admin = Admin::Decommissioning;
         assert_eq!(actions(ChunkState::Open, &leaving), [Action::Seal]);
-        let idle = decide(&record(ChunkState::Idle), &good, true);
+        let too_long = Circumstances {
+            idle_too_long: true,
+            ..Circumstances::default()
+        };
+        let idle = decide(&record(ChunkState::Idle), &good, too_long);
         assert_eq!(idle.actions, [Action::Seal]);
         let mut abandoned = record(ChunkState::Open);
         abandoned.writer = 0;
-        assert_eq!(decide(&abandoned, &good, false).actions, [Action::Seal]);
+        assert_eq!(
+            decide(&abandoned, &good, Circumstances::default()).actions,
+            [Action::Seal]
+        );
     }
 
     #[test]
     fn an_open_chunk_that_began_with_too_few_replicas_counts_as_under_replicated() {
         let views = [1, 2, 3].map(|id| view(id, Standing::Unconfirmed));
         for state in [ChunkState::Open, ChunkState::Idle] {
-            let health =
-                |record: &ChunkRecord, count: usize| decide(record, &views[..count], false).health;
+            let health = |record: &ChunkRecord, count: usize| {
+                decide(record, &views[..count], Circumstances::default()).health
+            };
             assert_eq!(health(&record(state), 3), Health::Open);
             assert_eq!(health(&record(state), 2), Health::Under);
             assert_eq!(health(&record(state), 0), Health::Unavailable);
@@ -290,7 +348,7 @@ mod tests {
         ];
         assert_eq!(actions(ChunkState::Sealed, &replicas), [Action::Copy(2)]);
         let none = [view(1, Standing::Away), view(2, Standing::Away)];
-        let decision = decide(&record(ChunkState::Sealed), &none, false);
+        let decision = decide(&record(ChunkState::Sealed), &none, Circumstances::default());
         assert_eq!(decision.actions, [], "nowhere to copy from");
         assert_eq!(decision.health, Health::Unavailable);
         let mut away = replicas;
@@ -298,14 +356,50 @@ mod tests {
         assert_eq!(actions(ChunkState::Sealed, &away), [], "it comes back");
     }
 
+    fn without_target(replicas: &[ReplicaView]) -> Vec<Action> {
+        let nowhere = Circumstances {
+            no_target: true,
+            ..Circumstances::default()
+        };
+        decide(&record(ChunkState::Sealed), replicas, nowhere).actions
+    }
+
     #[test]
-    fn a_failed_replica_leaves_only_while_a_good_one_is_left() {
-        let replicas = [view(1, Standing::Failed), view(2, Standing::Good)];
+    fn a_failed_replica_stays_until_there_are_enough_without_it() {
+        let mut replicas = [1, 2, 3, 4].map(|id| view(id, Standing::Good));
+        replicas[0].standing = Standing::Failed;
         assert_eq!(
-            actions(ChunkState::Sealed, &replicas),
-            [remove(1), Action::Copy(1)]
+            actions(ChunkState::Sealed, &replicas[..3]),
+            [Action::Copy(2)]
+        );
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [remove(1)]);
+        replicas[0].empty = true;
+        assert_eq!(
+            actions(ChunkState::Sealed, &replicas[..3]),
+            [remove(1), Action::Copy(2)],
+            "nothing is lost with one that is gone"
         );
         let replicas = [view(1, Standing::Failed), view(2, Standing::Away)];
+        assert_eq!(without_target(&replicas), []);
+    }
+
+    #[test]
+    fn where_no_copy_can_be_made_a_failed_replica_goes_once_a_good_one_was_read() {
+        let mut replicas = [1, 2, 3].map(|id| view(id, Standing::Good));
+        replicas[0].standing = Standing::Failed;
+        let verify = Action::Verify(DatanodeId(2), Incarnation(20));
+        assert_eq!(without_target(&replicas), [verify, Action::Copy(2)]);
+        replicas[2].proven = true;
+        assert_eq!(without_target(&replicas), [remove(1), Action::Copy(2)]);
+    }
+
+    #[test]
+    fn without_a_good_replica_a_copy_is_made_of_what_the_bad_ones_have() {
+        let mut replicas = [1, 2].map(|id| view(id, Standing::Failed));
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [Action::Copy(0)]);
+        assert_eq!(without_target(&replicas), []);
+        replicas[0].empty = true;
+        replicas[1].empty = true;
         assert_eq!(actions(ChunkState::Sealed, &replicas), []);
     }
 
@@ -332,7 +426,11 @@ mod tests {
     fn dead_chunks_are_left_to_reclaim() {
         let mut dead = record(ChunkState::Sealed);
         dead.live_bytes = 0;
-        let decision = decide(&dead, &[view(1, Standing::Failed)], false);
+        let decision = decide(
+            &dead,
+            &[view(1, Standing::Failed)],
+            Circumstances::default(),
+        );
         assert_eq!((decision.health, decision.actions), (Health::Dead, vec![]));
     }
 
@@ -357,14 +455,17 @@ mod tests {
         fn what_is_removed_never_leaves_fewer_verified_replicas_than_asked(
             views in prop::collection::vec(any_view(), 0..8),
             replication in 1u32..5,
+            no_target in prop::bool::ANY,
+            proven in prop::bool::ANY,
         ) {
             let replicas: Vec<ReplicaView> = views
                 .iter()
                 .zip(1..)
-                .map(|((standing, admin), id)| ReplicaView { admin: *admin, ..view(id, *standing) })
+                .map(|((standing, admin), id)| ReplicaView { admin: *admin, proven, ..view(id, *standing) })
                 .collect();
             let record = ChunkRecord { replication, ..record(ChunkState::Sealed) };
-            let removed: Vec<u64> = decide(&record, &replicas, false)
+            let circumstances = Circumstances { no_target, ..Circumstances::default() };
+            let removed: Vec<u64> = decide(&record, &replicas, circumstances)
                 .actions
                 .iter()
                 .filter_map(|action| match action {
@@ -384,6 +485,7 @@ mod tests {
                 .iter()
                 .any(|replica| removed.contains(&replica.datanode.0) && replica.standing != Standing::Failed);
             assert!(!lost_one || counting >= replication as usize);
+            assert!(removed.is_empty() || counting >= replication as usize || (no_target && proven));
             assert!(removed.is_empty() || left.iter().any(|replica| replica.standing == Standing::Good));
         }
     }

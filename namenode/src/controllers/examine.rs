@@ -7,20 +7,24 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
-use cairn_protocol::messages::datanode::{DeleteReplica, InstructionKind, SealReplica};
+use cairn_protocol::messages::datanode::{
+    DeleteReplica, InstructionKind, SealReplica, VerifyReplica,
+};
 use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{Action, Decision, Health, ReplicaView, decide, is_short};
+use super::copies::MARGIN_BYTES as COPY_MARGIN_BYTES;
+use super::decide::{Action, Circumstances, Decision, Health, ReplicaView, decide, is_short};
 use super::options::ControllerOptions;
 use super::placement::Spread;
 use super::registry::Standing;
 use super::soft::{Scan, Soft};
 use super::{Controllers, until_stopped};
-use crate::namespace::command::{CommandKind, RemoveReplica, SealOpenChunk};
+use crate::namespace::command::{AddReplica, CommandKind, RemoveReplica, SealOpenChunk};
 use crate::store::records::{ChunkRecord, ChunkState};
 use crate::store::{Read, StoreError, chunk, replica};
 
@@ -30,12 +34,32 @@ pub(super) const IDLE_ROOM_MIN: u64 = 64 << 10;
 const IDLE_SHORT_MAX: Duration = Duration::from_secs(5);
 
 /// A change of the committed state that was decided on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Proposal {
     /// Seal an open chunk at its committed length.
     Seal(ChunkId, Epoch),
     /// Take a replica out of the set.
-    Remove(ChunkId, DatanodeId, Incarnation),
+    Remove(Removal),
+    /// Take one back that left the set and turns out to be needed.
+    Readopt(AddReplica),
+}
+
+/// A replica leaves the set, if the set is still the one that this was decided on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub chunk: ChunkId,
+    pub datanode: DatanodeId,
+    pub incarnation: Incarnation,
+    /// Pairs of datanode and incarnation.
+    pub decided_on: Vec<u64>,
+}
+
+/// The replica set, as commands name it.
+fn pairs(record: &ChunkRecord) -> Vec<u64> {
+    let replicas = record.replicas.iter();
+    replicas
+        .flat_map(|replica| [replica.datanode, replica.incarnation])
+        .collect()
 }
 
 /// Examines chunks until `stop`.
@@ -91,22 +115,24 @@ async fn step(controllers: &Controllers) -> Result<bool, StoreError> {
 }
 
 async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
-    let (chunk, command) = match proposal {
+    let (chunk, command) = match &proposal {
         Proposal::Seal(chunk, epoch) => (
-            chunk,
+            *chunk,
             CommandKind::SealOpenChunk(SealOpenChunk {
                 chunk: chunk.0,
                 epoch: epoch.0,
             }),
         ),
-        Proposal::Remove(chunk, datanode, incarnation) => (
-            chunk,
+        Proposal::Remove(removal) => (
+            removal.chunk,
             CommandKind::RemoveReplica(RemoveReplica {
-                chunk: chunk.0,
-                datanode: datanode.0,
-                incarnation: incarnation.0,
+                chunk: removal.chunk.0,
+                datanode: removal.datanode.0,
+                incarnation: removal.incarnation.0,
+                decided_on: removal.decided_on.clone(),
             }),
         ),
+        Proposal::Readopt(add) => (ChunkId(add.chunk), CommandKind::AddReplica(add.clone())),
     };
     let answer = controllers.group.propose(command).await;
     let Some(mut soft) = controllers.soft_of(term) else {
@@ -115,8 +141,9 @@ async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
     match answer {
         Ok(proposed) if proposed.outcome.code == 0 => {
             tracing::debug!(%chunk, ?proposal, "done");
-            if let Proposal::Remove(chunk, datanode, incarnation) = proposal {
-                soft.deletes.insert((datanode, chunk, incarnation));
+            if let Proposal::Remove(removal) = proposal {
+                soft.deletes
+                    .insert((removal.datanode, chunk, removal.incarnation));
             }
             soft.work.touch(chunk);
         }
@@ -146,8 +173,32 @@ impl Soft {
                 None => self.forget_chunk(id),
             }
         }
-        self.delete_step(reader, limit)?;
+        self.delete_step(reader, limit, &mut proposals)?;
         Ok(proposals)
+    }
+
+    /// A replica has failed, and there is no datanode outside the set on which a copy could be made now.
+    fn lacks_target(&self, record: &ChunkRecord, views: &[ReplicaView]) -> bool {
+        if views.iter().all(|view| view.standing != Standing::Failed) {
+            return false;
+        }
+        let taken: BTreeSet<DatanodeId> = views.iter().map(|view| view.datanode).collect();
+        let candidates = self.datanodes.candidates(&taken, |_| COPY_MARGIN_BYTES);
+        !candidates
+            .iter()
+            .any(|candidate| candidate.free_bytes >= record.length)
+    }
+
+    /// A proof counts while a replica of the same chunk is known to have failed: after that, time may make it wrong.
+    fn forget_proofs(&mut self, views: &[ReplicaView]) {
+        if views.iter().any(|view| view.standing == Standing::Failed) {
+            return;
+        }
+        for view in views.iter().filter(|view| view.proven) {
+            if let Some(known) = self.datanodes.get_mut(view.datanode) {
+                known.proven.remove(&view.incarnation);
+            }
+        }
     }
 
     /// Goes on with a walk through chunks.
@@ -200,14 +251,29 @@ impl Soft {
             return;
         }
         let idle_too_long = self.note_idle(id, record, now, options);
-        let Decision { health, actions } = decide(record, &self.views(record), idle_too_long);
+        let views = self.views(record);
+        let circumstances = Circumstances {
+            idle_too_long,
+            no_target: self.lacks_target(record, &views),
+        };
+        let Decision { health, actions } = decide(record, &views, circumstances);
+        self.forget_proofs(&views);
         self.note_health(id, health);
         let mut needs_copy = false;
         for action in actions {
             match action {
                 Action::Seal => proposals.push(Proposal::Seal(id, Epoch(record.epoch))),
                 Action::Remove(datanode, incarnation) => {
-                    proposals.push(Proposal::Remove(id, datanode, incarnation));
+                    proposals.push(Proposal::Remove(Removal {
+                        chunk: id,
+                        datanode,
+                        incarnation,
+                        decided_on: pairs(record),
+                    }));
+                }
+                Action::Verify(datanode, incarnation) => {
+                    let verify = InstructionKind::Verify(VerifyReplica {});
+                    self.outbox.push(datanode, (id, incarnation), verify);
                 }
                 Action::Confirm(datanode, incarnation) => {
                     let seal = SealReplica {
@@ -255,6 +321,10 @@ impl Soft {
                 admin: known.map_or(DatanodeAdminState::InService, |known| known.admin_state()),
                 crowding: spread.crowding(rack, host),
                 askable: known.is_some_and(|known| known.is_alive() && known.has_reported()),
+                empty: known.is_some_and(|known| {
+                    known.failed.get(&incarnation) == Some(&ErrorCode::NoReplica)
+                }),
+                proven: known.is_some_and(|known| known.proven.contains(&incarnation)),
             }
         });
         view.collect()
@@ -314,7 +384,12 @@ impl Soft {
     }
 
     /// Looks at some of the replicas that are to be deleted, and orders what may be done now.
-    fn delete_step(&mut self, reader: &impl Read, limit: usize) -> Result<(), StoreError> {
+    fn delete_step(
+        &mut self,
+        reader: &impl Read,
+        limit: usize,
+        proposals: &mut Vec<Proposal>,
+    ) -> Result<(), StoreError> {
         let range = (Bound::Excluded(self.delete_cursor), Bound::Unbounded);
         let some: Vec<(DatanodeId, ChunkId, Incarnation)> =
             self.deletes.range(range).take(limit).copied().collect();
@@ -329,6 +404,11 @@ impl Soft {
                     self.deletes.remove(&(datanode, id, incarnation));
                 }
                 Verdict::Wait => {}
+                Verdict::Readopt(add) => {
+                    // If it cannot join, the datanode's next report names it again.
+                    self.deletes.remove(&(datanode, id, incarnation));
+                    proposals.push(Proposal::Readopt(add));
+                }
                 Verdict::Delete => {
                     self.deletes.remove(&(datanode, id, incarnation));
                     let delete = InstructionKind::Delete(DeleteReplica {});
@@ -381,15 +461,25 @@ impl Soft {
             (1, good.count())
         };
         if record.live_bytes == 0 || there >= needed {
-            Verdict::Delete
-        } else {
-            Verdict::Wait
+            return Verdict::Delete;
         }
+        // It occupies a datanode where a copy may be wanted, and is as good as a copy.
+        let has_other = views.iter().any(|view| view.datanode == datanode);
+        if known.verified.contains(&incarnation) && known.takes_replicas() && !has_other {
+            return Verdict::Readopt(AddReplica {
+                chunk: id.0,
+                datanode: datanode.0,
+                incarnation: incarnation.0,
+                epoch: record.epoch,
+                length: record.length,
+            });
+        }
+        Verdict::Wait
     }
 }
 
 /// What is to become of a replica outside the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Verdict {
     /// It is in the set, or about to be, or out of reach for good.
     Keep,
@@ -397,6 +487,8 @@ enum Verdict {
     Wait,
     /// Delete it.
     Delete,
+    /// Put it back into the set.
+    Readopt(AddReplica),
 }
 
 #[cfg(test)]

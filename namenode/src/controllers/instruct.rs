@@ -244,7 +244,13 @@ fn take_result(
         let states = std::slice::from_ref(state);
         controllers.take_states(&store.snapshot(), term, datanode, states)?;
     }
-    let (Some(failure), Some(mut soft)) = (failure, controllers.soft_of(term)) else {
+    let Some(mut soft) = controllers.soft_of(term) else {
+        return Ok(());
+    };
+    let Some(failure) = failure else {
+        if matches!(kind, InstructionKind::Verify(_)) {
+            soft.take_proof(datanode, chunk, incarnation);
+        }
         return Ok(());
     };
     if is_verdict(failure.code) {
@@ -273,6 +279,16 @@ impl Soft {
             bundle.orders.clear();
         }
         self.outbox.unanswered(bundle, until);
+    }
+
+    /// All bytes of a replica were read and are right.
+    fn take_proof(&mut self, datanode: DatanodeId, chunk: ChunkId, incarnation: Incarnation) {
+        if let Some(known) = self.datanodes.get_mut(datanode)
+            && known.verified.contains(&incarnation)
+        {
+            known.proven.insert(incarnation);
+            self.work.touch(chunk);
+        }
     }
 
     fn take_deletion(

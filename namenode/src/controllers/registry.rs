@@ -48,6 +48,8 @@ pub(super) struct Datanode {
     pub verified: BTreeSet<Incarnation>,
     /// Replicas that cannot be what the committed state says, and why.
     pub failed: BTreeMap<Incarnation, ErrorCode>,
+    /// Replicas of which all bytes were read and are right, while another one of their chunk is known to have failed.
+    pub proven: BTreeSet<Incarnation>,
     /// Copies of which it is the destination.
     pub copies_in: usize,
     /// Copies of which it is the first source.
@@ -64,6 +66,7 @@ impl Datanode {
             promised_bytes: 0,
             verified: BTreeSet::new(),
             failed: BTreeMap::new(),
+            proven: BTreeSet::new(),
             copies_in: 0,
             copies_out: 0,
         }
@@ -196,6 +199,7 @@ impl Registry {
         }
         known.verified.clear();
         known.failed.clear();
+        known.proven.clear();
         known.process = Some(Process {
             boot_nonce,
             volumes,

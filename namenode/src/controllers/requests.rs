@@ -449,6 +449,7 @@ impl Soft {
     ) {
         if let Some(known) = self.datanodes.get_mut(id) {
             known.verified.remove(&incarnation);
+            known.proven.remove(&incarnation);
             known.failed.insert(incarnation, code);
         }
         self.work.touch(chunk);

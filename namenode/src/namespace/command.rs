@@ -248,6 +248,9 @@ pub struct RemoveReplica {
     /// Which life.
     #[prost(uint64, tag = "3")]
     pub incarnation: u64,
+    /// The set that this was decided on, as pairs of datanode and incarnation; empty in logs of older software: not checked.
+    #[prost(uint64, repeated, tag = "4")]
+    pub decided_on: Vec<u64>,
 }
 
 /// Every replica of the set confirmed an fsync through this length.

@@ -10,7 +10,8 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::store::{self, Txn};
 
-/// Fails with `NoReplica` unless exactly this incarnation is in the set.
+/// Fails with `NoReplica` unless exactly this incarnation is in the set, `PreconditionFailed` if the set is not the one that this
+/// was decided on: two decisions never add up to a loss.
 pub(super) fn apply(
     txn: &mut Txn,
     cmd: &RemoveReplica,
@@ -30,6 +31,12 @@ pub(super) fn apply(
         );
         return Err(OpError::new(ErrorCode::NoReplica, message));
     };
+    let (decided_on, _) = cmd.decided_on.as_chunks::<2>();
+    let decided_on = decided_on.iter().map(|&[datanode, life]| (datanode, life));
+    if !cmd.decided_on.is_empty() && chunks::replica_set(&chunk) != decided_on.collect() {
+        let message = format!("the replica set of chunk {} has changed", id.hex());
+        return Err(OpError::new(ErrorCode::PreconditionFailed, message));
+    }
     chunk.replicas.remove(at);
     chunks::remove_replica_row(txn, cmd.datanode.into(), id)?;
     store::chunk::put(txn, id, &chunk);

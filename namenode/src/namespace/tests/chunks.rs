@@ -336,13 +336,20 @@ fn a_replica_joins_only_as_a_confirmed_copy_of_the_seal() {
     assert_eq!(twice.code, ErrorCode::AlreadyExists as u32);
     cluster.check();
 
-    let remove = |incarnation| {
+    let remove_from = |decided_on: Vec<u64>, incarnation| {
         CommandKind::RemoveReplica(RemoveReplica {
             chunk,
             datanode: 4,
             incarnation,
+            decided_on,
         })
     };
+    let remove = |incarnation| remove_from(Vec::new(), incarnation);
+    let other_set = remove_from(vec![4, incarnation], incarnation);
+    assert_eq!(
+        cluster.world.command(other_set).code,
+        ErrorCode::PreconditionFailed as u32
+    );
     assert_eq!(
         cluster.world.command(remove(incarnation + 1)).code,
         ErrorCode::NoReplica as u32

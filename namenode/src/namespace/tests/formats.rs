@@ -126,8 +126,9 @@ fn commands_of_the_leader_have_these_bytes() {
                 chunk: 1,
                 datanode: 2,
                 incarnation: 3,
+                decided_on: vec![4, 5],
             }),
-            "080110021803",
+            "08011002180322020405",
         ),
         (
             hex(&AdvanceSynced {
