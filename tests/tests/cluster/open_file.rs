@@ -177,6 +177,59 @@ async fn a_large_write_outlives_a_datanode() {
     assert!(other.read_file("/large").await.unwrap() == bytes);
 }
 
+/// Writes, reads and flushes a region that is this task's alone.
+async fn work_on_region(file: OpenFile, start: u64, seed: u64) -> Vec<u8> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut expected = vec![0; REGION as usize];
+    for _ in 0..60 {
+        let length = rng.random_range(1..REGION as usize / 4);
+        let at = rng.random_range(0..REGION as usize - length);
+        if rng.random_bool(0.6) {
+            let bytes = content(rng.random(), length);
+            expected[at..at + length].copy_from_slice(&bytes);
+            file.write(start + at as u64, bytes).await.unwrap();
+        } else if rng.random_bool(0.7) {
+            let mut read = file.read(start + at as u64, length).await.unwrap().to_vec();
+            read.resize(length, 0);
+            assert!(
+                read == expected[at..at + length],
+                "at {}",
+                start + at as u64
+            );
+        } else {
+            file.flush().await.unwrap();
+        }
+    }
+    expected
+}
+
+const REGION: u64 = 1_500_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_share_a_file_while_the_leader_dies() {
+    let mut cluster = MiniCluster::start(ClusterOptions {
+        namenodes: 3,
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let fs = cluster.client().await.unwrap();
+    let file = create(&fs, "/shared").await;
+    // Written first, so that every region has its place.
+    file.write(8 * REGION - 1, "\0".into()).await.unwrap();
+    let tasks =
+        (0..8).map(|index| tokio::spawn(work_on_region(file.clone(), index * REGION, index)));
+    let tasks: Vec<_> = tasks.collect();
+    let leader = cluster.leader().await.unwrap();
+    cluster.kill_namenode(leader).await;
+    let regions = futures::future::try_join_all(tasks).await.unwrap();
+    file.sync().await.unwrap();
+    let expected = regions.concat();
+    assert_equal(&file, &expected).await;
+    let other = cluster.client().await.unwrap();
+    assert!(other.read_file("/shared").await.unwrap() == expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_synced_outlives_the_death_of_every_process() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
