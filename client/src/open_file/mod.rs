@@ -406,7 +406,7 @@ impl Inner {
     /// An operation of our own has changed the file.
     fn changed(&self, attributes: &Attributes) {
         self.forget();
-        self.learn(attributes);
+        lock(&self.state).changed(attributes);
     }
 
     fn learn(&self, attributes: &Attributes) {

@@ -281,6 +281,14 @@ impl State {
         self.release();
     }
 
+    /// An operation of our own left the file with these attributes.
+    pub(super) fn changed(&mut self, attributes: &Attributes) {
+        self.learn(attributes);
+        if let Some(unreported) = &mut self.unreported {
+            unreported.clone_from(attributes);
+        }
+    }
+
     /// All that was taken has been committed; more may have been gathered since `now`.
     pub(super) fn succeeded(&mut self, now: Instant) {
         self.retry_at = None;

@@ -1,5 +1,6 @@
 //! Files open for reads and writes at any offset, as a mount has them.
 
+use anyhow::ensure;
 use cairn_client::{FileSystem, OpenFile};
 use cairn_protocol::ids::{DatanodeId, InodeId};
 use cairn_protocol::messages::operation::IfExists;
@@ -146,6 +147,7 @@ async fn two_clients_that_take_turns_see_what_a_plain_file_would_hold() {
 async fn a_large_write_outlives_a_datanode() {
     let mut cluster = MiniCluster::start(ClusterOptions {
         datanodes: 4,
+        chunk_size: 40 << 20,
         ..ClusterOptions::default()
     })
     .await
@@ -156,6 +158,13 @@ async fn a_large_write_outlives_a_datanode() {
     let piece = 128 << 10;
     for at in (0..bytes.len()).step_by(piece) {
         if at == 24 << 20 {
+            cluster
+                .until("a chunk is written to", async || {
+                    ensure!(!cluster.open_chunks().await?.is_empty());
+                    Ok(())
+                })
+                .await
+                .unwrap();
             let (_, open) = cluster.open_chunks().await.unwrap().pop_last().unwrap();
             let victim = DatanodeId(open.replicas[1].datanode);
             let index = cluster.datanode_index(victim).unwrap();
