@@ -7,6 +7,7 @@ use cairn_protocol::messages::operation::IfExists;
 use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
 
 const SIZE_MAX: u64 = 6 << 20;
 
@@ -226,14 +227,17 @@ async fn many_tasks_share_a_file_while_the_leader_dies() {
     let file = create(&fs, "/shared").await;
     // Written first, so that every region has its place.
     file.write(8 * REGION - 1, "\0".into()).await.unwrap();
-    let tasks =
-        (0..8).map(|index| tokio::spawn(work_on_region(file.clone(), index * REGION, index)));
-    let tasks: Vec<_> = tasks.collect();
+    let mut tasks = JoinSet::new();
+    for index in 0..8 {
+        let file = file.clone();
+        tasks.spawn(async move { (index, work_on_region(file, index * REGION, index).await) });
+    }
     let leader = cluster.leader().await.unwrap();
     cluster.kill_namenode(leader).await;
-    let regions = futures::future::try_join_all(tasks).await.unwrap();
+    let mut regions = tasks.join_all().await;
+    regions.sort_by_key(|(index, _)| *index);
     file.sync().await.unwrap();
-    let expected = regions.concat();
+    let expected: Vec<u8> = regions.into_iter().flat_map(|(_, region)| region).collect();
     assert_equal(&file, &expected).await;
     let other = cluster.client().await.unwrap();
     assert!(other.read_file("/shared").await.unwrap() == expected);
