@@ -22,6 +22,7 @@ use crate::datanodes::Datanodes;
 use crate::error::{Result, Subject};
 use crate::namenode::{Namenode, lock};
 use crate::session::Sessions;
+use crate::write::replication::Wishes;
 use crate::write::small::SmallFiles;
 
 /// How long [`FileSystem::close`] waits for writers to give their chunks back.
@@ -55,6 +56,7 @@ pub struct FileSystem {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) small: SmallFiles,
+    pub(crate) wishes: Wishes,
     /// See [`Background`].
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
@@ -168,6 +170,7 @@ impl FileSystem {
         Ok(Self {
             inner: Arc::new(Inner {
                 small: SmallFiles::new(core.clone()),
+                wishes: Wishes::default(),
                 core,
                 tasks,
             }),

@@ -27,7 +27,7 @@ use crate::error::{Error, Result, Subject};
 /// assert_ne!(by_path, by_inode);
 /// assert_ne!(by_inode, by_name);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// An absolute path.
     Path(Vec<u8>),

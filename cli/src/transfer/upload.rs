@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_client::{AttributeChange, FileSystem, WriteOptions};
+use cairn_client::{AttributeChange, FileChecksum, FileSystem, WriteOptions};
 use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::buffer;
@@ -273,15 +273,17 @@ impl Upload {
                 .stream(reader, &item.local, &item.remote, self.options_for(item))
                 .await;
         }
-        let (crc, length) = (crc32c(&content), content.len() as u64);
-        let written = self
-            .fs
-            .write_file(&item.remote, content.into(), &self.options_for(item))
-            .await;
-        let attributes = written.map_err(|error| error.to_string())?;
+        let (crc32c, length) = (crc32c(&content), content.len() as u64);
+        let write = async {
+            let mut writer = self
+                .fs
+                .create_writer(&item.remote, self.options_for(item))?;
+            writer.write_bytes(content.into()).await?;
+            writer.close_verified(FileChecksum { crc32c, length }).await
+        };
+        let attributes = write.await.map_err(|error| error.to_string())?;
         self.progress.advance(length);
-        self.verify(&item.remote, InodeId(attributes.inode), crc, length)
-            .await
+        Ok(InodeId(attributes.inode))
     }
 
     async fn large(&self, item: &Item) -> Result<InodeId, String> {
@@ -339,35 +341,13 @@ impl Upload {
             }
         };
         let length = writer.written();
-        let attributes = writer.close().await.map_err(|error| error.to_string())?;
-        self.verify(remote, InodeId(attributes.inode), crc, length)
-            .await
-    }
-
-    /// Compares what the cluster has with what was read here.
-    async fn verify(
-        &self,
-        remote: &[u8],
-        inode: InodeId,
-        crc: u32,
-        length: u64,
-    ) -> Result<InodeId, String> {
-        let found = self
-            .fs
-            .checksum(inode)
-            .await
-            .map_err(|error| about(remote, &error))?;
-        if (found.crc32c, found.length) == (crc, length) {
-            return Ok(inode);
-        }
-        Err(format!(
-            "{}: {}: {length} bytes with CRC32C {crc:08x} were read here, the cluster has {} bytes with {:08x}; \
-             remove it and put it again",
-            escape(remote),
-            ErrorCode::ChecksumMismatch.text(),
-            found.length,
-            found.crc32c,
-        ))
+        let expected = FileChecksum {
+            crc32c: crc,
+            length,
+        };
+        let attributes = writer.close_verified(expected).await;
+        let attributes = attributes.map_err(|error| error.to_string())?;
+        Ok(InodeId(attributes.inode))
     }
 
     /// Only the superuser gives files away.

@@ -5,6 +5,7 @@
 //! | `packet` | bytes cut into checksum blocks |
 //! | `pipeline` | one append stream through the datanodes of one chunk |
 //! | `placement` | finds a chunk and a pipeline, around datanodes that fail |
+//! | `replication` | how many replicas small writes want |
 //! | `small` | many small contents share a pipeline |
 //! | `stream` | one large content: window, commits, rolling over chunks, failures |
 //! | `whole` | operations that write all they have at once |
@@ -13,6 +14,7 @@
 pub(crate) mod packet;
 pub(crate) mod pipeline;
 pub(crate) mod placement;
+pub(crate) mod replication;
 pub(crate) mod small;
 pub(crate) mod stream;
 pub(crate) mod whole;

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::packet::{PACKET_BYTES, Packet};
 use super::placement::lost_the_chunk;
 use super::small::Placed;
+use super::writer::parent;
 use crate::error::{Error, Result, Subject};
 use crate::file_system::{Core, FileSystem};
 use crate::place::Place;
@@ -121,9 +122,20 @@ impl FileSystem {
                 size: 0,
             })
         };
+        let parent = parent(place, &subject)?;
+        let replication = match options.replication {
+            0 if content.is_empty() => 0,
+            // Without the directory there is no wish; the operation itself says so if it has to be there.
+            0 => self.wanted_replication(&parent).await.unwrap_or(0),
+            asked => asked,
+        };
         let outcome = self
-            .append_and_commit(&subject, options.replication, 0, content, create)
+            .append_and_commit(&subject, replication, 0, content, create)
             .await?;
+        if options.replication == 0 {
+            let wish = outcome.attributes.replication;
+            self.inner.wishes.learn(&parent, wish);
+        }
         if options.sync || self.settings().sync_on_close {
             self.sync_inode(&subject, outcome.attributes.inode.into())
                 .await?;
@@ -134,11 +146,15 @@ impl FileSystem {
     /// Appends a record of at most 16 MiB to a file, at an offset that the cluster chooses and this call returns: exactly
     /// once and in one piece, however many others do the same. Not cancel-safe: the record may be there or not.
     pub async fn record_append(&self, place: impl Into<Place>, record: Bytes) -> Result<u64> {
-        let (location, subject) = place.into().resolve()?;
+        let place = place.into();
+        let (location, subject) = place.resolve()?;
         let commit = |extents| commit(location.clone(), extents, CommitPlace::Append);
+        let replication = self.wanted_replication(&place).await?;
         let outcome = self
-            .append_and_commit(&subject, 0, 0, &record, commit)
+            .append_and_commit(&subject, replication, 0, &record, commit)
             .await?;
+        let wish = outcome.attributes.replication;
+        self.inner.wishes.learn(&place, wish);
         Ok(outcome.offset_in_file)
     }
 
@@ -150,11 +166,15 @@ impl FileSystem {
         offset: u64,
         bytes: Bytes,
     ) -> Result<Attributes> {
-        let (location, subject) = place.into().resolve()?;
+        let place = place.into();
+        let (location, subject) = place.resolve()?;
         let commit = |extents| commit(location.clone(), extents, CommitPlace::At);
+        let replication = self.wanted_replication(&place).await?;
         let outcome = self
-            .append_and_commit(&subject, 0, offset, &bytes, commit)
+            .append_and_commit(&subject, replication, offset, &bytes, commit)
             .await?;
+        let wish = outcome.attributes.replication;
+        self.inner.wishes.learn(&place, wish);
         Ok(outcome.attributes)
     }
 

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use cairn_protocol::buffer::{self, Buffer};
+use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{
@@ -20,6 +21,7 @@ use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
 use crate::operations::AttributeChange;
 use crate::place::Place;
+use crate::read::checksum::FileChecksum;
 
 /// Bytes that come in larger pieces are sent from where they are; smaller ones are gathered.
 const SLICE_BYTES_MIN: usize = 256 << 10;
@@ -211,7 +213,23 @@ impl Writer {
 
     /// Flushes, syncs if the options or the cluster's settings say so, and gives a new file its name. Not cancel-safe: the
     /// file may then have its name or not.
-    pub async fn close(mut self) -> Result<Attributes> {
+    pub async fn close(self) -> Result<Attributes> {
+        self.finish(None).await
+    }
+
+    /// The same for a new file, after comparing what was written with what the caller expects. On a difference nothing gets the
+    /// name, and what has it keeps it.
+    ///
+    /// What is compared is the checksums that are committed: those with which every datanode of the pipeline has compared the bytes
+    /// that it took.
+    ///
+    /// # Errors
+    /// `ChecksumMismatch` besides those of [`Writer::close`].
+    pub async fn close_verified(self, expected: FileChecksum) -> Result<Attributes> {
+        self.finish(Some(expected)).await
+    }
+
+    async fn finish(mut self, expected: Option<FileChecksum>) -> Result<Attributes> {
         self.check()?;
         let (place, options) = match &self.kind {
             Kind::Append { inode, .. } => {
@@ -227,15 +245,49 @@ impl Writer {
         };
         if self.stream.is_none() {
             let content = self.take_buffer();
+            self.compare(expected, async || {
+                let (crc32c, length) = (crc32c(&content), content.len() as u64);
+                Ok(FileChecksum { crc32c, length })
+            })
+            .await?;
             return self.fs.write_small(&place, &content, &options).await;
         }
         self.flush_all().await?;
         let Some(large) = self.stream.take() else {
             return Err(Error::unexpected(&self.subject));
         };
-        let named = self.name(&large, &place, &options).await;
+        let compared = self
+            .compare(expected, || self.fs.checksum(large.inode))
+            .await;
+        let named = match compared {
+            Ok(()) => self.name(&large, &place, &options).await,
+            Err(error) => Err(about(&self.subject, error)),
+        };
         self.release(large.inode);
         named
+    }
+
+    async fn compare<F>(
+        &self,
+        expected: Option<FileChecksum>,
+        written: impl FnOnce() -> F,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<FileChecksum>>,
+    {
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let written = written().await?;
+        if written == expected {
+            return Ok(());
+        }
+        let message = format!(
+            "{} bytes with CRC32C {:08x} were to be written, {} bytes with {:08x} were: write it again",
+            expected.length, expected.crc32c, written.length, written.crc32c
+        );
+        let failure = Failure::new(ErrorCode::ChecksumMismatch, message);
+        Err(Error::refused(&self.subject, failure))
     }
 
     /// The last step of a large new file.
@@ -457,7 +509,7 @@ fn interrupted(subject: &Subject) -> Error {
 }
 
 /// The directory in which a place's name is.
-fn parent(place: &Place, subject: &Subject) -> Result<Place> {
+pub(super) fn parent(place: &Place, subject: &Subject) -> Result<Place> {
     match place {
         Place::Entry(parent, _) => Ok(Place::Inode(*parent)),
         Place::Inode(_) => Err(Error::invalid(subject, "a new file needs a name")),
