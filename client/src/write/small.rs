@@ -126,6 +126,11 @@ impl SmallFiles {
     }
 
     fn sender(&self, replication: u32) -> Option<mpsc::Sender<Append>> {
+        // Those who ask for the default and those who ask for as many share streams.
+        let replication = match replication {
+            0 => self.core.namenode.settings().replication,
+            asked => asked,
+        };
         let mut streams = lock(&self.streams);
         let streams = streams
             .as_mut()?
