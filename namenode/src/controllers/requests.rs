@@ -33,8 +33,6 @@ const IDLE_LOOKS_MAX: usize = 32;
 const STATES_AT_ONCE: usize = 256;
 /// Replication of one chunk.
 const REPLICATION_MAX: u32 = 16;
-/// Client reports that are looked at from one request.
-const EVIDENCE_MAX: usize = 256;
 /// A new leader gives datanodes so long to introduce themselves before it makes do with fewer.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Part of a datanode's capacity that clients' chunks leave free, so that a full cluster can still compact and re-replicate.
@@ -166,7 +164,7 @@ pub(super) fn report_failed(controllers: &Controllers, failed: &[FailedReplica])
     let Some(mut soft) = controllers.soft() else {
         return;
     };
-    for evidence in failed.iter().take(EVIDENCE_MAX) {
+    for evidence in failed {
         // Evidence is anybody's word: it must not keep the controllers from their own work.
         if !soft.outbox.takes_evidence() {
             break;

@@ -15,7 +15,7 @@ use super::liveness::Pulse;
 use super::soft::settings;
 use super::{Controllers, until_stopped};
 use crate::namespace::command::{CommandKind, ExpireSession};
-use crate::store::{StoreError, session};
+use crate::store::{Read, StoreError, session};
 
 /// Sessions that are ended in one go.
 const EXPIRE_MAX: usize = 64;
@@ -24,9 +24,25 @@ const EXPIRE_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     deadlines: BTreeMap<SessionId, Instant>,
+    /// Sessions below this one have been found in the committed state before. Their ids only grow.
+    found_below: SessionId,
 }
 
 impl Sessions {
+    /// Gives those sessions of the committed state a life that have none yet: also those whose client vanished before it heard
+    /// of its session, so that nobody keeps them alive and nobody else would end them.
+    pub fn find(&mut self, reader: &impl Read, deadline: Instant) -> Result<(), StoreError> {
+        let Self {
+            deadlines,
+            found_below,
+        } = self;
+        session::scan(reader, *found_below, &mut |session, _| {
+            deadlines.entry(session).or_insert(deadline);
+            *found_below = SessionId(session.0.saturating_add(1));
+            Ok(true)
+        })
+    }
+
     /// A session has been heard of, or opened.
     pub fn renew(&mut self, session: SessionId, deadline: Instant) {
         self.deadlines.insert(session, deadline);
@@ -99,11 +115,13 @@ pub(super) async fn run(
 
 async fn expire(controllers: &Controllers, now: Instant, stalled: bool) -> Result<(), StoreError> {
     let store = controllers.store();
-    let ttl = Duration::from_millis(settings(&store.snapshot())?.session_ttl_ms);
+    let snapshot = store.snapshot();
+    let ttl = Duration::from_millis(settings(&snapshot)?.session_ttl_ms);
     let (term, expired) = {
         let Some(mut soft) = controllers.soft() else {
             return Ok(());
         };
+        soft.sessions.find(&snapshot, now + ttl)?;
         if stalled {
             tracing::warn!("this process was asleep: every session has its full time again");
             soft.sessions.renew_all(now, ttl);

@@ -15,7 +15,7 @@ use super::instruct::Outbox;
 use super::registry::Registry;
 use super::sessions::Sessions;
 use crate::store::records::DatanodeRecord;
-use crate::store::{Read, StoreError, datanode, session};
+use crate::store::{Read, StoreError, datanode};
 
 /// The soft state.
 #[derive(Debug)]
@@ -95,10 +95,7 @@ impl Soft {
         self.forget_term();
         self.datanodes.refresh(datanode_records(reader)?, now);
         let ttl = Duration::from_millis(settings(reader)?.session_ttl_ms);
-        session::scan(reader, SessionId(0), &mut |session, _| {
-            self.sessions.renew(session, now + ttl);
-            Ok(true)
-        })?;
+        self.sessions.find(reader, now + ttl)?;
         self.work.scan_chunks();
         // Last, so that a failure on the way is a failure to begin.
         self.term = term;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
 use cairn_daemon::disk::RealDisk;
+use cairn_daemon::telemetry::Metrics;
 use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
 use cairn_protocol::messages::admin::DatanodeAdminState;
 use cairn_protocol::messages::common::{Caller, ClusterSettings, InodeKind, Location};
@@ -18,12 +19,14 @@ use cairn_protocol::messages::datanode::{
 use cairn_protocol::messages::operation::{
     AllocateChunk, ChunkGrant, CommitExtent, Create, Operation, OperationKind, OutcomeKind, Unlink,
 };
+use cairn_protocol::messages::session::{MutateReply, MutateRequest};
 use cairn_protocol::rpc::{
     ConnectionOptions, FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, ServerOptions,
     Service, serve,
 };
 use cairn_protocol::token::{self, GrantKind};
-use cairn_protocol::{ErrorCode, Failure, net};
+use cairn_protocol::{ErrorCode, Failure, Method, net};
+use prost::Message;
 
 use super::{ControllerOptions, Controllers};
 use crate::consensus::group::{Group, GroupOptions, GroupParts};
@@ -35,8 +38,9 @@ use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
     RegisterDatanode, SetDatanodeState,
 };
+use crate::service::{ClusterCell, NamenodeService, Parts};
 use crate::store::records::{ChunkRecord, ChunkState};
-use crate::store::{StoreOptions, chunk};
+use crate::store::{StoreOptions, chunk, session};
 
 const LENGTH: u64 = 1000;
 const CLUSTER: [u8; 16] = [7; 16];
@@ -157,6 +161,10 @@ struct World {
 
 impl World {
     async fn new(datanodes: usize) -> Self {
+        Self::with_session_ttl(datanodes, 600_000).await
+    }
+
+    async fn with_session_ttl(datanodes: usize, session_ttl_ms: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk);
         let log = LogStore::open(disk.clone(), &dir.path().join("log"), LogOptions::new(1));
@@ -194,19 +202,19 @@ impl World {
             session: 0,
             sequence: 0,
         };
-        world.found().await;
+        world.found(session_ttl_ms).await;
         for _ in 0..datanodes {
             world.add_datanode().await;
         }
         world
     }
 
-    async fn found(&mut self) {
+    async fn found(&mut self, session_ttl_ms: u64) {
         let settings = ClusterSettings {
             chunk_size: 1 << 20,
             replication: 3,
             sync_on_close: false,
-            session_ttl_ms: 600_000,
+            session_ttl_ms,
             reclaim_grace_ms: 0,
             datanode_dead_after_ms: 600_000,
             datanode_sync_interval_ms: 5_000,
@@ -226,6 +234,20 @@ impl World {
         };
         self.session = self.command(CommandKind::OpenSession(open)).await.id;
         self.controllers.opened_session(SessionId(self.session));
+    }
+
+    /// What answers clients.
+    fn service(&self) -> NamenodeService {
+        let hello = Hello::new("namenode", Some(CLUSTER), 1);
+        let parts = Parts {
+            group: self.group.clone(),
+            controllers: Arc::clone(&self.controllers),
+            clock: Clock::system(),
+            peers: Peers::new(hello, ConnectionOptions::default()),
+            address: "namenode".to_owned(),
+            metrics: Metrics::new("namenode"),
+        };
+        NamenodeService::new(parts, ClusterCell::default())
     }
 
     async fn add_datanode(&mut self) -> u64 {
@@ -578,5 +600,83 @@ async fn concurrent_syncs_of_a_chunk_share_the_work() {
     for fake in world.datanodes.values() {
         assert_eq!(fake.replicas.lock().unwrap().log.len(), 1);
     }
+    world.stop().await;
+}
+
+/// Allocates a chunk as a client does.
+async fn allocate(
+    service: &NamenodeService,
+    session: u64,
+    sequence: u64,
+) -> Result<ChunkGrant, ErrorCode> {
+    let request = MutateRequest {
+        session,
+        sequence,
+        lowest_unanswered: 1,
+        caller: Caller::default(),
+        operation: Some(Operation::from(OperationKind::AllocateChunk(
+            AllocateChunk::default(),
+        ))),
+    };
+    let request = Request {
+        method: Method::Mutate.into(),
+        header: request.encode_to_vec().into(),
+        payload: Vec::new().into(),
+    };
+    let reply = service
+        .mutate(request)
+        .await
+        .map_err(|error| error.code())?;
+    let reply: MutateReply = reply.decode().unwrap();
+    match reply.outcome.unwrap().kind.unwrap() {
+        OutcomeKind::Chunk(grant) => Ok(grant),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_retry_gets_its_chunk_though_the_cluster_is_full_by_then() {
+    let world = World::new(3).await;
+    let service = world.service();
+    let first = allocate(&service, world.session, 1).await.unwrap();
+    for id in world.datanodes.keys() {
+        let mut full = volumes();
+        for volume in &mut full {
+            volume.available_bytes = 0;
+        }
+        let request = HeartbeatRequest {
+            datanode: *id,
+            boot_nonce: vec![*id as u8; 16],
+            volumes: full,
+            ..HeartbeatRequest::default()
+        };
+        world.controllers.heartbeat(&request).unwrap();
+    }
+    let again = allocate(&service, world.session, 1).await.unwrap();
+    assert_eq!((again.chunk, again.epoch), (first.chunk, first.epoch));
+    let other = allocate(&service, world.session, 2).await;
+    assert_eq!(other.unwrap_err(), ErrorCode::NoSpace);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_client_never_heard_of_it_expires() {
+    let world = World::with_session_ttl(0, 200).await;
+    let open = OpenSession {
+        client_name: "vanished".to_owned(),
+        nonce: vec![2; 16],
+    };
+    // Applied, but nobody is told.
+    let vanished = world.command(CommandKind::OpenSession(open)).await.id;
+    world
+        .until("the end of a session that nobody keeps alive", |world| {
+            world.controllers.keep_alive(SessionId(world.session));
+            let store = world.controllers.store();
+            let snapshot = store.snapshot();
+            session::get(&snapshot, SessionId(vanished))
+                .unwrap()
+                .is_none()
+        })
+        .await;
     world.stop().await;
 }

@@ -29,6 +29,8 @@ use crate::store::{Read, chunk, outcome, session};
 const CLIENT_NAME_BYTES_MAX: usize = 255;
 /// Supplementary groups of a caller.
 const GROUPS_MAX: usize = 1024;
+/// Replicas that one call may report as failed: a client reports those of one read.
+const EVIDENCE_MAX: usize = 256;
 /// Extents looked at in one step of a sync.
 const SYNC_PAGE: u32 = 4096;
 
@@ -106,7 +108,7 @@ impl NamenodeService {
         Ok(cluster.settings.unwrap_or_default().session_ttl_ms)
     }
 
-    pub(super) async fn mutate(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(crate) async fn mutate(&self, request: Request) -> Result<Reply, RpcError> {
         let request: MutateRequest = request.decode()?;
         check_caller(&request.caller)?;
         let Some(operation) = request.operation else {
@@ -119,7 +121,15 @@ impl NamenodeService {
         }
         self.group.require_leader()?;
         let placement = match &operation.kind {
-            Some(OperationKind::AllocateChunk(allocate)) => self.place(allocate)?,
+            Some(OperationKind::AllocateChunk(allocate)) => {
+                let placed = self.place(allocate);
+                // A retry of what has happened needs no place: apply answers it from memory.
+                if placed.is_err() && self.is_remembered(request.session, request.sequence)? {
+                    None
+                } else {
+                    placed?
+                }
+            }
             Some(OperationKind::RemoveTree(remove)) => {
                 let checked = self
                     .check_remove_tree(&request.caller, &remove.location)
@@ -317,6 +327,13 @@ impl NamenodeService {
 
     pub(super) fn report_replicas(&self, request: Request) -> Result<Reply, RpcError> {
         let ReportReplicasRequest { replicas } = request.decode()?;
+        if replicas.len() > EVIDENCE_MAX {
+            let message = format!(
+                "{} replicas in one report, at most {EVIDENCE_MAX} are allowed",
+                replicas.len()
+            );
+            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+        }
         self.group.require_leader()?;
         self.controllers.report_failed(&replicas);
         Ok(Reply::new(&ReportReplicasReply {}))
