@@ -47,6 +47,7 @@ struct State {
     read_only: bool,
     failing_syncs: BTreeSet<String>,
     failing_reads: BTreeSet<String>,
+    failing_opens: BTreeMap<String, i32>,
     /// Mutating calls left until the power goes.
     calls_left: Option<u64>,
 }
@@ -92,6 +93,7 @@ impl SimDisk {
             read_only: false,
             failing_syncs: BTreeSet::new(),
             failing_reads: BTreeSet::new(),
+            failing_opens: BTreeMap::new(),
             calls_left: None,
         };
         SimDisk {
@@ -153,6 +155,16 @@ impl SimDisk {
     /// If the path has `..` in it.
     pub fn fail_reads(&self, path: &Path) {
         guard(&self.shared).failing_reads.insert(normal(path));
+    }
+
+    /// Makes this file fail to open with an error number of the system.
+    ///
+    /// # Panics
+    /// If the path has `..` in it.
+    pub fn fail_opens(&self, path: &Path, number: i32) {
+        guard(&self.shared)
+            .failing_opens
+            .insert(normal(path), number);
     }
 
     /// Ends [`SimDisk::fail_reads`].
@@ -240,6 +252,9 @@ impl State {
     }
 
     fn open_or_create(&mut self, path: &Path, mode: OpenMode) -> io::Result<NodeId> {
+        if let Some(number) = self.failing_opens.get(&Tree::normal(path)?) {
+            return Err(os_error(*number));
+        }
         let exists = self.tree.exists(path)?;
         match mode {
             OpenMode::CreateNew => self.create(path),

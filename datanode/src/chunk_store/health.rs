@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use cairn_daemon::disk::Disk;
+use cairn_daemon::disk::{Disk, raw_os_error};
 use cairn_protocol::ids::ChunkId;
 
 use super::error::StoreError;
@@ -137,7 +137,7 @@ impl Health {
 
     /// What a failed write, creation, removal or listing means.
     pub(super) fn failure(&self, operation: &'static str, source: io::Error) -> StoreError {
-        match source.raw_os_error() {
+        match raw_os_error(&source) {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => StoreError::Exhausted {
                 volume: self.volume.clone(),
                 operation,
@@ -174,7 +174,7 @@ impl Health {
         range: Range<u64>,
         source: io::Error,
     ) -> StoreError {
-        if let Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) = source.raw_os_error() {
+        if let Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) = raw_os_error(&source) {
             let volume = self.volume.clone();
             return StoreError::Exhausted {
                 volume,

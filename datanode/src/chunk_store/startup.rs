@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use cairn_daemon::disk::{Caching, Disk, DiskFile, OpenMode};
+use cairn_daemon::disk::{Caching, Disk, DiskFile, OpenMode, raw_os_error};
 use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 
@@ -100,7 +100,16 @@ impl Scan<'_> {
             OpenMode::Read,
             Caching::Buffered,
         );
-        let sum = sum.map_err(|source| self.health.failure("open records", source))?;
+        let sum = match sum {
+            Ok(sum) => sum,
+            // One file whose place on the disk is damaged is no reason to give up the others.
+            Err(source) if is_damaged(&source) => {
+                tracing::warn!(%chunk, error = %source, "records cannot be opened");
+                let reason = "its .sum file cannot be opened";
+                return Ok(Some(damaged(chunk, Incarnation(0), reason)));
+            }
+            Err(source) => return Err(self.health.failure("open records", source)),
+        };
         let mut tail = [0; TAIL_LEN];
         let tail = &mut tail[..sum_length.min(TAIL_LEN as u64) as usize];
         if read_exactly(sum.as_ref(), tail, sum_length - tail.len() as u64).is_err() {
@@ -399,6 +408,11 @@ fn damaged(chunk: ChunkId, incarnation: Incarnation, reason: &'static str) -> En
         epoch: Epoch(0),
         reason,
     })
+}
+
+/// The file itself is damaged, as far as an error can say that: its inode or directory entry.
+fn is_damaged(error: &io::Error) -> bool {
+    matches!(raw_os_error(error), Some(libc::EIO | libc::EUCLEAN))
 }
 
 /// Fills `buffer` or fails.

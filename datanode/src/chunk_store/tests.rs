@@ -514,6 +514,39 @@ fn a_failed_sync_ends_the_volume_but_sealed_replicas_can_be_read() {
 }
 
 #[test]
+fn records_that_cannot_be_opened_are_one_bad_replica_and_not_the_end_of_the_volume() {
+    let disk = SimDisk::new();
+    let other = ChunkId(CHUNK.0 + 1);
+    {
+        let volume = open(&disk);
+        append(&create(&volume), &bytes(1, 10_000), 5_000).unwrap();
+        volume.seal(CHUNK, ONE, 10_000).unwrap();
+        let appender = volume.create(other, Incarnation(2), ONE).unwrap();
+        append(&appender, &bytes(2, 10_000), 5_000).unwrap();
+        volume.seal(other, ONE, 10_000).unwrap();
+    }
+    disk.kill();
+    disk.fail_opens(&sum_path(), libc::EIO);
+    let volume = open(&disk);
+    assert_eq!(volume.state(), VolumeState::Serving);
+    assert!(volume.find(CHUNK).unwrap().bad);
+    assert_eq!(
+        read(&volume, other, 0, 10_000).unwrap(),
+        &bytes(2, 10_000)[..]
+    );
+}
+
+#[test]
+fn too_many_open_files_are_nothing_that_a_disk_is_withdrawn_for() {
+    let disk = SimDisk::new();
+    let volume = open(&disk);
+    disk.fail_opens(&sum_path(), libc::EMFILE);
+    let created = volume.create(CHUNK, INCARNATION, ONE).map(drop);
+    assert_eq!(code(created), ErrorCode::Overloaded);
+    assert_eq!(volume.state(), VolumeState::Serving);
+}
+
+#[test]
 fn an_unreadable_replica_is_bad_and_many_of_them_end_the_volume() {
     let disk = SimDisk::new();
     let volume = open(&disk);

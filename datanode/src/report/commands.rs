@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt};
 use tokio::sync::Mutex;
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
@@ -17,6 +18,12 @@ use crate::transfer::{Copies, CopyOrder, CopySource, Piece, Transfer};
 
 /// Instructions in one request.
 const INSTRUCTIONS_MAX: usize = 256;
+
+/// Instructions of one request that are carried out at once.
+const AT_ONCE: usize = 8;
+
+/// Locks that the chunks share.
+const TURNS: usize = 64;
 
 /// How much of a replica one step of a verification reads; between steps others get their turn.
 const VERIFY_STEP_BYTES: u64 = 8 << 20;
@@ -33,8 +40,9 @@ const PIECE_SOURCES_MAX: usize = 256;
 pub(crate) struct Commands {
     transfer: Transfer,
     copies: Copies,
-    /// One seal, delete or sync at a time, so that nothing happens between the look at an incarnation and the deed.
-    one_at_a_time: Arc<Mutex<()>>,
+    /// One seal or delete of a chunk at a time, so that nothing happens between the look at an incarnation and the deed. Chunks
+    /// share the locks: a slow disk then holds some of the others up, not all.
+    turns: Arc<[Mutex<()>; TURNS]>,
 }
 
 impl Commands {
@@ -42,7 +50,7 @@ impl Commands {
         Self {
             transfer,
             copies,
-            one_at_a_time: Arc::default(),
+            turns: Arc::new(std::array::from_fn(|_| Mutex::default())),
         }
     }
 
@@ -52,24 +60,36 @@ impl Commands {
         request: InstructRequest,
     ) -> Result<InstructReply, Failure> {
         self.authorise(&request)?;
-        let mut results = Vec::with_capacity(request.instructions.len());
-        for instruction in request.instructions {
-            // A newer leader may have spoken since the last one.
-            self.transfer.cluster.accept_term(request.term)?;
-            let (chunk, incarnation) = (
-                ChunkId(instruction.chunk),
-                Incarnation(instruction.incarnation),
-            );
-            let result = self.carry_out(chunk, incarnation, instruction).await;
-            if let Err(failure) = &result {
-                tracing::debug!(%chunk, %incarnation, error = %failure, "instruction not carried out");
-            }
-            results.push(InstructResult {
-                failure: result.err().map(Into::into),
-                state: self.transfer.replicas.find(chunk),
-            });
-        }
+        let term = request.term;
+        let orders = request.instructions.into_iter();
+        let results: Vec<Result<InstructResult, Failure>> =
+            stream::iter(orders.map(|order| self.one(term, order)))
+                .buffered(AT_ONCE)
+                .collect()
+                .await;
+        let results = results.into_iter().collect::<Result<_, _>>()?;
         Ok(InstructReply { results })
+    }
+
+    async fn one(&self, term: u64, instruction: Instruction) -> Result<InstructResult, Failure> {
+        // A newer leader may have spoken since the last one.
+        self.transfer.cluster.accept_term(term)?;
+        let (chunk, incarnation) = (
+            ChunkId(instruction.chunk),
+            Incarnation(instruction.incarnation),
+        );
+        let result = self.carry_out(chunk, incarnation, instruction).await;
+        if let Err(failure) = &result {
+            tracing::debug!(%chunk, %incarnation, error = %failure, "instruction not carried out");
+        }
+        Ok(InstructResult {
+            failure: result.err().map(Into::into),
+            state: self.transfer.replicas.find(chunk),
+        })
+    }
+
+    fn turn(&self, chunk: ChunkId) -> &Mutex<()> {
+        &self.turns[(chunk.0 % TURNS as u64) as usize]
     }
 
     fn authorise(&self, request: &InstructRequest) -> Result<(), Failure> {
@@ -117,7 +137,7 @@ impl Commands {
             InstructionKind::Copy(copy) => self.copy(chunk, incarnation, copy),
             InstructionKind::Verify(VerifyReplica {}) => self.verify(chunk, incarnation).await,
             InstructionKind::Seal(SealReplica { epoch, length }) => {
-                let _one = self.one_at_a_time.lock().await;
+                let _turn = self.turn(chunk).lock().await;
                 replicas
                     .seal(chunk, incarnation, Epoch(epoch), length)
                     .await?;
@@ -125,7 +145,7 @@ impl Commands {
                 Ok(())
             }
             InstructionKind::Delete(DeleteReplica {}) => {
-                let _one = self.one_at_a_time.lock().await;
+                let _turn = self.turn(chunk).lock().await;
                 self.copies.cancel(chunk, incarnation);
                 replicas.delete(chunk, incarnation).await?;
                 if replicas.find(chunk).is_none() {

@@ -267,8 +267,13 @@ impl Reporter {
                 return Err(error.failure);
             }
         };
+        if let Err(failure) = self.learn(identity, &reply.directions).await {
+            // A leader whose term is over heard it; the present one has to.
+            self.transfer.replicas.changes().put_back(taken);
+            return Err(failure);
+        }
         self.known_failed = failed;
-        self.learn(identity, &reply.directions).await
+        Ok(())
     }
 }
 
