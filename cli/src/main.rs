@@ -38,7 +38,10 @@ use session::Ending;
 const LEFT_BEHIND: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match commands::mount::as_mount_helper(std::env::args_os()) {
+        Some(line) => Arguments::parse_from(line),
+        None => Arguments::parse(),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cairn_protocol::messages::common::ClusterSettings;
+use cairn_protocol::messages::common::{Caller, ClusterSettings};
 use cairn_protocol::rpc::{ConnectionOptions, Hello};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
@@ -50,6 +50,8 @@ const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
 #[derive(Clone)]
 pub struct FileSystem {
     pub(crate) inner: Arc<Inner>,
+    /// Who changes the namespace, if not the one who connected.
+    caller: Option<Arc<Caller>>,
 }
 
 /// What the operations share. Dropped with the last clone, and with it every background task.
@@ -174,7 +176,26 @@ impl FileSystem {
                 core,
                 tasks,
             }),
+            caller: None,
         })
+    }
+
+    /// The same file system, whose changes of the namespace are made in the name of somebody else: a mount acts for every
+    /// process of its machine. Session, connections and limits are shared; questions and data are still the connected
+    /// caller's.
+    pub fn with_caller(&self, caller: Caller) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            caller: Some(Arc::new(caller)),
+        }
+    }
+
+    /// Who changes the namespace.
+    pub(crate) fn caller(&self) -> Caller {
+        match &self.caller {
+            Some(caller) => Caller::clone(caller),
+            None => self.core().namenode.caller(),
+        }
     }
 
     /// The cluster's settings as last heard.

@@ -379,7 +379,11 @@ impl FileSystem {
         subject: &Subject,
         operation: OperationKind,
     ) -> Result<InodeOutcome> {
-        self.core().sessions.mutate_inode(subject, operation).await
+        let sessions = &self.core().sessions;
+        match sessions.mutate_as(subject, operation, self.caller()).await? {
+            OutcomeKind::Inode(outcome) => Ok(outcome),
+            _ => Err(Error::unexpected(subject)),
+        }
     }
 
     /// For operations that may need several entries of the log: the same call goes on.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::{CloseSession, InodeOutcome, OperationKind, OutcomeKind};
 use cairn_protocol::messages::session::{
     KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, OpenSessionReply,
@@ -118,9 +119,20 @@ impl Sessions {
         subject: &Subject,
         operation: OperationKind,
     ) -> Result<OutcomeKind> {
+        self.mutate_as(subject, operation, self.namenode.caller())
+            .await
+    }
+
+    /// Like [`Sessions::mutate`], in the name of `caller`.
+    pub(crate) async fn mutate_as(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+        caller: Caller,
+    ) -> Result<OutcomeKind> {
         let turn = self.turns.acquire().await;
         let ticket = self.ticket(subject).await?;
-        let result = self.send(subject, operation, &ticket).await;
+        let result = self.send(subject, operation, &ticket, caller).await;
         drop((ticket, turn));
         result
     }
@@ -142,12 +154,13 @@ impl Sessions {
         subject: &Subject,
         operation: OperationKind,
         ticket: &Ticket,
+        caller: Caller,
     ) -> Result<OutcomeKind> {
         let request = MutateRequest {
             session: ticket.session.id,
             sequence: ticket.sequence,
             lowest_unanswered: ticket.lowest_unanswered,
-            caller: self.namenode.caller(),
+            caller,
             operation: Some(operation.into()),
         };
         let patience = self.namenode.timeouts().patience;
@@ -247,7 +260,7 @@ impl Sessions {
         let result = match session.ticket() {
             Some(ticket) => {
                 let close = OperationKind::CloseSession(CloseSession {});
-                self.send(&Subject::Cluster, close, &ticket)
+                self.send(&Subject::Cluster, close, &ticket, self.namenode.caller())
                     .await
                     .map(|_| ())
             }

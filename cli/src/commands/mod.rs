@@ -20,6 +20,7 @@ pub(crate) mod ln;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod mkdir;
+pub(crate) mod mount;
 pub(crate) mod mv;
 pub(crate) mod namenode;
 pub(crate) mod put;
@@ -65,6 +66,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
     match command {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::Mount(mount) => mount.run(&global).await,
         Command::Up(up) => up.run(&global).await,
         Command::Namenode(namenode) => namenode.run(&global).await,
         Command::Datanode(datanode) => datanode.run(&global).await,
@@ -152,6 +154,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Fsck(fsck) => return fsck.run(session).await,
         Command::Completions(_)
         | Command::Man(_)
+        | Command::Mount(_)
         | Command::Up(_)
         | Command::Namenode(_)
         | Command::Datanode(_) => {

@@ -1,0 +1,35 @@
+//! How a mount behaves. Values only.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one mount.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// The empty directory to mount on.
+    pub mountpoint: PathBuf,
+    /// What `mount` and `df` show as the source.
+    pub source: String,
+    /// Nothing can be changed through it.
+    pub read_only: bool,
+    /// Other users than the one who mounts may use it: needs root, or `user_allow_other` in /etc/fuse.conf.
+    pub allow_other: bool,
+    /// How long the kernel may answer from names and attributes that it knows. An open always asks. Default 1 s.
+    pub cache: Duration,
+    /// Options that the kernel understands by itself: `nosuid`, `nodev`, `noexec`, `noatime` …
+    pub kernel_options: Vec<String>,
+}
+
+impl MountConfig {
+    /// The defaults.
+    pub fn new(mountpoint: PathBuf, source: String) -> Self {
+        Self {
+            mountpoint,
+            source,
+            read_only: false,
+            allow_other: false,
+            cache: Duration::from_secs(1),
+            kernel_options: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Files: open, read, write, and what changes or copies ranges.
+
+use bytes::Bytes;
+use cairn_client::OpenFile;
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::InodeKind;
+
+use super::{MountedFs, Outcome, number};
+use crate::inodes::Opened;
+
+/// Most bytes that one request copies.
+const COPY_BYTES_MAX: u64 = 1 << 30;
+
+impl MountedFs {
+    fn file(&self, inode: u64) -> Outcome<OpenFile> {
+        self.inodes.file(inode).ok_or(libc::EBADF)
+    }
+
+    /// Opens a file: what others have committed by now is seen. True if nothing changed since it was last open here.
+    pub async fn open(&self, inode: u64) -> Outcome<bool> {
+        let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
+        if attributes.kind != InodeKind::File as i32 {
+            return Err(libc::EINVAL);
+        }
+        let Opened { unchanged, .. } = self.inodes.open(&self.fs, &attributes);
+        Ok(unchanged)
+    }
+
+    /// Bytes, fewer only at the end.
+    pub async fn read(&self, inode: u64, offset: u64, length: usize) -> Outcome<Bytes> {
+        self.file(inode)?.read(offset, length).await.map_err(number)
+    }
+
+    /// Takes bytes over.
+    pub async fn write(&self, inode: u64, offset: u64, bytes: Bytes) -> Outcome<()> {
+        self.file(inode)?.write(offset, bytes).await.map_err(number)
+    }
+
+    /// Puts bytes at the end, wherever that is by now, in one piece. Returns where.
+    pub async fn append(&self, inode: u64, bytes: Bytes) -> Outcome<u64> {
+        self.file(inode)?.append(bytes).await.map_err(number)
+    }
+
+    /// Commits what was written: others that open the file see it.
+    pub async fn flush(&self, inode: u64) -> Outcome<()> {
+        let flushed = self.file(inode)?.flush().await;
+        flushed.map(drop).map_err(number)
+    }
+
+    /// Commits, and waits until it is on disks.
+    pub async fn sync(&self, inode: u64) -> Outcome<()> {
+        self.file(inode)?.sync().await.map(drop).map_err(number)
+    }
+
+    /// One handle fewer. What was written through memory maps is committed here.
+    pub async fn release(&self, inode: u64) -> Outcome<()> {
+        let flushed = self.flush(inode).await;
+        if self.inodes.close(inode) {
+            self.fs.release(InodeId(inode)).await.map_err(number)?;
+        }
+        flushed
+    }
+
+    /// As fallocate(2): space is not reserved, sizes and holes are as it says.
+    pub async fn allocate(&self, inode: u64, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+        let file = self.file(inode)?;
+        let end = offset.checked_add(length).ok_or(libc::EFBIG)?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 if keep_size => Ok(()),
+            0 => {
+                // Others may have made it longer, and that must not be cut off.
+                file.flush().await.map_err(number)?;
+                let size = self.attributes(inode).await?.size;
+                if end > size {
+                    let grown = file.punch_hole(size, end - size, true).await;
+                    grown.map(drop).map_err(number)?;
+                }
+                Ok(())
+            }
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => {
+                let punched = file.punch_hole(offset, length, false).await;
+                punched.map(drop).map_err(number)
+            }
+            libc::FALLOC_FL_ZERO_RANGE => {
+                let zeroed = file.punch_hole(offset, length, !keep_size).await;
+                zeroed.map(drop).map_err(number)
+            }
+            _ => Err(libc::EOPNOTSUPP),
+        }
+    }
+
+    /// Where data (or else a hole) begins, at or after `offset`.
+    pub async fn seek(&self, inode: u64, offset: u64, data: bool) -> Outcome<u64> {
+        let file = self.file(inode)?;
+        let found = if data {
+            file.seek_data(offset).await
+        } else {
+            file.seek_hole(offset).await
+        };
+        found.map_err(number)?.ok_or(libc::ENXIO)
+    }
+
+    /// Shares a range of one file with another; no data moves.
+    pub async fn copy_range(
+        &self,
+        (source, source_offset): (u64, u64),
+        (target, target_offset): (u64, u64),
+        length: u64,
+    ) -> Outcome<u64> {
+        let target_file = self.file(target)?;
+        self.flush(source).await?;
+        target_file.flush().await.map_err(number)?;
+        let length = length.min(COPY_BYTES_MAX);
+        let (from, to) = (InodeId(source), InodeId(target));
+        let shared = self
+            .fs
+            .clone_range(from, source_offset, length, to, target_offset);
+        let shared = shared.await;
+        target_file.invalidate();
+        shared.map_err(|error| match error.code() {
+            // The kernel then copies by itself.
+            ErrorCode::InvalidArgument => libc::EOPNOTSUPP,
+            _ => number(error),
+        })
+    }
+}

@@ -1,0 +1,714 @@
+//! The kernel's requests and replies. Translates numbers, flags and names; everything else is in `fs.rs`.
+//!
+//! Each request is answered by a task of its own, counted by a tracker, so that a slow one holds nobody up.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cairn_client::AttributeChange;
+use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::operation::{RenameMode, XattrMode};
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::fs::{MountedFs, NewAttributes, Outcome, Requester};
+
+/// Largest request, and what the kernel can put into one.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// Block size that programs are told.
+const BLOCK_BYTES: u32 = 4096;
+/// Inode numbers are never used again.
+const GENERATION: Generation = Generation(0);
+
+/// One mount, as fuser sees it.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(crate) fs: Arc<MountedFs>,
+    pub(crate) runtime: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cache: Duration,
+}
+
+/// Replies that can say no.
+trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => { $(impl Refuse for $reply {
+        fn refuse(self, errno: Errno) { self.error(errno); }
+    })* };
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+impl Adapter {
+    /// Answers when `work` is done.
+    fn answer<R: Refuse, T: Send>(
+        &self,
+        reply: R,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        accept: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let answered = async move {
+            match work.await {
+                Ok(value) => accept(reply, value),
+                Err(errno) => reply.refuse(Errno::from_i32(errno)),
+            }
+        };
+        self.tasks.spawn_on(answered, &self.runtime);
+    }
+
+    fn answer_entry(
+        &self,
+        reply: ReplyEntry,
+        work: impl Future<Output = Outcome<Attributes>> + Send + 'static,
+    ) {
+        let cache = self.cache;
+        self.answer(reply, work, move |reply, attributes| {
+            reply.entry(&cache, &file_attr(&attributes), GENERATION);
+        });
+    }
+}
+
+fn requester(request: &Request) -> Requester {
+    Requester {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+fn time(ns: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(ns)
+}
+
+/// Nanoseconds since 1970; times before that are 1970.
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn file_type(kind: i32) -> FileType {
+    match InodeKind::try_from(kind) {
+        Ok(InodeKind::Directory) => FileType::Directory,
+        Ok(InodeKind::Symlink) => FileType::Symlink,
+        Ok(InodeKind::Fifo) => FileType::NamedPipe,
+        Ok(InodeKind::Socket) => FileType::Socket,
+        Ok(InodeKind::CharDevice) => FileType::CharDevice,
+        Ok(InodeKind::BlockDevice) => FileType::BlockDevice,
+        Ok(InodeKind::File | InodeKind::Unspecified) | Err(_) => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attributes: &Attributes) -> FileAttr {
+    let kind = file_type(attributes.kind);
+    FileAttr {
+        ino: INodeNo(attributes.inode),
+        size: attributes.size,
+        blocks: attributes.allocated.div_ceil(512),
+        atime: time(attributes.atime_ns),
+        mtime: time(attributes.mtime_ns),
+        ctime: time(attributes.ctime_ns),
+        crtime: time(attributes.btime_ns),
+        kind,
+        perm: (attributes.mode & 0o7777) as u16,
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: attributes.rdev as u32,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+fn open_flags(flags: i32, unchanged: bool) -> FopenFlags {
+    let mut open = FopenFlags::empty();
+    if flags & libc::O_APPEND != 0 {
+        // The kernel's own idea of the end may be behind: bytes go where the cluster says.
+        open |= FopenFlags::FOPEN_DIRECT_IO;
+    } else if unchanged {
+        open |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
+    open
+}
+
+/// A value, or its length if there is room for nothing.
+fn reply_xattr(reply: ReplyXattr, value: &[u8], room: u32) {
+    match u32::try_from(value.len()) {
+        Ok(length) if room == 0 => reply.size(length),
+        Ok(length) if length <= room => reply.data(value),
+        Ok(_) | Err(_) => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is a refinement that an older kernel may lack.
+        let wanted = [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_MAX_PAGES,
+        ];
+        for flag in wanted {
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.answer_entry(reply, async move { fs.lookup(parent.0, &name).await });
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, cache) = (self.fs.clone(), self.cache);
+        let work = async move { fs.attributes(inode.0).await };
+        self.answer(reply, work, move |reply, attributes| {
+            reply.attr(&cache, &file_attr(&attributes));
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let specific = |time: Option<TimeOrNow>| match time {
+            Some(TimeOrNow::SpecificTime(time)) => Some(nanoseconds(time)),
+            Some(TimeOrNow::Now) | None => None,
+        };
+        let change = AttributeChange {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            atime_ns: specific(atime),
+            mtime_ns: specific(mtime),
+            atime_now: matches!(atime, Some(TimeOrNow::Now)),
+            mtime_now: matches!(mtime, Some(TimeOrNow::Now)),
+            ..AttributeChange::default()
+        };
+        let new = NewAttributes { change, size };
+        let (fs, cache) = (self.fs.clone(), self.cache);
+        let work = async move { fs.set_attributes(inode.0, new).await };
+        self.answer(reply, work, move |reply, attributes| {
+            reply.attr(&cache, &file_attr(&attributes));
+        });
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        let fs = self.fs.clone();
+        let work = async move { fs.readlink(inode.0).await };
+        self.answer(reply, work, |reply, target| reply.data(&target));
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => InodeKind::File,
+            libc::S_IFIFO => InodeKind::Fifo,
+            libc::S_IFSOCK => InodeKind::Socket,
+            libc::S_IFCHR => InodeKind::CharDevice,
+            libc::S_IFBLK => InodeKind::BlockDevice,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (fs, name, who) = (
+            self.fs.clone(),
+            name.as_bytes().to_vec(),
+            requester(request),
+        );
+        self.answer_entry(reply, async move {
+            fs.make_node(who, parent.0, &name, kind, mode & 0o7777, rdev)
+                .await
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name, who) = (
+            self.fs.clone(),
+            name.as_bytes().to_vec(),
+            requester(request),
+        );
+        self.answer_entry(reply, async move {
+            fs.mkdir(who, parent.0, &name, mode & 0o7777).await
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        let work = async move { fs.unlink(parent.0, &name).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        let work = async move { fs.rmdir(parent.0, &name).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name, who) = (
+            self.fs.clone(),
+            name.as_bytes().to_vec(),
+            requester(request),
+        );
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.answer_entry(reply, async move {
+            fs.symlink(who, parent.0, &name, &target).await
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let fs = self.fs.clone();
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let work = async move {
+            fs.rename((parent.0, &name), (new_parent.0, &new_name), mode)
+                .await
+        };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.answer_entry(reply, async move { fs.link(inode.0, parent.0, &name).await });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, name, who) = (
+            self.fs.clone(),
+            name.as_bytes().to_vec(),
+            requester(request),
+        );
+        let exclusive = flags & libc::O_EXCL != 0;
+        let truncate = flags & libc::O_TRUNC != 0;
+        let cache = self.cache;
+        let work = async move {
+            fs.create(who, parent.0, &name, mode & 0o7777, exclusive, truncate)
+                .await
+        };
+        self.answer(reply, work, move |reply, (attributes, unchanged)| {
+            let attr = file_attr(&attributes);
+            let open = open_flags(flags, unchanged);
+            reply.created(&cache, &attr, GENERATION, FileHandle(0), open);
+        });
+    }
+
+    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs.clone();
+        let work = async move { fs.open(inode.0).await };
+        self.answer(reply, work, move |reply, unchanged| {
+            reply.opened(FileHandle(0), open_flags(flags.0, unchanged));
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.read(inode.0, offset, size as usize).await };
+        self.answer(reply, work, |reply, bytes| reply.data(&bytes));
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fs, bytes) = (self.fs.clone(), Bytes::copy_from_slice(data));
+        // Never more than REQUEST_BYTES_MAX.
+        let length = data.len() as u32;
+        // Pages of a memory map go where they were, however the file was opened.
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let append = flags.0 & libc::O_APPEND != 0 && !from_cache;
+        let work = async move {
+            if append {
+                fs.append(inode.0, bytes).await.map(drop)
+            } else {
+                fs.write(inode.0, offset, bytes).await
+            }
+        };
+        self.answer(reply, work, move |reply, ()| reply.written(length));
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.flush(inode.0).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.release(inode.0).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        let work = async move { fs.sync(inode.0).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.fs.open_directory(inode.0);
+        reply.opened(FileHandle(handle), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        // Offsets 1 and 2 are behind the two entries that the cluster does not list.
+        let index = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let fs = self.fs.clone();
+        let work = async move {
+            let parent = fs.parent(inode.0).await?;
+            Ok((parent, fs.read_directory(handle.0, index).await?))
+        };
+        self.tasks.spawn_on(
+            async move {
+                let (parent, entries) = match work.await {
+                    Ok(found) => found,
+                    Err(errno) => return reply.refuse(Errno::from_i32(errno)),
+                };
+                let directory = FileType::Directory;
+                if offset == 0 && reply.add(inode, 1, directory, ".") {
+                    return reply.ok();
+                }
+                if offset <= 1 && reply.add(INodeNo(parent), 2, directory, "..") {
+                    return reply.ok();
+                }
+                for (at, entry) in entries.iter().enumerate() {
+                    let next = (index + at) as u64 + 3;
+                    let name = OsStr::from_bytes(&entry.name);
+                    if reply.add(INodeNo(entry.inode), next, file_type(entry.kind), name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            },
+            &self.runtime,
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let index = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let (fs, cache) = (self.fs.clone(), self.cache);
+        self.tasks.spawn_on(
+            async move {
+                let found = async {
+                    let own = fs.attributes(inode.0).await?;
+                    Ok::<_, i32>((own, fs.read_directory(handle.0, index).await?))
+                };
+                let (own, entries) = match found.await {
+                    Ok(found) => found,
+                    Err(errno) => return reply.refuse(Errno::from_i32(errno)),
+                };
+                // The kernel takes nothing but the number from these two.
+                let mut attr = file_attr(&own);
+                if offset == 0 && reply.add(inode, 1, ".", &cache, &attr, GENERATION) {
+                    return reply.ok();
+                }
+                attr.ino = INodeNo(own.parent.max(1));
+                if offset <= 1 && reply.add(attr.ino, 2, "..", &cache, &attr, GENERATION) {
+                    return reply.ok();
+                }
+                for (at, entry) in entries.into_iter().enumerate() {
+                    let next = (index + at) as u64 + 3;
+                    let attributes = match entry.attributes {
+                        Some(attributes) => attributes,
+                        // Gone since it was listed: a name that has no inode is not told.
+                        None => match fs.attributes(entry.inode).await {
+                            Ok(attributes) => attributes,
+                            Err(_) => continue,
+                        },
+                    };
+                    let attr = file_attr(&attributes);
+                    let name = OsStr::from_bytes(&entry.name);
+                    if reply.add(attr.ino, next, name, &cache, &attr, GENERATION) {
+                        break;
+                    }
+                }
+                reply.ok();
+            },
+            &self.runtime,
+        );
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.close_directory(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // Names are on the disks of a majority before anyone hears of them.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        let fs = self.fs.clone();
+        self.answer(reply, async move { fs.space().await }, |reply, space| {
+            let unit = u64::from(BLOCK_BYTES) * u64::from(space.replication.max(1));
+            let free = space.available_bytes / unit;
+            let blocks = free + space.used_bytes / unit;
+            let inodes_max = u64::from(u32::MAX);
+            let inodes_free = inodes_max.saturating_sub(space.inode_count);
+            reply.statfs(blocks, free, free, inodes_max, inodes_free, BLOCK_BYTES, 255, BLOCK_BYTES);
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (fs, name, value) = (
+            self.fs.clone(),
+            name.as_bytes().to_vec(),
+            value.to_vec(),
+        );
+        let work = async move { fs.set_xattr(inode.0, &name, &value, mode).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        let work = async move { fs.get_xattr(inode.0, &name).await };
+        self.answer(reply, work, move |reply, value| reply_xattr(reply, &value, size));
+    }
+
+    fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        let fs = self.fs.clone();
+        let work = async move { fs.list_xattrs(inode.0).await };
+        self.answer(reply, work, move |reply, names| reply_xattr(reply, &names, size));
+    }
+
+    fn removexattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        let work = async move { fs.remove_xattr(inode.0, &name).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.allocate(inode.0, offset, length, mode).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let fs = self.fs.clone();
+        let work = async move { fs.seek(inode.0, offset, data).await };
+        self.answer(reply, work, |reply, found| {
+            match i64::try_from(found) {
+                Ok(found) => reply.offset(found),
+                Err(_) => reply.error(Errno::EOVERFLOW),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        source: INodeNo,
+        _source_handle: FileHandle,
+        source_offset: u64,
+        target: INodeNo,
+        _target_handle: FileHandle,
+        target_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move {
+            fs.copy_range((source.0, source_offset), (target.0, target_offset), length)
+                .await
+        };
+        self.answer(reply, work, |reply, copied| {
+            // At most COPY_BYTES_MAX.
+            reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
+        });
+    }
+}

@@ -1,0 +1,23 @@
+//! A mount: a folder of this machine over the cluster.
+//!
+//! | module | what |
+//! |---|---|
+//! | `fuse` | the kernel's requests and replies; only here: fuser |
+//! | `fs` | what they mean, over `cairn_client::FileSystem`; knows no kernel |
+//! | `inodes`, `handles` | files and directories that are open |
+//! | `identity` | in whose name things are made |
+//! | `errno` | failures as the kernel's numbers |
+//! | `mount`, `config` | the life of a mount, its settings |
+
+mod config;
+mod errno;
+mod fs;
+mod fuse;
+mod handles;
+mod identity;
+mod inodes;
+mod mount;
+
+pub use config::MountConfig;
+pub use fs::MountedFs;
+pub use mount::{Mount, check_mountpoint};
