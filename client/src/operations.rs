@@ -380,7 +380,10 @@ impl FileSystem {
         operation: OperationKind,
     ) -> Result<InodeOutcome> {
         let sessions = &self.core().sessions;
-        match sessions.mutate_as(subject, operation, self.caller()).await? {
+        match sessions
+            .mutate_as(subject, operation, self.caller())
+            .await?
+        {
             OutcomeKind::Inode(outcome) => Ok(outcome),
             _ => Err(Error::unexpected(subject)),
         }

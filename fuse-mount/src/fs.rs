@@ -111,7 +111,11 @@ impl MountedFs {
         if let Some(size) = new.size {
             attributes = Some(match &file {
                 Some(file) => file.truncate(size).await.map_err(number)?,
-                None => self.fs.truncate(InodeId(inode), size).await.map_err(number)?,
+                None => self
+                    .fs
+                    .truncate(InodeId(inode), size)
+                    .await
+                    .map_err(number)?,
             });
         }
         if new.change != AttributeChange::default() {

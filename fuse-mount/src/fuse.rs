@@ -359,7 +359,10 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.answer_entry(reply, async move { fs.link(inode.0, parent.0, &name).await });
+        self.answer_entry(
+            reply,
+            async move { fs.link(inode.0, parent.0, &name).await },
+        );
     }
 
     fn create(
@@ -599,7 +602,16 @@ impl Filesystem for Adapter {
             let blocks = free + space.used_bytes / unit;
             let inodes_max = u64::from(u32::MAX);
             let inodes_free = inodes_max.saturating_sub(space.inode_count);
-            reply.statfs(blocks, free, free, inodes_max, inodes_free, BLOCK_BYTES, 255, BLOCK_BYTES);
+            reply.statfs(
+                blocks,
+                free,
+                free,
+                inodes_max,
+                inodes_free,
+                BLOCK_BYTES,
+                255,
+                BLOCK_BYTES,
+            );
         });
     }
 
@@ -619,11 +631,7 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (fs, name, value) = (
-            self.fs.clone(),
-            name.as_bytes().to_vec(),
-            value.to_vec(),
-        );
+        let (fs, name, value) = (self.fs.clone(), name.as_bytes().to_vec(), value.to_vec());
         let work = async move { fs.set_xattr(inode.0, &name, &value, mode).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
@@ -631,13 +639,17 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
         let work = async move { fs.get_xattr(inode.0, &name).await };
-        self.answer(reply, work, move |reply, value| reply_xattr(reply, &value, size));
+        self.answer(reply, work, move |reply, value| {
+            reply_xattr(reply, &value, size)
+        });
     }
 
     fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = self.fs.clone();
         let work = async move { fs.list_xattrs(inode.0).await };
-        self.answer(reply, work, move |reply, names| reply_xattr(reply, &names, size));
+        self.answer(reply, work, move |reply, names| {
+            reply_xattr(reply, &names, size)
+        });
     }
 
     fn removexattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -680,11 +692,9 @@ impl Filesystem for Adapter {
         };
         let fs = self.fs.clone();
         let work = async move { fs.seek(inode.0, offset, data).await };
-        self.answer(reply, work, |reply, found| {
-            match i64::try_from(found) {
-                Ok(found) => reply.offset(found),
-                Err(_) => reply.error(Errno::EOVERFLOW),
-            }
+        self.answer(reply, work, |reply, found| match i64::try_from(found) {
+            Ok(found) => reply.offset(found),
+            Err(_) => reply.error(Errno::EOVERFLOW),
         });
     }
 

@@ -53,7 +53,10 @@ mod tests {
 
     #[test]
     fn groups_come_from_the_process_status() {
-        assert_eq!(parse_groups("Name:\tx\nGroups:\t4 24 1000 \nNStgid:\t1\n"), [4, 24, 1000]);
+        assert_eq!(
+            parse_groups("Name:\tx\nGroups:\t4 24 1000 \nNStgid:\t1\n"),
+            [4, 24, 1000]
+        );
         assert!(parse_groups("Groups:\t\n").is_empty());
         assert!(parse_groups("").is_empty());
     }

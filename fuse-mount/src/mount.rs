@@ -38,7 +38,9 @@ pub struct Mount {
 pub fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<()> {
     let shown = mountpoint.display();
     if !Path::new("/dev/fuse").exists() {
-        bail!("this machine has no /dev/fuse: load the kernel's module with `modprobe fuse`, or in a container pass `--device /dev/fuse`");
+        bail!(
+            "this machine has no /dev/fuse: load the kernel's module with `modprobe fuse`, or in a container pass `--device /dev/fuse`"
+        );
     }
     if let Err(error) = std::fs::metadata(mountpoint)
         && error.raw_os_error() == Some(libc::ENOTCONN)
@@ -61,11 +63,15 @@ pub fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<()> {
     let above = path.parent().map(std::fs::metadata).transpose();
     let above = above.with_context(|| format!("look above {shown}"))?;
     if above.is_none_or(|above| above.dev() != metadata.dev()) {
-        bail!("{shown} is mounted already; unmount it with `umount {shown}`, or name another directory");
+        bail!(
+            "{shown} is mounted already; unmount it with `umount {shown}`, or name another directory"
+        );
     }
     let mut entries = std::fs::read_dir(&path).with_context(|| format!("look into {shown}"))?;
     if entries.next().is_some() {
-        bail!("{shown} is not empty, and a mount would hide what is in it; name an empty directory");
+        bail!(
+            "{shown} is not empty, and a mount would hide what is in it; name an empty directory"
+        );
     }
     Ok(())
 }

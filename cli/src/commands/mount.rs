@@ -130,7 +130,10 @@ fn start_in_background() -> anyhow::Result<Ending> {
         .stdout(Stdio::piped())
         .process_group(0);
     let mut child = command.spawn().context("start the mount's process")?;
-    let out = child.stdout.take().context("listen to the mount's process")?;
+    let out = child
+        .stdout
+        .take()
+        .context("listen to the mount's process")?;
     let mut line = String::new();
     BufReader::new(out)
         .read_line(&mut line)
