@@ -103,12 +103,20 @@ impl Mount {
         if std::env::var_os(WAITED_FOR).is_some() {
             tell_that_it_is_up()?;
         }
+        let mut detached = false;
         while !mounted.has_ended() {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => mounted.detach()?,
-                _ = interrupt.recv() => mounted.detach()?,
-                () = sleep(LOOK) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = sleep(LOOK) => continue,
+            }
+            // Once is enough; a second signal must not end us before those who have files open are done.
+            if !detached {
+                match mounted.detach() {
+                    Ok(()) => detached = true,
+                    Err(error) => tracing::warn!(%error, "cannot unmount yet"),
+                }
             }
         }
         mounted.finish().await?;
