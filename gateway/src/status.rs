@@ -29,6 +29,13 @@ pub(crate) fn verdict(status: &StatusReply) -> (Health, String) {
         );
         return (Health::Bad, text);
     }
+    if counts.chunks_lossy > 0 {
+        let text = format!(
+            "The ends of {} chunks are on no disk any more: what is lost cannot be read, dfs fsck names the files.",
+            counts.chunks_lossy
+        );
+        return (Health::Bad, text);
+    }
     if !status.datanodes.iter().any(|datanode| datanode.alive) {
         return (
             Health::Bad,
@@ -61,7 +68,10 @@ pub(crate) fn verdict(status: &StatusReply) -> (Health, String) {
 fn is_safe(status: &StatusReply) -> bool {
     let counts = &status.counts;
     let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
-    somebody && counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0
+    somebody
+        && counts.chunks_unavailable == 0
+        && counts.chunks_lossy == 0
+        && counts.chunks_under_replicated == 0
 }
 
 /// What a datanode is and is to be, in words.
@@ -98,6 +108,7 @@ pub(crate) fn as_json(status: &StatusReply) -> Value {
             "chunks_open": counts.chunks_open,
             "chunks_under_replicated": counts.chunks_under_replicated,
             "chunks_unavailable": counts.chunks_unavailable,
+            "chunks_lossy": counts.chunks_lossy,
             "chunks_over_replicated": counts.chunks_over_replicated,
             "chunks_dead": counts.chunks_dead,
             "live_bytes": counts.live_bytes,

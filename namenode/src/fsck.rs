@@ -2,18 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation, InodeId};
 use cairn_protocol::messages::admin::{FsckProblem, FsckReply};
 use cairn_protocol::rpc::RpcError;
 use cairn_protocol::{ErrorCode, Failure};
 
 use crate::namespace::invariants;
+use crate::store::chunk_use::UseOwner;
 use crate::store::records::{ChunkRecord, ChunkState};
-use crate::store::{Read, StoreError, chunk};
+use crate::store::{Read, StoreError, chunk, chunk_use, dirent, inode, map_owner};
 
 /// Records of one page unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: u32 = 10_000;
 const LIMIT_MAX: u32 = 100_000;
+
+/// Files of one chunk that are named.
+const FILES_MAX: usize = 1_000;
+/// Names of a directory that are looked at for a file's, and the depth of a path.
+const NAMES_MAX: usize = 100_000;
+const DEPTH_MAX: usize = 2_048;
 
 /// Which pass a cursor belongs to: its first byte.
 const PASS_INVARIANTS: u8 = 1;
@@ -94,16 +101,109 @@ fn replicas_page(
             return Ok(false);
         }
         reply.chunks += 1;
-        reply
-            .problems
-            .extend(replica_problem(id, &record, evidence));
+        if record.live_bytes == 0 {
+            return Ok(true);
+        }
+        if let Some(problem) = loss(id, &record) {
+            per_file(read, id, record.held_length(), problem, &mut reply.problems)?;
+        }
+        match replica_problem(id, &record, evidence) {
+            Some(problem) if problem.severe => {
+                per_file(read, id, 0, problem, &mut reply.problems)?;
+            }
+            problem => reply.problems.extend(problem),
+        }
         Ok(true)
     })?;
     Ok(reply)
 }
 
+/// The same problem for each file that uses bytes of the chunk from `start` on; nothing if none does.
+fn per_file(
+    read: &impl Read,
+    id: ChunkId,
+    start: u64,
+    problem: FsckProblem,
+    problems: &mut Vec<FsckProblem>,
+) -> Result<(), StoreError> {
+    let mut owners = BTreeSet::new();
+    let mut is_cut = false;
+    chunk_use::scan(read, id, 0, &mut |chunk_use| {
+        if chunk_use.end() > start {
+            owners.insert(chunk_use.owner);
+        }
+        is_cut = owners.len() == FILES_MAX;
+        Ok(!is_cut)
+    })?;
+    for owner in owners {
+        let inode = match owner {
+            UseOwner::Inode(inode) => inode,
+            UseOwner::Map(map) => match map_owner::get(read, map)? {
+                Some(owner) => InodeId(owner.inode),
+                None => continue,
+            },
+        };
+        problems.push(FsckProblem {
+            path: path_of(read, inode)?,
+            ..problem.clone()
+        });
+    }
+    if is_cut {
+        problems.push(FsckProblem {
+            message: format!("{}; more than {FILES_MAX} files use it", problem.message),
+            ..problem
+        });
+    }
+    Ok(())
+}
+
+/// A path of the inode; empty if it has no name, or none that a look at its last directory finds.
+fn path_of(read: &impl Read, inode: InodeId) -> Result<Vec<u8>, StoreError> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut here = inode;
+    while here != InodeId::ROOT {
+        let Some(record) = inode::get(read, here)? else {
+            return Ok(Vec::new());
+        };
+        let parent = InodeId(record.parent);
+        let mut found = None;
+        let mut looks = 0;
+        dirent::scan(read, parent, b"", &mut |name, entry| {
+            if entry.inode == here.0 {
+                found = Some(name.to_vec());
+            }
+            looks += 1;
+            Ok(found.is_none() && looks < NAMES_MAX)
+        })?;
+        match found {
+            Some(name) if names.len() < DEPTH_MAX => names.push(name),
+            _ => return Ok(Vec::new()),
+        }
+        here = parent;
+    }
+    let mut path = Vec::new();
+    for name in names.iter().rev() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    Ok(path)
+}
+
+fn loss(id: ChunkId, record: &ChunkRecord) -> Option<FsckProblem> {
+    (record.lost_bytes > 0).then(|| FsckProblem {
+        kind: "lost".to_owned(),
+        message: format!(
+            "chunk {}: no replica held its last {} bytes; what files have there cannot be read, the rest can",
+            id.hex(),
+            record.lost_bytes
+        ),
+        path: Vec::new(),
+        severe: true,
+    })
+}
+
 fn replica_problem(id: ChunkId, record: &ChunkRecord, evidence: &Evidence) -> Option<FsckProblem> {
-    if record.live_bytes == 0 || record.state() == ChunkState::Open {
+    if record.state() == ChunkState::Open {
         return None;
     }
     let on_live_datanodes = record

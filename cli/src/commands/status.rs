@@ -61,6 +61,12 @@ pub(crate) fn verdict(status: &StatusReply) -> String {
             }
         );
     }
+    if counts.chunks_lossy > 0 {
+        return format!(
+            "DATA LOST: the ends of {} of {} chunks are on no disk any more; dfs fsck names the files.",
+            counts.chunks_lossy, counts.chunks
+        );
+    }
     if counts.chunks_under_replicated > 0 {
         return format!(
             "All data can be read; {} of {} chunks have fewer replicas than they should, {} copies are running.",
@@ -88,7 +94,10 @@ pub(crate) fn verdict(status: &StatusReply) -> String {
 fn is_safe(status: &StatusReply) -> bool {
     let counts = &status.counts;
     let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
-    somebody && counts.chunks_unavailable == 0 && counts.chunks_under_replicated == 0
+    somebody
+        && counts.chunks_unavailable == 0
+        && counts.chunks_lossy == 0
+        && counts.chunks_under_replicated == 0
 }
 
 /// Space over all live datanodes: capacity, used, available.
@@ -274,6 +283,7 @@ pub(crate) fn as_json(status: &StatusReply) -> Value {
             "chunks_open": counts.chunks_open,
             "chunks_under_replicated": counts.chunks_under_replicated,
             "chunks_unavailable": counts.chunks_unavailable,
+            "chunks_lossy": counts.chunks_lossy,
             "chunks_over_replicated": counts.chunks_over_replicated,
             "chunks_dead": counts.chunks_dead,
             "live_bytes": counts.live_bytes,

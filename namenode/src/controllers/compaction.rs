@@ -144,6 +144,13 @@ fn find(
             continue;
         };
         let pieces = used_pieces(&snapshot, id, pieces_left)?;
+        let held = record.held_length();
+        if pieces
+            .iter()
+            .any(|piece| piece.offset + piece.length > held)
+        {
+            continue;
+        }
         pieces_left -= pieces.len();
         let length: u64 = pieces.iter().map(|piece| piece.length).sum();
         let plan = plan.get_or_insert_with(|| Plan {
@@ -188,10 +195,9 @@ fn sparse_chunks(
 
 fn is_sparse(record: &ChunkRecord) -> bool {
     let live = record.live_bytes;
-    record.state() == ChunkState::Sealed
-        && live > 0
-        && live <= record.length / LIVE_PART_MAX
-        && record.length - live >= GAIN_BYTES_MIN
+    let gain = live <= record.length / LIVE_PART_MAX && record.length - live >= GAIN_BYTES_MIN;
+    // Once nothing uses what is lost, moving the rest ends the matter.
+    record.state() == ChunkState::Sealed && live > 0 && (gain || record.lost_bytes > 0)
 }
 
 /// The runs of bytes that are used, overlapping and touching uses as one.

@@ -405,7 +405,7 @@ impl Soft {
         if out >= limit {
             return Plan::Busy;
         }
-        let target = match self.copy_target(record.length, &views, &spread, limit) {
+        let target = match self.copy_target(record.held_length(), &views, &spread, limit) {
             Ok(target) => target,
             Err(instead) => return instead,
         };
@@ -421,7 +421,7 @@ impl Soft {
             source,
             incarnation: None,
             epoch: record.epoch,
-            length: record.length,
+            length: record.held_length(),
             confirmed: false,
             news: Arc::clone(&news),
         };
@@ -436,7 +436,7 @@ impl Soft {
             chunk: id,
             target,
             epoch: record.epoch,
-            length: record.length,
+            length: record.held_length(),
             sources: targets.collect(),
             news,
         })

@@ -25,6 +25,8 @@ pub(super) struct ReplicaView {
     pub askable: bool,
     /// It is known to be gone: nothing can be read from it.
     pub empty: bool,
+    /// It failed only because it ends here, too early; that its datanode can be asked goes without saying.
+    pub short_length: Option<u64>,
     /// All its bytes were read and are right, since one of the set is known to have failed.
     pub proven: bool,
 }
@@ -78,6 +80,8 @@ pub(super) enum Health {
     Under,
     /// No live replica.
     Unavailable,
+    /// Its end is lost; what is left is live.
+    Lossy,
     /// More replicas than asked for.
     Over,
 }
@@ -95,6 +99,8 @@ pub(super) enum Action {
     Copy(u32),
     /// Have the datanode read all of it.
     Verify(DatanodeId, Incarnation),
+    /// Propose that what lies beyond this length is lost: every replica is known, and none has it.
+    DeclareLost(u64),
 }
 
 /// What a chunk needs.
@@ -169,6 +175,13 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView], no_target: bool
         .collect();
     let enough = counting >= wanted;
     actions.extend(failed_ones(replicas, enough, no_target));
+    // A replica that is away, gone or bad in another way may have what the others lack, or come back with it.
+    if let Some(held) = longest_of_all_short(replicas) {
+        return Decision {
+            health: Health::Unavailable,
+            actions: vec![Action::DeclareLost(held)],
+        };
+    }
     // Without a good one, a copy is put together from what the bad ones still have.
     let salvage = live == 0 && replicas.iter().any(is_salvage) && !no_target;
     if (good > 0 && present < wanted) || salvage {
@@ -179,6 +192,8 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView], no_target: bool
     }
     let health = if live == 0 {
         Health::Unavailable
+    } else if record.lost_bytes > 0 {
+        Health::Lossy
     } else if live < wanted {
         Health::Under
     } else if replicas.len() > wanted {
@@ -187,6 +202,12 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView], no_target: bool
         Health::Well
     };
     Decision { health, actions }
+}
+
+/// The length of the longest replica, if all have failed only because they are too short.
+fn longest_of_all_short(replicas: &[ReplicaView]) -> Option<u64> {
+    let lengths: Option<Vec<u64>> = replicas.iter().map(|view| view.short_length).collect();
+    lengths?.into_iter().max().filter(|&longest| longest > 0)
 }
 
 /// Bytes may still be read from it.
@@ -259,6 +280,7 @@ mod tests {
             crowding: (1, 1),
             askable: true,
             empty: false,
+            short_length: None,
             proven: false,
         }
     }
@@ -401,6 +423,33 @@ mod tests {
         replicas[0].empty = true;
         replicas[1].empty = true;
         assert_eq!(actions(ChunkState::Sealed, &replicas), []);
+    }
+
+    #[test]
+    fn the_end_is_lost_only_when_every_replica_is_known_to_lack_it() {
+        let mut replicas = [1, 2, 3].map(|id| view(id, Standing::Failed));
+        for (replica, length) in replicas.iter_mut().zip([40, 70, 0]) {
+            replica.short_length = Some(length);
+        }
+        let lost = [Action::DeclareLost(70)];
+        assert_eq!(actions(ChunkState::Sealed, &replicas), lost);
+        for standing in [Standing::Away, Standing::Unconfirmed, Standing::Failed] {
+            let mut other = replicas;
+            (other[1].standing, other[1].short_length) = (standing, None);
+            let decided = actions(ChunkState::Sealed, &other);
+            assert!(
+                !decided
+                    .iter()
+                    .any(|action| matches!(action, Action::DeclareLost(_)))
+            );
+        }
+        for replica in &mut replicas {
+            replica.short_length = Some(0);
+        }
+        assert_ne!(
+            actions(ChunkState::Sealed, &replicas),
+            [Action::DeclareLost(0)]
+        );
     }
 
     #[test]

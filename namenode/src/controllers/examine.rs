@@ -24,7 +24,9 @@ use super::placement::Spread;
 use super::registry::Standing;
 use super::soft::{Scan, Soft};
 use super::{Controllers, until_stopped};
-use crate::namespace::command::{AddReplica, CommandKind, RemoveReplica, SealOpenChunk};
+use crate::namespace::command::{
+    AddReplica, CommandKind, DeclareLost, RemoveReplica, SealOpenChunk,
+};
 use crate::store::records::{ChunkRecord, ChunkState};
 use crate::store::{Read, StoreError, chunk, replica};
 
@@ -42,6 +44,8 @@ pub(super) enum Proposal {
     Remove(Removal),
     /// Take one back that left the set and turns out to be needed.
     Readopt(AddReplica),
+    /// What no replica holds is lost.
+    DeclareLost(DeclareLost),
 }
 
 /// A replica leaves the set, if the set is still the one that this was decided on.
@@ -133,6 +137,10 @@ async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
             }),
         ),
         Proposal::Readopt(add) => (ChunkId(add.chunk), CommandKind::AddReplica(add.clone())),
+        Proposal::DeclareLost(lost) => {
+            tracing::error!(chunk = %ChunkId(lost.chunk), held_length = lost.held_length, "no replica holds the end of a chunk: it is lost");
+            (ChunkId(lost.chunk), CommandKind::DeclareLost(lost.clone()))
+        }
     };
     let answer = controllers.group.propose(command).await;
     let Some(mut soft) = controllers.soft_of(term) else {
@@ -141,9 +149,13 @@ async fn carry_out(controllers: &Controllers, term: u64, proposal: Proposal) {
     match answer {
         Ok(proposed) if proposed.outcome.code == 0 => {
             tracing::debug!(%chunk, ?proposal, "done");
-            if let Proposal::Remove(removal) = proposal {
-                soft.deletes
-                    .insert((removal.datanode, chunk, removal.incarnation));
+            match proposal {
+                Proposal::Remove(removal) => {
+                    soft.deletes
+                        .insert((removal.datanode, chunk, removal.incarnation));
+                }
+                Proposal::DeclareLost(lost) => soft.pardon(&lost),
+                Proposal::Seal(..) | Proposal::Readopt(_) => {}
             }
             soft.work.touch(chunk);
         }
@@ -186,7 +198,17 @@ impl Soft {
         let candidates = self.datanodes.candidates(&taken, |_| COPY_MARGIN_BYTES);
         !candidates
             .iter()
-            .any(|candidate| candidate.free_bytes >= record.length)
+            .any(|candidate| candidate.free_bytes >= record.held_length())
+    }
+
+    /// Replicas that were too short for what was committed may be as long as what is left: they are asked once more.
+    fn pardon(&mut self, lost: &DeclareLost) {
+        let (set, _) = lost.decided_on.as_chunks::<2>();
+        for &[datanode, incarnation] in set {
+            if let Some(known) = self.datanodes.get_mut(DatanodeId(datanode)) {
+                known.failed.remove(&Incarnation(incarnation));
+            }
+        }
     }
 
     /// A proof counts while a replica of the same chunk is known to have failed: after that, time may make it wrong.
@@ -278,10 +300,18 @@ impl Soft {
                 Action::Confirm(datanode, incarnation) => {
                     let seal = SealReplica {
                         epoch: record.epoch,
-                        length: record.length,
+                        length: record.held_length(),
                     };
                     self.outbox
                         .push(datanode, (id, incarnation), InstructionKind::Seal(seal));
+                }
+                Action::DeclareLost(held_length) => {
+                    proposals.push(Proposal::DeclareLost(DeclareLost {
+                        chunk: id.0,
+                        epoch: record.epoch,
+                        held_length,
+                        decided_on: pairs(record),
+                    }));
                 }
                 Action::Copy(priority) => {
                     needs_copy = true;
@@ -322,8 +352,12 @@ impl Soft {
                 crowding: spread.crowding(rack, host),
                 askable: known.is_some_and(|known| known.is_alive() && known.has_reported()),
                 empty: known.is_some_and(|known| {
-                    known.failed.get(&incarnation) == Some(&ErrorCode::NoReplica)
+                    let fault = known.failed.get(&incarnation);
+                    fault.is_some_and(|fault| fault.code == ErrorCode::NoReplica)
                 }),
+                short_length: known
+                    .filter(|known| known.is_alive())
+                    .and_then(|known| known.failed.get(&incarnation)?.short_length),
                 proven: known.is_some_and(|known| known.proven.contains(&incarnation)),
             }
         });
@@ -471,7 +505,7 @@ impl Soft {
                 datanode: datanode.0,
                 incarnation: incarnation.0,
                 epoch: record.epoch,
-                length: record.length,
+                length: record.held_length(),
             });
         }
         Verdict::Wait

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
 use cairn_protocol::messages::datanode::{
     DeleteReplica, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
+    ReplicaState,
 };
 use cairn_protocol::rpc::RpcError;
 use cairn_protocol::token::{self, Grant, GrantKind};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::reconcile::is_verdict;
-use super::registry::Datanode;
+use super::registry::{Datanode, Fault};
 use super::soft::Soft;
 use super::{Controllers, until_stopped};
 use crate::keys::key_ring;
@@ -255,12 +256,23 @@ fn take_result(
     };
     if is_verdict(failure.code) {
         tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica failed");
-        soft.mark_failed(datanode, chunk, incarnation, failure.code);
+        soft.mark_failed(datanode, chunk, incarnation, fault(failure.code, state));
     } else {
         let when = Instant::now() + controllers.options.retry_after;
         soft.work.touch_at(when, chunk);
     }
     Ok(())
+}
+
+/// What is wrong with a replica that refused an order with this verdict and is in this state.
+pub(super) fn fault(code: ErrorCode, state: Option<&ReplicaState>) -> Fault {
+    let is_short = |state: &&ReplicaState| {
+        code == ErrorCode::WrongLength && !state.sealed && !state.bad && !state.gone
+    };
+    Fault {
+        code,
+        short_length: state.filter(is_short).map(|state| state.length),
+    }
 }
 
 impl Soft {

@@ -133,6 +133,7 @@ pub(super) fn counts(controllers: &Controllers) -> ClusterCounts {
             Health::Dead => &mut counts.chunks_dead,
             Health::Under => &mut counts.chunks_under_replicated,
             Health::Unavailable => &mut counts.chunks_unavailable,
+            Health::Lossy => &mut counts.chunks_lossy,
             Health::Over => &mut counts.chunks_over_replicated,
             Health::Well => continue,
         };

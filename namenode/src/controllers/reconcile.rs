@@ -51,7 +51,7 @@ pub(super) fn judge(
     }
     match (record.state(), state.sealed) {
         (ChunkState::Sealed, true)
-            if (state.epoch, state.length) == (record.epoch, record.length) =>
+            if (state.epoch, state.length) == (record.epoch, record.held_length()) =>
         {
             Meaning::Verified
         }

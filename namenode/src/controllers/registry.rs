@@ -31,6 +31,23 @@ pub(super) struct Process {
     pub next_page: Option<u64>,
 }
 
+/// Why a replica cannot be what the committed state says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub code: ErrorCode,
+    /// All that is wrong is that it ends here, too early, and it is not sealed.
+    pub short_length: Option<u64>,
+}
+
+impl From<ErrorCode> for Fault {
+    fn from(code: ErrorCode) -> Self {
+        Self {
+            code,
+            short_length: None,
+        }
+    }
+}
+
 /// A datanode of the committed state.
 #[derive(Clone, Debug)]
 pub(super) struct Datanode {
@@ -47,7 +64,7 @@ pub(super) struct Datanode {
     /// so that eight bytes name a replica.
     pub verified: BTreeSet<Incarnation>,
     /// Replicas that cannot be what the committed state says, and why.
-    pub failed: BTreeMap<Incarnation, ErrorCode>,
+    pub failed: BTreeMap<Incarnation, Fault>,
     /// Replicas of which all bytes were read and are right, while another one of their chunk is known to have failed.
     pub proven: BTreeSet<Incarnation>,
     /// Copies of which it is the destination.

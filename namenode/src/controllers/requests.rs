@@ -19,7 +19,7 @@ use super::examine::IDLE_ROOM_MIN;
 use super::instruct::internal;
 use super::placement::{Wish, choose};
 use super::reconcile::{Meaning, judge};
-use super::registry::Standing;
+use super::registry::{Fault, Standing};
 use super::soft::Soft;
 use crate::namespace::command::Placement;
 use crate::store::records::{ChunkRecord, ChunkState, ClusterRecord};
@@ -443,12 +443,12 @@ impl Soft {
         id: DatanodeId,
         chunk: ChunkId,
         incarnation: Incarnation,
-        code: ErrorCode,
+        fault: impl Into<Fault>,
     ) {
         if let Some(known) = self.datanodes.get_mut(id) {
             known.verified.remove(&incarnation);
             known.proven.remove(&incarnation);
-            known.failed.insert(incarnation, code);
+            known.failed.insert(incarnation, fault.into());
         }
         self.work.touch(chunk);
     }
@@ -481,6 +481,9 @@ impl Soft {
                 self.check_open(id, chunk, incarnation, length);
             }
             Meaning::Unsure => {}
+            Meaning::Unlisted if record.is_some_and(|record| has_what_is_lost(state, record)) => {
+                tracing::error!(%chunk, datanode = %id, %incarnation, length = state.length, "replica outside the set may hold what the chunk lost: it is left alone");
+            }
             Meaning::Unlisted => self.take_unlisted(id, state),
             Meaning::Foreign => {
                 tracing::error!(%chunk, datanode = %id, %incarnation, "replica of a state that this cluster never had is left alone");
@@ -549,6 +552,11 @@ impl Soft {
                 takes && standing != Standing::Failed && !excluded.contains(&id)
             })
     }
+}
+
+/// Whether a replica outside the set reaches beyond what the set still holds.
+fn has_what_is_lost(state: &ReplicaState, record: &ChunkRecord) -> bool {
+    record.lost_bytes > 0 && !state.gone && state.length > record.held_length()
 }
 
 #[cfg(test)]

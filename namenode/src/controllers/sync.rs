@@ -21,7 +21,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::Controllers;
-use super::instruct::{instruction, internal};
+use super::instruct::{fault, instruction, internal};
 use super::reconcile::is_verdict;
 use super::registry::Standing;
 use crate::namespace::command::{AdvanceSynced, CommandKind};
@@ -139,6 +139,10 @@ async fn sync_one(
             return Ok(());
         };
         let through = through.min(record.length);
+        if through > record.held_length() {
+            let message = format!("chunk {id}: its last {} bytes are lost", record.lost_bytes);
+            return Err(RpcError::new(ErrorCode::DataLost, message));
+        }
         if record.synced_length >= through {
             return Ok(());
         }
@@ -216,14 +220,18 @@ async fn sync_replica(
     let Ok(Some(result)) = answer.map(|mut results| results.pop()) else {
         return false;
     };
-    let Some(failure) = result.failure.map(Failure::from) else {
+    let Some(failure) = result.failure.clone().map(Failure::from) else {
         return true;
     };
+    let state = result
+        .state
+        .as_ref()
+        .filter(|state| state.incarnation == incarnation.0);
     if is_verdict(failure.code)
         && let Some(mut soft) = controllers.soft_of(term)
     {
         tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica cannot sync");
-        soft.mark_failed(datanode, chunk, incarnation, failure.code);
+        soft.mark_failed(datanode, chunk, incarnation, fault(failure.code, state));
         controllers.work.notify_one();
     }
     false

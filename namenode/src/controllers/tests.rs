@@ -33,6 +33,7 @@ use crate::consensus::group::{Group, GroupOptions, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
+use crate::fsck::{self, Evidence};
 use crate::keys::key_ring;
 use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
@@ -504,6 +505,61 @@ async fn a_short_replica_found_by_a_sync_is_replaced_on_the_same_datanode() {
                     .is_some_and(|replica| replica.incarnation != old)
         })
         .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_longest_of_all_short_replicas_holds_is_replicated_again() {
+    let mut world = World::new(4).await;
+    let grant = world.write_file("/f").await;
+    let lengths = [700, 900, 400];
+    for (target, length) in grant.targets.iter().zip(lengths) {
+        let fake = &world.datanodes[&target.datanode.datanode];
+        let mut replicas = fake.replicas.lock().unwrap();
+        replicas.by_chunk.get_mut(&grant.chunk).unwrap().length = length;
+    }
+    let whole = [(ChunkId(grant.chunk), LENGTH)];
+    assert!(world.controllers.sync_chunks(&whole).await.is_err());
+    world
+        .until("three replicas of what is left", |world| {
+            let held: Vec<u64> = world
+                .holders(grant.chunk)
+                .iter()
+                .filter_map(|datanode| world.replica(*datanode, grant.chunk))
+                .filter(|replica| replica.sealed)
+                .map(|replica| replica.length)
+                .collect();
+            held == [900; 3] && world.controllers.counts().chunks_lossy == 1
+        })
+        .await;
+    let record = world.record(grant.chunk).unwrap();
+    assert_eq!((record.length, record.lost_bytes), (LENGTH, LENGTH - 900));
+    let lost = world.controllers.sync_chunks(&whole).await.unwrap_err();
+    assert_eq!(lost.code(), ErrorCode::DataLost);
+    let held = [(ChunkId(grant.chunk), 900)];
+    world.controllers.sync_chunks(&held).await.unwrap();
+    let evidence = Evidence {
+        alive: world.controllers.alive_datanodes(),
+        failed: world.controllers.failed_replicas(),
+    };
+    let store = world.group.state().store();
+    let mut problems = Vec::new();
+    let mut cursor = Vec::new();
+    loop {
+        let page = fsck::page(&store.snapshot(), &cursor, 0, &evidence).unwrap();
+        problems.extend(page.problems);
+        cursor = page.cursor;
+        if cursor.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let problem = (
+        &problems[0].kind[..],
+        &problems[0].path[..],
+        problems[0].severe,
+    );
+    assert_eq!(problem, ("lost", b"/f".as_slice(), true));
     world.stop().await;
 }
 

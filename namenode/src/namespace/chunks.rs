@@ -504,6 +504,21 @@ pub(super) fn grant(
     })
 }
 
+/// Fails unless the replica set is this one, given as pairs of datanode and incarnation.
+pub(super) fn check_set(
+    id: ChunkId,
+    chunk: &ChunkRecord,
+    decided_on: &[u64],
+) -> Result<(), OpError> {
+    let (pairs, _) = decided_on.as_chunks::<2>();
+    let decided_on = pairs.iter().map(|&[datanode, life]| (datanode, life));
+    if replica_set(chunk) == decided_on.collect() {
+        return Ok(());
+    }
+    let message = format!("the replica set of chunk {} has changed", id.hex());
+    Err(OpError::new(ErrorCode::PreconditionFailed, message))
+}
+
 /// The replica set as a map from datanode to incarnation.
 pub(super) fn replica_set(chunk: &ChunkRecord) -> BTreeMap<u64, u64> {
     chunk

@@ -23,7 +23,7 @@ pub struct Command {
     /// Which.
     #[prost(
         oneof = "CommandKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
     )]
     pub kind: Option<CommandKind>,
 }
@@ -74,6 +74,8 @@ pub enum CommandKind {
     Repoint(Repoint),
     #[prost(message, tag = "18")]
     AllocateCompactionChunk(AllocateCompactionChunk),
+    #[prost(message, tag = "19")]
+    DeclareLost(DeclareLost),
 }
 
 /// A client's mutation, exactly once under (session, sequence).
@@ -249,6 +251,24 @@ pub struct RemoveReplica {
     #[prost(uint64, tag = "3")]
     pub incarnation: u64,
     /// The set that this was decided on, as pairs of datanode and incarnation; empty in logs of older software: not checked.
+    #[prost(uint64, repeated, tag = "4")]
+    pub decided_on: Vec<u64>,
+}
+
+/// All replicas of a sealed chunk are shorter than its committed length: what is missing in all of them is lost, and the rest is
+/// what its replicas are to hold from now on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeclareLost {
+    /// Chunk id.
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// Epoch of the seal.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Length of the longest replica.
+    #[prost(uint64, tag = "3")]
+    pub held_length: u64,
+    /// The set whose lengths are known, as pairs of datanode and incarnation.
     #[prost(uint64, repeated, tag = "4")]
     pub decided_on: Vec<u64>,
 }

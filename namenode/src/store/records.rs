@@ -172,6 +172,16 @@ pub struct ChunkRecord {
     /// Allocated by compaction.
     #[prost(bool, tag = "15")]
     pub compaction: bool,
+    /// Committed bytes at the end that no replica holds: they are lost. 0 unless sealed.
+    #[prost(uint64, tag = "16")]
+    pub lost_bytes: u64,
+}
+
+impl ChunkRecord {
+    /// How long its replicas are to be once it is sealed: the committed length, without what is lost.
+    pub fn held_length(&self) -> u64 {
+        self.length.saturating_sub(self.lost_bytes)
+    }
 }
 
 /// A session.

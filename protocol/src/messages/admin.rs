@@ -211,6 +211,9 @@ pub struct ClusterCounts {
     /// Unlinked inodes and detached trees still to be swept.
     #[prost(uint64, tag = "13")]
     pub sweeping: u64,
+    /// With committed bytes that no replica holds: they are lost.
+    #[prost(uint64, tag = "14")]
+    pub chunks_lossy: u64,
 }
 
 /// One page of checks. The leader answers from one snapshot per page.

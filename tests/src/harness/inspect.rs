@@ -38,6 +38,7 @@ impl MiniCluster {
             let counts = client.status().await?.counts;
             let healthy = counts.chunks_under_replicated == 0
                 && counts.chunks_unavailable == 0
+                && counts.chunks_lossy == 0
                 && counts.chunks_over_replicated == 0
                 && counts.copies_running == 0;
             ensure!(healthy, "{counts:?}");

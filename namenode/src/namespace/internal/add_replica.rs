@@ -18,7 +18,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &AddReplica, _ctx: &Context) -> Result<O
     let datanode = DatanodeId(cmd.datanode);
     let mut chunk = chunks::load(txn, id)?;
     let sealed_so = chunk.state() == ChunkState::Sealed
-        && (chunk.epoch, chunk.length) == (cmd.epoch, cmd.length);
+        && (chunk.epoch, chunk.held_length()) == (cmd.epoch, cmd.length);
     // The counter names every life once: a number that was never given out is not one.
     if !sealed_so || cmd.incarnation == 0 || cmd.incarnation >= txn.cluster().next_incarnation {
         let message = format!(

@@ -10,6 +10,7 @@ mod add_replica;
 mod advance_synced;
 mod allocate_compaction_chunk;
 mod begin_copy;
+mod declare_lost;
 mod drop_chunk;
 mod expire_session;
 mod forget_datanode;
@@ -56,5 +57,6 @@ pub(super) fn apply(txn: &mut Txn, kind: &CommandKind, ctx: &Context) -> Result<
         CommandKind::AllocateCompactionChunk(cmd) => {
             allocate_compaction_chunk::apply(txn, cmd, ctx)
         }
+        CommandKind::DeclareLost(cmd) => declare_lost::apply(txn, cmd),
     }
 }

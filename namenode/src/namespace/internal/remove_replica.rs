@@ -31,11 +31,8 @@ pub(super) fn apply(
         );
         return Err(OpError::new(ErrorCode::NoReplica, message));
     };
-    let (decided_on, _) = cmd.decided_on.as_chunks::<2>();
-    let decided_on = decided_on.iter().map(|&[datanode, life]| (datanode, life));
-    if !cmd.decided_on.is_empty() && chunks::replica_set(&chunk) != decided_on.collect() {
-        let message = format!("the replica set of chunk {} has changed", id.hex());
-        return Err(OpError::new(ErrorCode::PreconditionFailed, message));
+    if !cmd.decided_on.is_empty() {
+        chunks::check_set(id, &chunk, &cmd.decided_on)?;
     }
     chunk.replicas.remove(at);
     chunks::remove_replica_row(txn, cmd.datanode.into(), id)?;

@@ -7,8 +7,8 @@ use prost::Message;
 
 use crate::namespace::command::{
     AddReplica, AdvanceSynced, AllocateCompactionChunk, Batch, BeginCopy, ClientCommand, Command,
-    CommandKind, DropChunk, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
-    Placement, RegisterDatanode, RemoveReplica, Repoint, RotateKeys, SealOpenChunk,
+    CommandKind, DeclareLost, DropChunk, ExpireSession, ForgetDatanode, FoundCluster, OpenSession,
+    Outcome, Placement, RegisterDatanode, RemoveReplica, Repoint, RotateKeys, SealOpenChunk,
     SetDatanodeState, SetSettings, Sweep,
 };
 
@@ -75,6 +75,7 @@ fn each_kind_of_command_has_its_number() {
         CommandKind::SetSettings(SetSettings::default()),
         CommandKind::Repoint(Repoint::default()),
         CommandKind::AllocateCompactionChunk(AllocateCompactionChunk::default()),
+        CommandKind::DeclareLost(DeclareLost::default()),
     ];
     for (index, kind) in kinds.into_iter().enumerate() {
         let bytes = Command::from(kind).encode_to_vec();
@@ -126,6 +127,15 @@ fn commands_of_the_leader_have_these_bytes() {
                 chunk: 1,
                 datanode: 2,
                 incarnation: 3,
+                decided_on: vec![4, 5],
+            }),
+            "08011002180322020405",
+        ),
+        (
+            hex(&DeclareLost {
+                chunk: 1,
+                epoch: 2,
+                held_length: 3,
                 decided_on: vec![4, 5],
             }),
             "08011002180322020405",

@@ -37,6 +37,7 @@ const SCENARIOS: &[Scenario] = &[
         replicas::short_replica_is_handed_on,
     ),
     plain("power-loss-after-sync", replicas::power_loss_after_sync),
+    plain("end-lost-everywhere", replicas::end_lost_everywhere),
     plain(
         "bit-rot-in-an-unsealed-replica",
         replicas::bit_rot_in_an_unsealed_replica,

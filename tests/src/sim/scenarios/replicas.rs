@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::ensure;
 use bytes::Bytes;
 use cairn_client::WriteOptions;
 use cairn_daemon::disk::sim::SimDisk;
 use cairn_daemon::disk::{Caching, Disk, OpenMode};
+use cairn_protocol::ErrorCode;
 
 use super::super::cluster::Stop;
 use super::super::faults::data_files;
@@ -92,6 +94,56 @@ pub(super) fn power_loss_after_sync(stage: &mut Stage) -> anyhow::Result<()> {
     stage.pass(200)?;
     stage.cluster.start_all();
     stage.leader()?;
+    stage.finish()
+}
+
+/// The power fails on all datanodes: what was only flushed is gone everywhere. What was synced in the same chunk is readable, and
+/// has all its replicas again; the rest is refused.
+pub(super) fn end_lost_everywhere(stage: &mut Stage) -> anyhow::Result<()> {
+    let synced = write_synced(stage, "/c0/synced", 8, 40_000)?;
+    stage.expect("/c0/synced", &synced, true);
+    write(stage, "/c0/flushed", 9, 10_000)?;
+    stage.taint("/c0/flushed");
+    let names: Vec<String> = stage
+        .cluster
+        .datanodes
+        .iter()
+        .map(|machine| machine.name.clone())
+        .collect();
+    for (index, name) in names.iter().enumerate() {
+        let machine = &stage.cluster.datanodes[index];
+        machine.disk.crash_losing_everything_unsynced();
+        machine.running.borrow_mut().take();
+        stage.cluster.sim.crash(name.clone());
+        stage.cluster.power_losses.borrow_mut().push(index);
+    }
+    for name in &names {
+        stage.cluster.start_machine(name);
+    }
+    stage.act(move |fs| async move {
+        ensure!(
+            fs.read_file("/c0/synced").await? == synced,
+            "synced bytes differ"
+        );
+        loop {
+            let status = fs.status().await?;
+            let counts = &status.counts;
+            let alive = status.datanodes.iter().all(|datanode| datanode.alive);
+            if alive && counts.chunks_lossy == 1 && counts.chunks_unavailable == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let Err(lost) = fs.read_file("/c0/flushed").await else {
+            anyhow::bail!("bytes that no disk has were read")
+        };
+        ensure!(lost.code() == ErrorCode::DataLost, "{lost}");
+        ensure!(
+            fs.read_file("/c0/synced").await? == synced,
+            "synced bytes differ"
+        );
+        Ok(())
+    })?;
     stage.finish()
 }
 
