@@ -63,6 +63,8 @@ pub struct Timeouts {
     pub request: Duration,
     /// For one answer of a datanode to a read, before the next replica is asked. Default 5 s.
     pub read: Duration,
+    /// At least so long without an answer before a second replica is asked as well. Default 30 ms.
+    pub hedge: Duration,
     /// Without any acknowledgement, before a pipeline is given up. Default 10 s.
     pub pipeline: Duration,
 }
@@ -74,6 +76,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             request: Duration::from_secs(3),
             read: Duration::from_secs(5),
+            hedge: Duration::from_millis(30),
             pipeline: Duration::from_secs(10),
         }
     }

@@ -20,6 +20,9 @@ const BULK_CONNECTIONS: usize = 2;
 /// A datanode that could not be reached is asked last for this long.
 const AVOID_FOR: Duration = Duration::from_secs(5);
 
+/// One that is slow, for this long: then it gets another chance.
+const AVOID_SLOW_FOR: Duration = Duration::from_secs(1);
+
 /// What a read is like: decides on which connection it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadKind {
@@ -91,6 +94,14 @@ impl Datanodes {
         ) {
             lock(&self.avoided).insert(address.to_owned(), Instant::now() + AVOID_FOR);
         }
+    }
+
+    /// Remembers that a datanode answered later than another one that was asked after it.
+    pub(crate) fn avoid_slow(&self, address: &str) {
+        let until = Instant::now() + AVOID_SLOW_FOR;
+        let mut avoided = lock(&self.avoided);
+        let known = avoided.entry(address.to_owned()).or_insert(until);
+        *known = until.max(*known);
     }
 
     /// True while a datanode is asked last.

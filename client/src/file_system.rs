@@ -21,6 +21,7 @@ use crate::config::ClusterConfig;
 use crate::datanodes::Datanodes;
 use crate::error::{Result, Subject};
 use crate::namenode::{Namenode, lock};
+use crate::read::hedging::Hedging;
 use crate::session::Sessions;
 use crate::write::replication::Wishes;
 use crate::write::small::SmallFiles;
@@ -69,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) namenode: Arc<Namenode>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) datanodes: Datanodes,
+    pub(crate) hedging: Hedging,
     /// One permit per byte that is sent and not yet committed, over all writers.
     pub(crate) in_flight: Arc<Semaphore>,
     /// Somebody waits for `in_flight`.
@@ -158,6 +160,7 @@ impl FileSystem {
         let tasks = Arc::new(Mutex::new(JoinSet::new()));
         let core = Arc::new(Core {
             datanodes: Datanodes::new(hello, options, config.host.clone()),
+            hedging: Hedging::new(config.timeouts.hedge),
             has_written: AtomicBool::new(false),
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             shortage: Shortage::default(),

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `extents` | where a file's bytes are, as of the last fetch |
+//! | `hedging` | when to ask a second replica although the first may still answer |
 //! | `replica` | a range of one chunk, from whichever replica serves it, verified |
 //! | `reader` | positional reads of a file |
 //! | `sequential` | a file from some offset on, read ahead |
@@ -10,6 +11,7 @@
 
 pub(crate) mod checksum;
 pub(crate) mod extents;
+pub(crate) mod hedging;
 pub(crate) mod reader;
 pub(crate) mod replica;
 pub(crate) mod sequential;

@@ -1,6 +1,8 @@
 //! A range of one chunk, from whichever replica serves it. Every byte that leaves this file has passed its CRC.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_protocol::checksum::crc32c;
@@ -10,6 +12,10 @@ use cairn_protocol::messages::session::{
 };
 use cairn_protocol::messages::transfer::{ReadReplica, ReadReply};
 use cairn_protocol::{ErrorCode, Failure, Method};
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
 
 use super::extents::PageExtent;
 use crate::datanodes::ReadKind;
@@ -43,38 +49,125 @@ pub(crate) async fn read(
         token: page_extent.token.to_vec(),
         sequential,
     };
-    let mut failed = Vec::new();
-    let mut last = Failure::new(ErrorCode::NoReplica, "no replica is known");
-    for datanode in by_distance(core, &page_extent.replicas) {
-        match ask(core, datanode, &request, kind).await {
-            Ok(bytes) => {
-                report(core, failed);
-                return Ok(bytes);
-            }
-            Err(failure) => {
-                tracing::debug!(
-                    chunk = request.chunk, datanode = datanode.datanode, error = %failure,
-                    "replica did not serve"
-                );
-                core.datanodes.avoid(&datanode.address, failure.code);
-                // An expired token says nothing about the replica.
-                if failure.code != ErrorCode::BadToken {
-                    let (chunk, datanode) = (request.chunk, datanode.datanode);
-                    failed.push(FailedReplica {
-                        chunk,
-                        datanode,
-                        code: failure.code as u32,
-                    });
+    let replicas = by_distance(core, &page_extent.replicas);
+    let mut asked = Asked::new(core, &replicas, &request, kind);
+    let answer = asked.first_good().await;
+    report(core, asked.failed);
+    answer
+}
+
+/// Which replica answered, after how long, and what.
+type Answer = (usize, Duration, Result<Bytes, Failure>);
+
+/// One read at the replicas of its chunk: the first is asked, the next ones when one fails or is late.
+struct Asked<'a> {
+    core: &'a Core,
+    replicas: &'a [&'a DatanodeAddress],
+    request: &'a ReadReplica,
+    kind: ReadKind,
+    /// How many of `replicas` were asked.
+    count: usize,
+    waiting: FuturesUnordered<BoxFuture<'a, Answer>>,
+    /// Indices of those that have neither answered nor failed.
+    silent: BTreeSet<usize>,
+    failed: Vec<FailedReplica>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(
+        core: &'a Core,
+        replicas: &'a [&'a DatanodeAddress],
+        request: &'a ReadReplica,
+        kind: ReadKind,
+    ) -> Self {
+        Self {
+            core,
+            replicas,
+            request,
+            kind,
+            count: 0,
+            waiting: FuturesUnordered::new(),
+            silent: BTreeSet::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    fn ask_next(&mut self) {
+        let index = self.count;
+        let datanode = self.replicas[index];
+        let (core, request, kind) = (self.core, self.request, self.kind);
+        self.count += 1;
+        self.silent.insert(index);
+        self.waiting.push(Box::pin(async move {
+            let begun = Instant::now();
+            let answer = ask(core, datanode, request, kind).await;
+            (index, begun.elapsed(), answer)
+        }));
+    }
+
+    async fn first_good(&mut self) -> Result<Bytes, Failure> {
+        let mut last = Failure::new(ErrorCode::NoReplica, "no replica is known");
+        let mut may_hedge = true;
+        loop {
+            if self.waiting.is_empty() {
+                if self.count == self.replicas.len() {
+                    return Err(last);
                 }
-                // One that may come back is what counts: the caller then waits for it.
-                if !last.code.is_retryable() {
-                    last = failure;
+                self.ask_next();
+            }
+            let hedge = may_hedge && self.count < self.replicas.len();
+            tokio::select! {
+                biased;
+                Some((index, took, answer)) = self.waiting.next() => match answer {
+                    Ok(bytes) => {
+                        self.answered(index, took);
+                        return Ok(bytes);
+                    }
+                    Err(failure) => {
+                        self.note_failure(index, &failure);
+                        // One that may come back is what counts: the caller then waits for it.
+                        if !last.code.is_retryable() {
+                            last = failure;
+                        }
+                    }
+                },
+                () = tokio::time::sleep(self.core.hedging.delay(self.kind)), if hedge => {
+                    may_hedge = self.core.hedging.spend();
+                    if may_hedge {
+                        self.ask_next();
+                    }
                 }
             }
         }
     }
-    report(core, failed);
-    Err(last)
+
+    /// Who was asked earlier and is still silent is asked last for a moment.
+    fn answered(&mut self, index: usize, took: Duration) {
+        self.core.hedging.note(self.kind, took);
+        for slow in self.silent.range(..index) {
+            self.core
+                .datanodes
+                .avoid_slow(&self.replicas[*slow].address);
+        }
+    }
+
+    fn note_failure(&mut self, index: usize, failure: &Failure) {
+        let (chunk, datanode) = (self.request.chunk, self.replicas[index]);
+        self.silent.remove(&index);
+        tracing::debug!(
+            chunk, datanode = datanode.datanode, error = %failure,
+            "replica did not serve"
+        );
+        self.core.datanodes.avoid(&datanode.address, failure.code);
+        // An expired token says nothing about the replica.
+        if failure.code != ErrorCode::BadToken {
+            self.failed.push(FailedReplica {
+                chunk,
+                datanode: datanode.datanode,
+                code: failure.code as u32,
+            });
+        }
+    }
 }
 
 /// Same machine first, then as the namenode ordered them; those that just failed us at the end.

@@ -1,5 +1,7 @@
 //! What is read is what was written, or an error.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_client::{Error, FileSystem, WriteOptions};
 use cairn_protocol::ErrorCode;
@@ -87,6 +89,22 @@ async fn a_corrupt_replica_is_reported_and_the_next_one_read() {
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].datanode, 1);
     assert_eq!(reports[0].code, ErrorCode::ChecksumMismatch as u32);
+}
+
+#[tokio::test]
+async fn a_datanode_that_hangs_costs_no_timeout_and_is_no_failure() {
+    let content = pattern(200_000, 1);
+    let (cluster, _) = with_file(&content).await;
+    let mut config = cluster.config();
+    config.timeouts.hedge = Duration::from_millis(1);
+    config.timeouts.read = Duration::from_secs(3600);
+    let fs = FileSystem::connect(config).await.unwrap();
+    cluster.state().faults.silent.insert(1);
+    for _ in 0..3 {
+        assert_eq!(fs.read_file("/file").await.unwrap(), content);
+    }
+    fs.close().await.unwrap();
+    assert_eq!(cluster.state().reports.len(), 0);
 }
 
 #[tokio::test]

@@ -32,6 +32,10 @@ impl Service for FakeDatanode {
             return Err(ErrorCode::NotSupported.into());
         }
         let request: ReadReplica = request.decode()?;
+        let is_silent = self.shared.state().faults.silent.contains(&self.id);
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
         Ok(self.read(&request)?)
     }
 

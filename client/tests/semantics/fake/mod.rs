@@ -79,6 +79,8 @@ pub struct Faults {
     pub dead: BTreeSet<u64>,
     /// The pipeline fails at this datanode with the packet of this number, counted over all pipelines; once.
     pub fail_at_packet: Option<(usize, u64)>,
+    /// These datanodes never answer a read.
+    pub silent: BTreeSet<u64>,
     /// These datanodes serve a flipped bit.
     pub corrupt: BTreeSet<u64>,
 }
@@ -209,6 +211,8 @@ impl FakeCluster {
         let mut config = ClusterConfig::new(namenodes, caller);
         config.seed = Some(1);
         config.timeouts.patience = Duration::from_secs(20);
+        // Requests are counted, however slow the machine is.
+        config.timeouts.hedge = Duration::from_secs(3600);
         config
     }
 
