@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 SEEDS ?= 60
 
-.PHONY: help bootstrap build demo test fmt-check clippy unit sim doc fix bench
+.PHONY: help bootstrap build demo test fmt-check clippy unit sim doc fix bench bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,3 +41,6 @@ fix: ## Formats and applies what clippy can mend.
 
 bench: build ## Measures; writes bench-results/core.json.
 	@$(ENV) scripts/bench
+
+bench-mount: build ## Measures a mount beside the local disk; needs root; writes bench-results/mount.json.
+	@$(ENV) scripts/bench-mount

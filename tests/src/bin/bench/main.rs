@@ -5,6 +5,7 @@
 
 mod cpu;
 mod local;
+mod mounted;
 mod report;
 mod work;
 
@@ -23,6 +24,8 @@ struct Arguments {
     pids: Vec<u32>,
     /// A directory on the local disk for the comparison.
     local: PathBuf,
+    /// A mount of the cluster: then the work is done there, and not through the client library.
+    mounted: Option<PathBuf>,
     /// Where the list of results goes.
     out: PathBuf,
     /// Which parts; empty for all.
@@ -36,6 +39,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         cluster: Vec::new(),
         pids: Vec::new(),
         local: PathBuf::new(),
+        mounted: None,
         out: PathBuf::new(),
         parts: Vec::new(),
         files: 5_000_000,
@@ -49,18 +53,19 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--cluster" => found.cluster = value.split(',').map(str::to_owned).collect(),
             "--pids" => found.pids = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--local" => found.local = value.into(),
+            "--mounted" => found.mounted = Some(value.into()),
             "--out" => found.out = value.into(),
             "--part" => found.parts.push(value),
             "--files" => found.files = value.parse()?,
             other => bail!("unknown argument {other}"),
         }
     }
-    if found.cluster.is_empty()
+    if (found.cluster.is_empty() && found.mounted.is_none())
         || found.local.as_os_str().is_empty()
         || found.out.as_os_str().is_empty()
     {
         bail!(
-            "usage: bench --cluster HOST:PORT,… --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
+            "usage: bench --cluster HOST:PORT,… | --mounted DIR --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
         );
     }
     Ok(found)
@@ -75,6 +80,18 @@ fn main() -> anyhow::Result<()> {
     let mut report = Report::read(&arguments.out)?;
     let cpu = Cpu::new(arguments.pids.clone());
     std::fs::create_dir_all(&arguments.local)?;
+    if let Some(mounted) = &arguments.mounted {
+        mounted::measure(
+            &cpu,
+            &arguments.local,
+            mounted,
+            &arguments.parts,
+            &mut report,
+        )?;
+        report.write(&arguments.out)?;
+        report.print();
+        return Ok(());
+    }
     runtime.block_on(async {
         let fs = work::connect(&arguments.cluster).await?;
         work::prepare(&fs).await?;

@@ -78,7 +78,8 @@ where
 }
 
 /// Nothing of what was just written may come from memory: ours, the servers', or the disk's.
-fn drop_caches() {
+pub(crate) fn drop_caches() {
+    rustix::fs::sync();
     // Needs root; without it the read is a warm one, and the table is worth less.
     if std::fs::write("/proc/sys/vm/drop_caches", "3").is_err() {
         eprintln!("cannot drop the page cache: reads are not cold");
