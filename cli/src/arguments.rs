@@ -158,6 +158,8 @@ mod tests {
             "dfs namenode list",
             "dfs namenode add h:9000 --replace 7",
             "dfs namenode transfer",
+            "dfs namenode found",
+            "dfs namenode found h:9000",
             "dfs datanode --config x.toml --listen 0.0.0.0:1",
             "dfs datanode decommission 3",
             "dfs up --dir x --namenodes 3 --datanodes 3 --processes",

@@ -205,7 +205,7 @@ pub(crate) async fn session(global: &Global, purpose: &str) -> anyhow::Result<Se
     ))
 }
 
-fn caller(global: &Global) -> anyhow::Result<Caller> {
+pub(crate) fn caller(global: &Global) -> anyhow::Result<Caller> {
     match &global.user {
         Some(user) => Users::load().caller(user).context("--user or CAIRN_USER"),
         None => Ok(users::own_caller()),

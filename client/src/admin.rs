@@ -1,16 +1,42 @@
 //! What operators ask and do. Questions are cancel-safe; changes may be repeated and end in the same state.
 
+use std::time::Duration;
+
 use cairn_protocol::Method;
 use cairn_protocol::ids::{DatanodeId, NamenodeId};
 use cairn_protocol::messages::admin::{
-    AddNamenodeRequest, AdminReply, DatanodeAdminState, FsckReply, FsckRequest,
-    RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
-    TransferLeadershipRequest,
+    AddNamenodeRequest, AdminReply, DatanodeAdminState, FoundClusterReply, FoundClusterRequest,
+    FsckReply, FsckRequest, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply,
+    StatusRequest, TransferLeadershipRequest,
 };
+use cairn_protocol::messages::common::Caller;
 use prost::Message;
 
+use crate::config::ClusterConfig;
 use crate::error::{Result, Subject};
 use crate::file_system::FileSystem;
+use crate::namenode::Namenode;
+
+/// One attempt to found a cluster: the namenode asks the others, and waits for the first election.
+const FOUNDING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Founds a cluster with the namenode at `address`, which waits, and the others that its settings name; tells its id and its
+/// namenodes. One that belongs to a cluster founds nothing and tells that one's. May be repeated.
+///
+/// # Errors
+/// `Unavailable` if one of them does not answer within `patience`; `InvalidArgument` if one belongs to a cluster.
+pub async fn found_cluster(
+    address: impl Into<String>,
+    caller: Caller,
+    patience: Duration,
+) -> Result<FoundClusterReply> {
+    let config = ClusterConfig::new(vec![address.into()], caller.clone());
+    let request = FoundClusterRequest { caller };
+    let reply = Namenode::new(&config)?
+        .call_within(Method::FoundCluster, &request, FOUNDING_TIMEOUT, patience)
+        .await;
+    reply.map_err(|error| error.into_error(&Subject::Cluster, patience))
+}
 
 impl FileSystem {
     /// The whole cluster at a glance.

@@ -31,6 +31,7 @@ mod session;
 mod sync;
 mod write;
 
+pub use admin::found_cluster;
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
 pub use file_system::FileSystem;

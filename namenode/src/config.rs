@@ -42,8 +42,8 @@ pub struct NamenodeConfig {
     /// `host:port` under which others reach this namenode. Default: what it listens on.
     #[serde(default)]
     pub advertise: Option<String>,
-    /// Addresses (`advertise`) of all founding namenodes, the same list in the same order on each: one, three or five. The first one
-    /// founds the cluster when all have answered. Default: this one alone.
+    /// Addresses (`advertise`) of all founding namenodes, the same list in the same order on each: one, three or five. Only `dfs
+    /// namenode found`, which is told to the first of them, looks at it. Default: this one alone.
     #[serde(default)]
     pub namenodes: Vec<String>,
     /// Address of the HTTP status page, `host:port`; empty for none. Default `0.0.0.0:9870`.

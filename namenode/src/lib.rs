@@ -6,12 +6,14 @@
 //! namespace/    operations: a pure function of (state, command); queries
 //! controllers/  the leader's loops: liveness, placement, sealing, replication, reclaim
 //! service/      what the process answers: authorise, stamp, translate, call
+//! founding.rs   how a namenode comes to belong to a cluster
 //! server.rs     builds and wires all of it
 //! ```
 
 pub mod config;
 pub mod consensus;
 pub mod controllers;
+mod founding;
 mod fsck;
 mod keys;
 mod metrics;

@@ -1,41 +1,29 @@
 //! Builds a namenode and wires its parts: the only place that knows all of them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use cairn_daemon::disk::{Disk, RealDisk};
 use cairn_daemon::identity::{DataDir, Uuid};
 use cairn_daemon::telemetry::Metrics;
 use cairn_daemon::{Clock, Tasks, blocking};
-use cairn_protocol::Method;
-use cairn_protocol::messages::admin::{GreetReply, GreetRequest};
 use cairn_protocol::net::{self, TcpListener};
-use cairn_protocol::rpc::{self, ConnectionOptions, Hello, Peers, ServerOptions};
+use cairn_protocol::rpc::{self, ConnectionOptions, Hello, Peers, RpcError, ServerOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::NamenodeConfig;
 use crate::consensus::group::{Group, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
-use crate::consensus::types::Member;
 use crate::controllers::{ControllerOptions, Controllers};
-use crate::namespace::command::{CommandKind, FoundCluster};
+use crate::founding::{Founder, Membership};
 use crate::service::{ClusterCell, NamenodeService, Parts};
-use crate::store::Read;
 
 /// Layout of a namenode's directory.
 const LAYOUT: u32 = 1;
-/// Between two looks at the others while the cluster is being founded.
-const FOUNDING_PAUSE: Duration = Duration::from_millis(100);
-/// One greeting.
-const GREET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a namenode takes from the world. The simulator gives other ones.
 pub struct Doors {
@@ -80,11 +68,13 @@ pub struct Namenode {
     group: Group,
     address: String,
     cluster: ClusterCell,
+    founder: Founder,
     metrics: Metrics,
 }
 
 impl Namenode {
-    /// Opens the directory, joins or founds its group, and serves. Returns when it listens; it may not lead or know a leader yet.
+    /// Opens the directory and serves. Returns when it listens; it may not lead or know a leader yet. With a new directory it
+    /// belongs to no cluster, and waits until one is founded with it ([`Namenode::found`]) or it is added to one.
     pub async fn start(
         config: NamenodeConfig,
         mut doors: Doors,
@@ -133,6 +123,12 @@ impl Namenode {
         );
         controllers.start(tasks);
         let metrics = Metrics::new("namenode");
+        let founder = Founder::new(
+            config.namenodes.clone(),
+            group.clone(),
+            peers.clone(),
+            address.clone(),
+        );
         let service = NamenodeService::new(
             Parts {
                 group: group.clone(),
@@ -140,6 +136,7 @@ impl Namenode {
                 clock: doors.clock.clone(),
                 peers: peers.clone(),
                 address: address.clone(),
+                founder: founder.clone(),
                 metrics: metrics.clone(),
             },
             cluster.clone(),
@@ -154,8 +151,8 @@ impl Namenode {
             )
             .await
         });
-        let founding = Founding {
-            config,
+        let membership = Membership {
+            settings: config.cluster,
             group: group.clone(),
             peers,
             address: address.clone(),
@@ -163,14 +160,21 @@ impl Namenode {
             directory,
             rng,
         };
-        tasks.component("founding", |stop| founding.run(stop));
+        tasks.component("membership", |stop| membership.run(stop));
         info!(namenode = id, address, "namenode listens");
         Ok(Self {
             group,
             address,
             cluster,
+            founder,
             metrics,
         })
+    }
+
+    /// Founds a cluster with this namenode and the others that its settings name, unless it belongs to one already. Tells the
+    /// cluster's id. What `dfs namenode found` does.
+    pub async fn found(&self) -> Result<[u8; 16], RpcError> {
+        self.founder.found().await
     }
 
     /// `host:port` under which others reach it.
@@ -249,163 +253,4 @@ async fn open_storage(
         Ok((log, Arc::new(state)))
     })
     .await
-}
-
-/// Brings a new member to a cluster: founds one with the others, or waits to be added to one.
-struct Founding {
-    config: NamenodeConfig,
-    group: Group,
-    peers: Peers,
-    address: String,
-    cluster: ClusterCell,
-    directory: DataDir,
-    rng: StdRng,
-}
-
-impl Founding {
-    async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            joined = self.join_group() => joined?,
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            founded = self.learn_cluster() => founded?,
-        }
-        // Holds the directory's lock for as long as the process serves.
-        stop.cancelled().await;
-        Ok(())
-    }
-
-    /// Until this member has a group. The first of the configured namenodes founds it, once all of them have answered that they
-    /// belong to none: so a member that lost its directory can never found a second cluster beside the first.
-    async fn join_group(&mut self) -> anyhow::Result<()> {
-        if self.group.is_initialized().await? {
-            if self.group.members().len() == 1 {
-                self.group.elect().await?;
-            }
-            return Ok(());
-        }
-        let founders = &self.config.namenodes;
-        let founds = founders.first() == Some(&self.address);
-        if founders.is_empty() || (founds && founders.len() == 1) {
-            self.group.initialize(self.members([])).await?;
-            return Ok(());
-        }
-        if !founders.contains(&self.address) {
-            info!(
-                address = self.address,
-                "not among the founding namenodes; waits to be added: dfs namenode add"
-            );
-        }
-        let mut told = false;
-        while !self.group.is_initialized().await? {
-            if founds && let Some(others) = self.greet_others().await {
-                if others.iter().all(|other| other.cluster_id.is_empty()) {
-                    self.group.initialize(self.members(others)).await?;
-                    return Ok(());
-                }
-                if !told {
-                    warn!(
-                        address = self.address,
-                        "the cluster exists already; waits to be added: dfs namenode add"
-                    );
-                    told = true;
-                }
-            }
-            tokio::time::sleep(FOUNDING_PAUSE).await;
-        }
-        Ok(())
-    }
-
-    fn members(&self, others: impl IntoIterator<Item = GreetReply>) -> BTreeMap<u64, Member> {
-        let member = |address: String| Member {
-            address,
-            ..Member::default()
-        };
-        let mut members = BTreeMap::from([(self.group.id(), member(self.address.clone()))]);
-        members.extend(
-            others
-                .into_iter()
-                .map(|other| (other.namenode, member(other.address))),
-        );
-        members
-    }
-
-    /// What all others answer, or nothing if one is not there yet.
-    async fn greet_others(&self) -> Option<Vec<GreetReply>> {
-        let mut answers = Vec::new();
-        for address in self
-            .config
-            .namenodes
-            .iter()
-            .filter(|address| **address != self.address)
-        {
-            let greeting = GreetRequest {
-                namenode: self.group.id(),
-                address: self.address.clone(),
-            };
-            let answer = self
-                .peers
-                .call_typed::<GreetReply>(
-                    address,
-                    Method::Greet.into(),
-                    &greeting,
-                    Bytes::new(),
-                    GREET_TIMEOUT,
-                )
-                .await;
-            answers.push(answer.ok()?.0);
-        }
-        Some(answers)
-    }
-
-    /// Until the cluster has an id, which the first leader gives it; then this directory belongs to it for good.
-    async fn learn_cluster(&mut self) -> anyhow::Result<()> {
-        let mut applied = self.group.state().watch_applied();
-        let mut leadership = self.group.leadership();
-        loop {
-            let store = self.group.state().store();
-            let cluster = store.snapshot().cluster_record()?;
-            if let Ok(id) = <[u8; 16]>::try_from(cluster.cluster_id.as_slice()) {
-                self.directory.join_cluster(Uuid(id))?;
-                self.cluster.set(id);
-                self.peers
-                    .set_hello(Hello::new("namenode", Some(id), self.group.id()));
-                info!(cluster = %Uuid(id), "namenode belongs to cluster");
-                return Ok(());
-            }
-            let ready = leadership.borrow_and_update().ready;
-            if ready {
-                self.found_cluster().await;
-            }
-            tokio::select! {
-                biased;
-                changed = applied.changed() => changed.context("state machine ended")?,
-                changed = leadership.changed() => changed.context("leadership watch ended")?,
-            }
-        }
-    }
-
-    /// Proposes the first command of the cluster's life. Whoever leads next does it if this fails.
-    async fn found_cluster(&mut self) {
-        let mut cluster_id = vec![0; 16];
-        self.rng.fill_bytes(&mut cluster_id);
-        let mut key_secret = vec![0; 32];
-        self.rng.fill_bytes(&mut key_secret);
-        let founding = &self.config.cluster;
-        let command = CommandKind::FoundCluster(FoundCluster {
-            cluster_id,
-            settings: founding.to_cluster(),
-            key_secret,
-            root_uid: founding.root_uid,
-            root_gid: founding.root_gid,
-            root_mode: founding.root_mode,
-        });
-        if let Err(error) = self.group.propose(command).await {
-            warn!(%error, "founding the cluster failed; the next leader will");
-        }
-    }
 }

@@ -80,6 +80,8 @@ methods! {
     Fsck = 75;
     /// Counters and gauges of this process as Prometheus text.
     Metrics = 76;
+    /// Founds a cluster with the namenode that is asked and those that its settings name.
+    FoundCluster = 77;
 
     // Namenode to namenode.
     /// Identity of a member before the group exists.

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use anyhow::{Context, bail};
+use cairn_client::found_cluster;
 use cairn_protocol::ids::NamenodeId;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -9,7 +11,7 @@ use serde_json::Value;
 use super::status::{namenode_json, print_namenodes};
 use super::with_session;
 use crate::arguments::Global;
-use crate::cluster::addresses;
+use crate::cluster::{Cluster, addresses, caller};
 use crate::output::print_json;
 use crate::roles;
 use crate::session::{Ending, Session};
@@ -37,6 +39,12 @@ enum NamenodeCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Found a new cluster with a namenode that is running and belongs to none, and with the others that its settings name.
+    Found {
+        /// Where it listens: the first of `namenodes` in its settings. [default: the first of --cluster]
+        #[arg(value_name = "HOST:PORT")]
+        address: Option<String>,
+    },
     /// Add a namenode that is running and belongs to no cluster yet; it catches up, then votes.
     Add {
         /// Where it listens.
@@ -62,6 +70,8 @@ impl Namenode {
     pub(crate) async fn run(self, global: &Global) -> anyhow::Result<Ending> {
         match self.command {
             None => roles::namenode::run(self.role).await.map(|()| Ending::Done),
+            // There is no cluster to connect to yet.
+            Some(NamenodeCommand::Found { address }) => found(global, address).await,
             Some(command) => {
                 with_session(global, "dfs namenode", async |session| {
                     command.run(session).await?;
@@ -73,9 +83,29 @@ impl Namenode {
     }
 }
 
+async fn found(global: &Global, address: Option<String>) -> anyhow::Result<Ending> {
+    let address = match address {
+        Some(address) => addresses(&[address])?.concat(),
+        None => Cluster::find(global)?.namenodes.swap_remove(0),
+    };
+    let founded = found_cluster(&address, caller(global)?, global.timeout).await;
+    let founded = founded.with_context(|| format!("found a cluster at {address}"))?;
+    let cluster: String = founded
+        .cluster_id
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    println!(
+        "{address} belongs to cluster {cluster} of {}",
+        founded.namenodes.join(", ")
+    );
+    Ok(Ending::Done)
+}
+
 impl NamenodeCommand {
     async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         match self {
+            Self::Found { .. } => bail!("founding needs no connected session"),
             Self::List { json } => {
                 let namenodes = session.fs.status().await?.namenodes;
                 if json {

@@ -30,6 +30,9 @@ pub(crate) struct Layout {
     pub(super) datanodes: Vec<String>,
     /// Empty for none.
     pub(super) http: String,
+    /// The cluster exists. From then on a namenode without data is one that lost it, and nothing is founded any more.
+    #[serde(default)]
+    pub(super) founded: bool,
 }
 
 /// One role of the layout.
@@ -46,19 +49,31 @@ pub(crate) struct Role {
 /// The folder's layout, or a new one as the options say.
 pub(super) async fn layout(up: &Up, folder: &Path) -> anyhow::Result<Layout> {
     let path = folder.join("up.toml");
-    // A start that failed, because of a port perhaps, has left a layout and no data: it is chosen anew.
-    let layout = match (path.exists(), folder.join("namenode-1").exists()) {
-        (true, true) => existing_layout(up, &path)?,
-        (true, false) => new_layout(up).await?,
-        (false, _) => {
+    let layout = match path.exists() {
+        true => known_layout(up, folder, &path).await?,
+        false => {
             expect_empty(folder)?;
             new_layout(up).await?
         }
     };
-    let text = toml::to_string(&layout).context("write the layout")?;
-    let text = format!("# Made by `dfs up`. Namenodes know each other by these addresses.\n{text}");
-    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    layout.write(folder)?;
     Ok(layout)
+}
+
+async fn known_layout(up: &Up, folder: &Path, path: &Path) -> anyhow::Result<Layout> {
+    let known: Layout = config::load(path)?;
+    let name = |index: usize| format!("namenode-{}", index + 1);
+    let held = (0..known.namenodes.len()).any(|index| folder.join(name(index)).exists());
+    match (known.founded, held) {
+        // A start that failed, because of a port perhaps, has left a layout and no data: it is chosen anew.
+        (false, false) => new_layout(up).await,
+        (true, false) => bail!(
+            "{} has lost its namenodes' directories, and with them the names of all its files: put them back, or use another \
+             folder",
+            folder.display()
+        ),
+        (_, true) => existing_layout(up, path),
+    }
 }
 
 fn expect_empty(folder: &Path) -> anyhow::Result<()> {
@@ -136,6 +151,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
             namenodes: range(port, namenodes),
             datanodes,
             http,
+            founded: false,
         });
     }
     // All at once, so that none is given twice.
@@ -158,6 +174,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
         namenodes: free,
         datanodes,
         http,
+        founded: false,
     })
 }
 
@@ -174,6 +191,15 @@ fn port_of(address: &str) -> anyhow::Result<u16> {
 }
 
 impl Layout {
+    /// Keeps it as `up.toml`.
+    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let path = folder.join("up.toml");
+        let text = toml::to_string(self).context("write the layout")?;
+        let text =
+            format!("# Made by `dfs up`. Namenodes know each other by these addresses.\n{text}");
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
     /// All, for a look whether they are free.
     pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
         let all = self
@@ -297,7 +323,16 @@ mod tests {
         );
         up.port = Some(7000);
         assert_eq!(layout(&up, directory.path()).await.unwrap(), first);
-        std::fs::create_dir(directory.path().join("namenode-1")).unwrap();
+        // A cluster whose namenodes are all gone is not founded anew beside its datanodes.
+        let founded = Layout {
+            founded: true,
+            ..first.clone()
+        };
+        founded.write(directory.path()).unwrap();
+        let error = layout(&up, directory.path()).await.unwrap_err().to_string();
+        assert!(error.contains("has lost its namenodes"), "{error}");
+        let first = founded;
+        std::fs::create_dir(directory.path().join("namenode-2")).unwrap();
         (up.namenodes, up.port) = (None, None);
         assert_eq!(layout(&up, directory.path()).await.unwrap(), first);
         up.datanodes = Some(4);
@@ -339,6 +374,7 @@ mod tests {
             namenodes: vec!["127.0.0.1:1".to_owned()],
             datanodes: vec!["127.0.0.1:2".to_owned(), "127.0.0.1:3".to_owned()],
             http: String::new(),
+            founded: true,
         };
         let folder = PathBuf::from("/a \"b\"\\c");
         let text = layout.namenode_config(0, &folder);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cairn_client::FileSystem;
+use cairn_client::{FileSystem, found_cluster};
 use cairn_daemon::disk::{Disk, DiskLock, RealDisk};
 use cairn_daemon::telemetry::init_logs;
 use cairn_daemon::{Tasks, config};
@@ -83,6 +83,7 @@ async fn embedded(
         };
         started.with_context(|| format!("start {}", role.name))?;
     }
+    found_once(layout, folder).await?;
     wait_until_ready(layout).await?;
     say(welcome(up, folder, layout, began.elapsed(), &[]));
     Ok(())
@@ -101,7 +102,10 @@ async fn with_processes(
         biased;
         () = stop.cancelled() => return Ok(()),
         ended = processes.next_end() => bail!("{ended} before the cluster was ready"),
-        ready = wait_until_ready(layout) => ready?,
+        ready = async {
+            found_once(layout, folder).await?;
+            wait_until_ready(layout).await
+        } => ready?,
     }
     say(welcome(
         up,
@@ -156,13 +160,25 @@ fn lock(folder: &Path) -> anyhow::Result<Box<dyn DiskLock>> {
     }
 }
 
+/// Founds the cluster of a new folder, and notes that it did: a namenode that loses its data later founds nothing.
+async fn found_once(layout: &Layout, folder: &Path) -> anyhow::Result<()> {
+    if layout.founded {
+        return Ok(());
+    }
+    let first = layout.namenodes.first().context("up.toml: no namenode")?;
+    let superuser = Caller::default();
+    let founded = found_cluster(first, superuser, READY_TIMEOUT).await;
+    founded.with_context(|| format!("found the cluster at {first}"))?;
+    let layout = Layout {
+        founded: true,
+        ..layout.clone()
+    };
+    layout.write(folder)
+}
+
 /// Until every namenode answers and every datanode has registered.
 async fn wait_until_ready(layout: &Layout) -> anyhow::Result<()> {
-    let superuser = Caller {
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-    };
+    let superuser = Caller::default();
     let config = client_config(layout.namenodes.clone(), superuser, "dfs up", READY_TIMEOUT);
     let deadline = Instant::now() + READY_TIMEOUT;
     let fs = FileSystem::connect(config)

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use cairn_protocol::messages::admin::{
-    AddNamenodeRequest, AdminReply, FsckRequest, GreetReply, GreetRequest, MetricsReply,
-    NamenodeStatus, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply, StatusRequest,
-    TransferLeadershipRequest,
+    AddNamenodeRequest, AdminReply, FoundClusterReply, FoundClusterRequest, FsckRequest,
+    GreetReply, GreetRequest, MetricsReply, NamenodeStatus, RemoveNamenodeRequest,
+    SetDatanodeStateRequest, StatusReply, StatusRequest, TransferLeadershipRequest,
 };
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::rpc::{Reply, Request, RpcError};
@@ -25,6 +25,17 @@ impl NamenodeService {
             ErrorCode::NotPermitted,
             format!("{what}: only the superuser may"),
         ))
+    }
+
+    pub(super) async fn found_cluster(&self, request: Request) -> Result<Reply, RpcError> {
+        let FoundClusterRequest { caller } = request.decode()?;
+        self.require_superuser(&caller, "found a cluster")?;
+        let cluster_id = self.founder.found().await?.to_vec();
+        let members = self.group.members().into_iter();
+        Ok(Reply::new(&FoundClusterReply {
+            cluster_id,
+            namenodes: members.map(|member| member.address).collect(),
+        }))
     }
 
     pub(super) async fn add_namenode(&self, request: Request) -> Result<Reply, RpcError> {
@@ -56,8 +67,24 @@ impl NamenodeService {
                 format!("the namenode at {address}: give it an empty data directory first");
             return Err(RpcError::new(ErrorCode::WrongCluster, message));
         }
-        let replaced = Some(replaces).filter(|id| *id != 0);
         let listed = |id: u64| members.iter().find(|member| member.id == id);
+        if them.in_group && them.cluster_id.is_empty() && listed(them.namenode).is_none() {
+            let message = format!("the namenode at {address} is about to belong to another one");
+            return Err(RpcError::new(ErrorCode::WrongCluster, message));
+        }
+        let loopback = |address: &str| {
+            ["127.", "localhost:", "[::1]"]
+                .iter()
+                .any(|name| address.starts_with(name))
+        };
+        if loopback(&them.address) && !loopback(&address) {
+            let message = format!(
+                "the namenode at {address} says that others reach it at {}: set `advertise` in its settings",
+                them.address
+            );
+            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+        }
+        let replaced = Some(replaces).filter(|id| *id != 0);
         let to_go = replaced.filter(|old| listed(*old).is_some());
         if listed(them.namenode).is_some_and(|member| member.voter) && to_go.is_none() {
             // Asked again because the answer was lost. A learner is one whose catching up took longer than that.
@@ -197,12 +224,14 @@ impl NamenodeService {
         }))
     }
 
-    pub(super) fn greet(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn greet(&self, request: Request) -> Result<Reply, RpcError> {
         let _: GreetRequest = request.decode()?;
+        let in_group = self.group.is_initialized().await.map_err(internal)?;
         Ok(Reply::new(&GreetReply {
             namenode: self.group.id(),
             address: self.address.clone(),
             cluster_id: self.cluster.get().map(|id| id.to_vec()).unwrap_or_default(),
+            in_group,
         }))
     }
 }

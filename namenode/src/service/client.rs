@@ -42,7 +42,11 @@ impl NamenodeService {
         let Some(settings) = cluster.settings else {
             return Err(RpcError::new(
                 ErrorCode::Unavailable,
-                "the cluster is not founded yet",
+                format!(
+                    "the namenode at {own} belongs to no cluster: dfs namenode found {own} founds one, dfs namenode add {own} adds it \
+                     to one",
+                    own = self.address
+                ),
             ));
         };
         let namenodes = self

@@ -19,6 +19,7 @@ use cairn_protocol::{ErrorCode, Failure, Method};
 
 use crate::consensus::group::Group;
 use crate::controllers::Controllers;
+use crate::founding::Founder;
 use crate::metrics::ServiceMetrics;
 use crate::namespace::command::Outcome;
 
@@ -34,6 +35,8 @@ pub(crate) struct Parts {
     pub peers: Peers,
     /// `host:port` of this member as others reach it.
     pub address: String,
+    /// Founds a cluster when an operator says so.
+    pub founder: Founder,
     /// Counters of this process.
     pub metrics: Metrics,
 }
@@ -59,6 +62,7 @@ pub(crate) struct NamenodeService {
     clock: Clock,
     peers: Peers,
     address: String,
+    founder: Founder,
     cluster: ClusterCell,
     metrics: Metrics,
     counters: ServiceMetrics,
@@ -73,6 +77,7 @@ impl NamenodeService {
             clock: parts.clock,
             peers: parts.peers,
             address: parts.address,
+            founder: parts.founder,
             cluster,
             metrics: parts.metrics,
             counters,
@@ -95,6 +100,7 @@ impl NamenodeService {
             Method::RegisterDatanode => self.register_datanode(request).await,
             Method::Heartbeat => self.heartbeat(request),
             Method::ReplicaReport => self.replica_report(request),
+            Method::FoundCluster => self.found_cluster(request).await,
             Method::AddNamenode => self.add_namenode(request).await,
             Method::RemoveNamenode => self.remove_namenode(request).await,
             Method::TransferLeadership => self.transfer_leadership(request).await,
@@ -102,7 +108,7 @@ impl NamenodeService {
             Method::Status => self.status(request).await,
             Method::Fsck => self.fsck(request).await,
             Method::Metrics => self.metrics(),
-            Method::Greet => self.greet(request),
+            Method::Greet => self.greet(request).await,
             Method::RaftAppend
             | Method::RaftVote
             | Method::RaftSnapshot

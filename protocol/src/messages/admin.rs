@@ -3,6 +3,25 @@
 use super::common::{Caller, DatanodeAddress};
 use super::datanode::VolumeReport;
 
+/// Founds a cluster. The namenode that is asked answers, once the cluster has an id.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FoundClusterRequest {
+    /// Who asks (superuser only).
+    #[prost(message, required, tag = "1")]
+    pub caller: Caller,
+}
+
+/// The cluster that the namenode belongs to now, whether or not it did before.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FoundClusterReply {
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub cluster_id: Vec<u8>,
+    /// Addresses of its namenodes.
+    #[prost(string, repeated, tag = "2")]
+    pub namenodes: Vec<String>,
+}
+
 /// Adds a namenode: it catches up as a learner, then votes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AddNamenodeRequest {
@@ -302,6 +321,9 @@ pub struct GreetReply {
     /// Empty while it belongs to no cluster.
     #[prost(bytes = "vec", tag = "3")]
     pub cluster_id: Vec<u8>,
+    /// It has voted or has a log: it belongs to a group, even while the cluster has no id yet.
+    #[prost(bool, tag = "4")]
+    pub in_group: bool,
 }
 
 /// openraft's own messages, encoded by the namenode's `consensus/network.rs`.

@@ -128,6 +128,8 @@ impl MiniCluster {
         for (index, listener) in listeners.into_iter().enumerate() {
             cluster.run_namenode(index, Some(listener)).await?;
         }
+        let first = cluster.namenode(0).context("a cluster has a namenode")?;
+        first.found().await.context("found the cluster")?;
         for index in 0..options.datanodes {
             cluster.start_datanode(index).await?;
         }
@@ -198,7 +200,11 @@ impl MiniCluster {
         let mut config = NamenodeConfig::new(self.namenode_directory(index));
         config.listen = self.addresses[index].clone();
         config.advertise = Some(self.addresses[index].clone());
-        config.namenodes = self.addresses[..self.options.namenodes].to_vec();
+        // One that was added later names nobody but itself: that must not make it found anything.
+        config.namenodes = match index < self.options.namenodes {
+            true => self.addresses[..self.options.namenodes].to_vec(),
+            false => vec![self.addresses[index].clone()],
+        };
         config.http = String::new();
         config.cache = ByteSize::mib(16);
         config.cluster.replication = self.options.replication;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -29,6 +30,9 @@ use super::trace::Trace;
 
 /// Granularity of the simulation: how far each machine runs before the next one does.
 const TICK: Duration = Duration::from_millis(1);
+
+/// Between two attempts to found the cluster.
+const FOUNDING_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a cluster is made of. A seed draws it.
 #[derive(Clone, Debug)]
@@ -107,6 +111,8 @@ pub(crate) struct NamenodeMachine {
     config: NamenodeConfig,
     state_directory: PathBuf,
     seeds: Seeds,
+    /// On the first machine: whether the operator, who founds the cluster there, was told that it is done.
+    to_found: Option<Arc<AtomicBool>>,
 }
 
 /// A datanode's machine.
@@ -219,6 +225,7 @@ impl Cluster {
             config,
             state_directory: self._state.path().join(&name),
             seeds: Seeds::new(&mut self.rng),
+            to_found: (index == 0).then(Arc::default),
             name: name.clone(),
         };
         let idle = self.options.idle_chunk_max;
@@ -443,12 +450,26 @@ impl NamenodeMachine {
         let process = async move {
             let tasks = Tasks::new();
             let node = Namenode::start(self.config.clone(), doors, &tasks).await?;
+            if let Some(founded) = self.to_found {
+                tasks.request("operator", found(node.clone(), founded));
+            }
             running.replace(Some(RunningNamenode { node, clock }));
             tasks.run_until_shutdown(Duration::from_secs(1)).await
         };
         let ended = Runtime::scope(rng.next_u64(), process).await;
         Err(ended_early(&self.name, ended))?
     }
+}
+
+/// An operator who asks until the cluster is founded, and never again.
+async fn found(node: Namenode, founded: Arc<AtomicBool>) -> anyhow::Result<()> {
+    while !founded.load(Ordering::SeqCst) {
+        match node.found().await {
+            Ok(_) => founded.store(true, Ordering::SeqCst),
+            Err(_) => tokio::time::sleep(FOUNDING_PAUSE).await,
+        }
+    }
+    Ok(())
 }
 
 impl DatanodeMachine {

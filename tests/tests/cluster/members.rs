@@ -257,3 +257,37 @@ async fn a_namenode_whose_directory_was_lost_never_votes_under_its_old_id() {
     fs.mkdir("/after", 0o755).await.unwrap();
     cluster.check(&fs).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namenode_that_lists_only_itself_founds_no_second_cluster_when_its_directory_is_lost() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let second = cluster.start_spare_namenode().await.unwrap();
+    let third = cluster.start_spare_namenode().await.unwrap();
+    for index in [second, third] {
+        fs.add_namenode(cluster.addresses()[index].clone(), None)
+            .await
+            .unwrap();
+    }
+    wait_voters(&cluster, &[0, second, third]).await;
+    let fs = cluster.client().await.unwrap();
+    // The founder and one that was added: both lose everything, one after the other.
+    for lost in [0, second] {
+        let old_id = id(&cluster, lost);
+        cluster.kill_namenode(lost).await;
+        std::fs::remove_dir_all(cluster.namenode_directory(lost)).unwrap();
+        cluster.start_namenode(lost).await.unwrap();
+        fs.mkdir(format!("/while-{lost}-waits"), 0o755)
+            .await
+            .unwrap();
+        let alone = cluster.namenode(lost).unwrap();
+        assert!(!alone.group().is_initialized().await.unwrap());
+        assert_eq!(alone.cluster_id(), None);
+        fs.add_namenode(cluster.addresses()[lost].clone(), Some(old_id))
+            .await
+            .unwrap();
+        wait_voters(&cluster, &[0, second, third]).await;
+    }
+    cluster.wait_equal_states().await.unwrap();
+    cluster.check(&fs).await.unwrap();
+}

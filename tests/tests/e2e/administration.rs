@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::tempdir;
 
-use super::program::{Cluster, Running, content, dfs, eventually, free_ports};
+use super::program::{Cluster, Running, content, dfs, eventually, finish, free_ports};
 
 #[test]
 fn a_datanode_is_decommissioned_and_forgotten() {
@@ -126,6 +126,68 @@ fn a_namenode_is_replaced_and_leadership_handed_over() {
         "beforeafter"
     );
     assert_eq!(fourth.finish().status, Some(0));
+}
+
+#[test]
+fn a_cluster_is_founded_by_command_and_never_by_a_namenode_that_lost_its_data() {
+    let work = tempdir().unwrap();
+    let port = free_ports();
+    let addresses: Vec<String> = (0..3)
+        .map(|index| format!("127.0.0.1:{}", port + index))
+        .collect();
+    let start = |index: usize| {
+        let mut namenode = dfs(work.path());
+        namenode
+            .args([
+                "namenode",
+                "--http",
+                "",
+                "--follow-stdin",
+                "--listen",
+                &addresses[index],
+            ])
+            .args(["--namenodes", &addresses.join(","), "--dir"])
+            .arg(work.path().join(format!("namenode-{index}")));
+        Running::start(&mut namenode)
+    };
+    let operator = |arguments: &[&str]| {
+        let mut operator = dfs(work.path());
+        operator.args(["--cluster", &addresses.join(","), "--user", "0"]);
+        finish(operator.args(arguments), b"")
+    };
+    let (first, second) = (start(0), start(1));
+    let found = ["namenode", "found"];
+    let early = ["--timeout", "1s", "namenode", "found"];
+    operator(&early).fails(1, &addresses[2]);
+    let third = start(2);
+    operator(&["namenode", "found", &addresses[1]])
+        .fails(1, &format!("dfs namenode found {}", addresses[0]));
+    for _ in 0..2 {
+        let founded = operator(&found).text();
+        assert!(
+            addresses.iter().all(|address| founded.contains(address)),
+            "{founded}"
+        );
+    }
+    operator(&["mkdir", "/kept"]).ok();
+    let before = operator(&["namenode", "list", "--json"]).ok();
+    assert_eq!(first.finish().status, Some(0));
+    std::fs::remove_dir_all(work.path().join("namenode-0")).unwrap();
+    let first = start(0);
+    operator(&found).fails(1, &format!("dfs namenode add {}", addresses[0]));
+    operator(&["test", "-d", "/kept"]).ok();
+    let before: Vec<Value> = serde_json::from_slice(&before).expect("a JSON array");
+    let lost = before
+        .iter()
+        .find(|namenode| namenode["address"] == addresses[0].as_str());
+    let lost = lost.expect("the first namenode")["id"].to_string();
+    operator(&["namenode", "add", &addresses[0], "--replace", &lost]).ok();
+    // With it there is a majority without the second.
+    assert_eq!(second.finish().status, Some(0));
+    operator(&["test", "-d", "/kept"]).ok();
+    for namenode in [first, third] {
+        assert_eq!(namenode.finish().status, Some(0));
+    }
 }
 
 fn namenodes(cluster: &Cluster) -> Vec<Value> {
