@@ -208,7 +208,8 @@ impl Writer {
             (None, Kind::Append { inode, .. }) => *inode,
             (None, Kind::New { .. }) => return Ok(()),
         };
-        self.fs.sync_inode(&self.subject, inode).await
+        let synced = self.fs.sync_inode(&self.subject, inode).await;
+        self.explain(inode, synced).await
     }
 
     /// Flushes, syncs if the options or the cluster's settings say so, and gives a new file its name. Not cancel-safe: the
@@ -263,8 +264,26 @@ impl Writer {
             Ok(()) => self.name(&large, &place, &options).await,
             Err(error) => Err(about(&self.subject, error)),
         };
+        let named = self.explain(large.inode, named).await;
         self.release(large.inode);
         named
+    }
+
+    /// What a failure of a large new file means. Until it has its name it belongs to our session: if it is not there any more,
+    /// the session has expired under it.
+    async fn explain<T>(&self, inode: InodeId, result: Result<T>) -> Result<T> {
+        let code = result.as_ref().err().map(Error::code);
+        if code != Some(ErrorCode::NotFound) || !matches!(self.kind, Kind::New { .. }) {
+            return result;
+        }
+        match self.fs.stat(inode).await {
+            Err(error) if error.code() == ErrorCode::NotFound => {
+                let message = "the cluster did not hear this client for too long, and the unfinished file is gone: write it again";
+                let failure = Failure::new(ErrorCode::SessionExpired, message);
+                Err(Error::refused(&self.subject, failure))
+            }
+            _ => result,
+        }
     }
 
     async fn compare<F>(
@@ -338,7 +357,10 @@ impl Writer {
             self.send(packet).await?;
         }
         match &self.stream {
-            Some(large) => large.handle.flush().await,
+            Some(large) => {
+                let flushed = large.handle.flush().await;
+                self.explain(large.inode, flushed).await
+            }
             None => Ok(()),
         }
     }
@@ -407,7 +429,8 @@ impl Writer {
             return Err(Error::refused(&self.subject, failure));
         };
         let unit = Unit::new(self.streamed, Packet::new(bytes), permit);
-        large.handle.send(unit).await?;
+        let sent = large.handle.send(unit).await;
+        self.explain(large.inode, sent).await?;
         self.streamed += length as u64;
         Ok(())
     }

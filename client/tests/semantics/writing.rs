@@ -347,6 +347,52 @@ async fn small_and_large_files_get_the_mode_asked_for() {
 }
 
 #[tokio::test]
+async fn a_large_file_that_went_with_its_session_says_so() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let gone = async || {
+        let mut writer = fs.create_writer("/large", options()).unwrap();
+        writer.write_bytes(pattern(3 << 20, 5)).await.unwrap();
+        writer.flush().await.unwrap();
+        let state = &mut *cluster.state();
+        state
+            .inodes
+            .retain(|inode, _| state.names.values().any(|named| named == inode));
+        writer
+    };
+    let mut writer = gone().await;
+    let writing = async {
+        writer.write_bytes(pattern(3 << 20, 6)).await?;
+        writer.flush().await
+    };
+    let error = writing.await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SessionExpired, "{error}");
+    assert!(error.to_string().starts_with("/large: "), "{error}");
+    // All further calls fail in the same way.
+    assert_eq!(writer.flush().await.unwrap_err(), error);
+    assert_eq!(writer.close().await.unwrap_err(), error);
+    let error = gone().await.close().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SessionExpired, "{error}");
+    assert!(!cluster.state().names.contains_key(b"/large".as_slice()));
+}
+
+#[tokio::test]
+async fn a_large_file_whose_directory_is_gone_is_not_found() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let refusal = ErrorCode::NotFound.into();
+    cluster
+        .state()
+        .faults
+        .refusals
+        .insert("link", vec![refusal]);
+    let error = fs
+        .write_file("/a/large", pattern(3 << 20, 5), &options())
+        .await;
+    assert_eq!(error.unwrap_err().code(), ErrorCode::NotFound);
+}
+
+#[tokio::test]
 async fn a_change_of_leader_does_not_stop_a_write() {
     let cluster = FakeCluster::start(3, 3).await;
     let fs = cluster.connect().await;

@@ -94,11 +94,6 @@ impl Worker {
 
     /// Judges an answer. An error that faults cannot explain is a violation: the model knows what is there.
     fn judge<T>(&self, what: &str, result: Result<T, Error>) -> Outcome<T> {
-        self.judge_write(what, result, false)
-    }
-
-    /// The same for an operation that wrote a file, `large` or not.
-    fn judge_write<T>(&self, what: &str, result: Result<T, Error>, large: bool) -> Outcome<T> {
         let error = match result {
             Ok(value) => {
                 self.say(what, "done");
@@ -111,10 +106,6 @@ impl Worker {
             Error::OutcomeUnknown { .. } => Outcome::Unknown,
             Error::Unreachable { .. } | Error::DataLost { .. } => Outcome::Refused,
             Error::Refused { failure, .. } if is_explained(failure.code) => Outcome::Refused,
-            // A large file has no name until it is complete: it went with the session that was writing it.
-            Error::Refused { failure, .. } if large && failure.code == ErrorCode::NotFound => {
-                Outcome::Refused
-            }
             Error::Refused { .. } => {
                 self.trace
                     .violation(format!("client-{} {what}: {error}", self.index));
@@ -193,7 +184,7 @@ impl Worker {
         let result = fs
             .write_file(path.as_str(), content.clone(), &options)
             .await;
-        match self.judge_write(&what, result, content.len() > 1 << 20) {
+        match self.judge(&what, result) {
             Outcome::Done(_) => {
                 let mut file = FileModel::new(content.to_vec(), since);
                 if options.sync {
@@ -219,7 +210,7 @@ impl Worker {
         let result = fs
             .write_file(path.as_str(), content.clone(), &options)
             .await;
-        match self.judge_write(&what, result, content.len() > 1 << 20) {
+        match self.judge(&what, result) {
             Outcome::Done(_) => self.put(&path, FileModel::new(content.to_vec(), since)),
             Outcome::Refused | Outcome::Unknown => self.taint(&path),
         }

@@ -175,8 +175,9 @@ fn apply(state: &mut State, kind: OperationKind) -> Result<OutcomeKind, Failure>
             if link.if_exists == 0 && state.names.contains_key(&link.location.path) {
                 return Err(ErrorCode::AlreadyExists.into());
             }
-            state.names.insert(link.location.path, link.source.inode);
-            Ok(outcome(state, link.source.inode, 0))
+            let inode = find(state, &link.source)?;
+            state.names.insert(link.location.path, inode);
+            Ok(outcome(state, inode, 0))
         }
         OperationKind::Commit(commit) => apply_commit(state, commit),
         OperationKind::Truncate(truncate) => {
@@ -377,7 +378,8 @@ fn find(
             .get(&location.path)
             .copied()
             .ok_or(ErrorCode::NotFound.into()),
-        inode => Ok(inode),
+        inode if state.inodes.contains_key(&inode) => Ok(inode),
+        _ => Err(ErrorCode::NotFound.into()),
     }
 }
 
