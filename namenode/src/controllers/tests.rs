@@ -33,6 +33,7 @@ use crate::consensus::group::{Group, GroupOptions, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
+use crate::founding::Founder;
 use crate::fsck::{self, Evidence};
 use crate::keys::key_ring;
 use crate::namespace::command::{
@@ -240,12 +241,15 @@ impl World {
     /// What answers clients.
     fn service(&self) -> NamenodeService {
         let hello = Hello::new("namenode", Some(CLUSTER), 1);
+        let peers = Peers::new(hello, ConnectionOptions::default());
+        let (group, address) = (self.group.clone(), "namenode".to_owned());
         let parts = Parts {
-            group: self.group.clone(),
+            founder: Founder::new(Vec::new(), group.clone(), peers.clone(), address.clone()),
+            group,
             controllers: Arc::clone(&self.controllers),
             clock: Clock::system(),
-            peers: Peers::new(hello, ConnectionOptions::default()),
-            address: "namenode".to_owned(),
+            peers,
+            address,
             metrics: Metrics::new("namenode"),
         };
         NamenodeService::new(parts, ClusterCell::default())
