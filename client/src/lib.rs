@@ -10,6 +10,7 @@
 //! | `session` | why a change happens exactly once |
 //! | `namenode`, `retry` | finds the leader; the one place that repeats requests |
 //! | `datanodes` | connections to datanodes |
+//! | `verdict` | whether all data is safe, in one sentence |
 //! | `place`, `error`, `config` | names, failures, settings |
 //!
 //! Memory is bounded whatever a file's size. Nothing panics on what the network says. Futures say in their documentation
@@ -29,6 +30,7 @@ mod read;
 mod retry;
 mod session;
 mod sync;
+mod verdict;
 mod write;
 
 pub use admin::found_cluster;
@@ -42,5 +44,6 @@ pub use queries::Directory;
 pub use read::checksum::FileChecksum;
 pub use read::reader::{READ_AT_BYTES_MAX, Reader};
 pub use read::sequential::ReadStream;
+pub use verdict::{Safety, Verdict, verdict};
 pub use write::whole::{RECORD_BYTES_MAX, WriteOptions};
 pub use write::writer::Writer;

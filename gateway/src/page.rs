@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use cairn_client::Error;
+use cairn_client::{Safety, verdict};
 use cairn_protocol::messages::admin::{DatanodeStatus, NamenodeStatus, StatusReply};
 
-use crate::status::{Health, datanode_state, hex, verdict};
+use crate::status::{datanode_state, hex};
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
 <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta http-equiv=\"refresh\" content=\"5\">\
@@ -45,15 +46,15 @@ fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 fn body(page: &mut String, status: &StatusReply) {
-    let (health, text) = verdict(status);
-    let class = match health {
-        Health::Good => "good",
-        Health::Warning => "warning",
-        Health::Bad => "bad",
+    let verdict = verdict(status);
+    let class = match verdict.safety {
+        Safety::Safe => "good",
+        Safety::Warned => "warning",
+        Safety::Bad => "bad",
     };
     push(
         page,
-        format_args!("<p class=\"verdict {class}\">{}</p>", escape(&text)),
+        format_args!("<p class=\"verdict {class}\">{}</p>", escape(&verdict.text)),
     );
     let counts = &status.counts;
     page.push_str("<dl>");

@@ -1,78 +1,10 @@
 //! The cluster's status in words and as JSON.
 
+use cairn_client::{Safety, verdict};
 use cairn_protocol::messages::admin::{
     DatanodeAdminState, DatanodeStatus, NamenodeStatus, StatusReply,
 };
 use serde_json::{Value, json};
-
-/// How worried to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
-    Good,
-    Warning,
-    Bad,
-}
-
-/// Whether all data is safe, in one sentence.
-pub(crate) fn verdict(status: &StatusReply) -> (Health, String) {
-    let counts = &status.counts;
-    // A leader that has just been elected knows what is committed, and not yet who is alive.
-    let unheard = |datanode: &DatanodeStatus| datanode.heartbeat_age_ms == u64::MAX;
-    if !status.datanodes.is_empty() && status.datanodes.iter().all(unheard) {
-        let text = "The leader has just been elected and has not heard any datanode yet.";
-        return (Health::Warning, text.to_owned());
-    }
-    if counts.chunks_unavailable > 0 {
-        let text = format!(
-            "{} chunks have no live replica: their files cannot be read.",
-            counts.chunks_unavailable
-        );
-        return (Health::Bad, text);
-    }
-    if counts.chunks_lossy > 0 {
-        let text = format!(
-            "The ends of {} chunks are on no disk any more: what is lost cannot be read, dfs fsck names the files.",
-            counts.chunks_lossy
-        );
-        return (Health::Bad, text);
-    }
-    if !status.datanodes.iter().any(|datanode| datanode.alive) {
-        return (
-            Health::Bad,
-            "No datanode is alive: files can be neither written nor read.".to_owned(),
-        );
-    }
-    if counts.chunks_under_replicated > 0 {
-        let text = format!(
-            "All data can be read; {} chunks have fewer replicas than they should, {} copies are running.",
-            counts.chunks_under_replicated, counts.copies_running
-        );
-        return (Health::Warning, text);
-    }
-    let safe = "All data is safe: every chunk has all its replicas.";
-    match status
-        .namenodes
-        .iter()
-        .filter(|namenode| !namenode.reachable)
-        .count()
-    {
-        0 => (Health::Good, safe.to_owned()),
-        silent => (
-            Health::Warning,
-            format!("{safe} {silent} namenodes do not answer."),
-        ),
-    }
-}
-
-/// Whether every chunk is known to have all its replicas.
-fn is_safe(status: &StatusReply) -> bool {
-    let counts = &status.counts;
-    let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
-    somebody
-        && counts.chunks_unavailable == 0
-        && counts.chunks_lossy == 0
-        && counts.chunks_under_replicated == 0
-}
 
 /// What a datanode is and is to be, in words.
 pub(crate) fn datanode_state(datanode: &DatanodeStatus) -> &'static str {
@@ -89,10 +21,10 @@ pub(crate) fn datanode_state(datanode: &DatanodeStatus) -> &'static str {
 /// Everything, for scripts.
 pub(crate) fn as_json(status: &StatusReply) -> Value {
     let counts = &status.counts;
-    let (_, text) = verdict(status);
+    let verdict = verdict(status);
     json!({
-        "verdict": text,
-        "safe": is_safe(status),
+        "verdict": verdict.text,
+        "safe": verdict.all_replicas && verdict.safety != Safety::Bad,
         "cluster": hex(&status.cluster_id),
         "version": status.version,
         "term": status.term,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use cairn_client::{Safety, verdict};
 use cairn_protocol::messages::admin::{
     ClusterCounts, DatanodeAdminState, DatanodeStatus, NamenodeStatus, StatusReply,
 };
@@ -31,75 +32,6 @@ impl Status {
     }
 }
 
-/// One sentence: whether all data is safe, and if not, what is wrong.
-pub(crate) fn verdict(status: &StatusReply) -> String {
-    let counts = &status.counts;
-    let alive = status
-        .datanodes
-        .iter()
-        .filter(|datanode| datanode.alive)
-        .count();
-    let dead = status.datanodes.len() - alive;
-    // A leader that has just been elected knows what is committed, and not yet who is alive.
-    if dead > 0
-        && status
-            .datanodes
-            .iter()
-            .all(|datanode| datanode.heartbeat_age_ms == u64::MAX)
-    {
-        return "The leader has just been elected and has not heard any datanode yet; ask again in a moment.".to_owned();
-    }
-    if counts.chunks_unavailable > 0 {
-        return format!(
-            "DATA UNAVAILABLE: {} of {} chunks have no live replica{}.",
-            counts.chunks_unavailable,
-            counts.chunks,
-            if dead > 0 {
-                format!("; bring the {dead} dead datanodes back")
-            } else {
-                String::new()
-            }
-        );
-    }
-    if counts.chunks_lossy > 0 {
-        return format!(
-            "DATA LOST: the ends of {} of {} chunks are on no disk any more; dfs fsck names the files.",
-            counts.chunks_lossy, counts.chunks
-        );
-    }
-    if counts.chunks_under_replicated > 0 {
-        return format!(
-            "All data can be read; {} of {} chunks have fewer replicas than they should, {} copies are running.",
-            counts.chunks_under_replicated, counts.chunks, counts.copies_running
-        );
-    }
-    if alive == 0 {
-        return "No datanode is alive: files can be neither written nor read.".to_owned();
-    }
-    let silent = status
-        .namenodes
-        .iter()
-        .filter(|namenode| !namenode.reachable)
-        .count();
-    match silent {
-        0 => "All data is safe: every chunk has all its replicas.".to_owned(),
-        silent => format!(
-            "All data is safe: every chunk has all its replicas. {silent} of {} namenodes do not answer.",
-            status.namenodes.len()
-        ),
-    }
-}
-
-/// Whether every chunk is known to have all its replicas.
-fn is_safe(status: &StatusReply) -> bool {
-    let counts = &status.counts;
-    let somebody = counts.chunks == 0 || status.datanodes.iter().any(|datanode| datanode.alive);
-    somebody
-        && counts.chunks_unavailable == 0
-        && counts.chunks_lossy == 0
-        && counts.chunks_under_replicated == 0
-}
-
 /// Space over all live datanodes: capacity, used, available.
 pub(crate) fn space(datanode: &DatanodeStatus) -> (u64, u64, u64) {
     datanode
@@ -120,7 +52,7 @@ pub(crate) fn space(datanode: &DatanodeStatus) -> (u64, u64, u64) {
 }
 
 fn print(out: &mut impl Write, status: &StatusReply) -> io::Result<()> {
-    writeln!(out, "{}", verdict(status))?;
+    writeln!(out, "{}", verdict(status).text)?;
     let cluster: String = status
         .cluster_id
         .iter()
@@ -260,14 +192,15 @@ fn state(datanode: &DatanodeStatus) -> &'static str {
 /// Everything, for scripts.
 pub(crate) fn as_json(status: &StatusReply) -> Value {
     let counts = &status.counts;
+    let verdict = verdict(status);
     let cluster: String = status
         .cluster_id
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     json!({
-        "verdict": verdict(status),
-        "safe": is_safe(status),
+        "verdict": verdict.text,
+        "safe": verdict.all_replicas && verdict.safety != Safety::Bad,
         "cluster": cluster,
         "version": status.version,
         "term": status.term,
@@ -345,7 +278,7 @@ pub(crate) fn datanode_json(datanode: &DatanodeStatus) -> Value {
 mod tests {
     use cairn_protocol::messages::admin::{DatanodeStatus, NamenodeStatus, StatusReply};
 
-    use super::{as_json, print, verdict};
+    use super::{as_json, print};
 
     fn status() -> StatusReply {
         let mut status = StatusReply::default();
@@ -362,27 +295,6 @@ mod tests {
         datanode.address.address = "h:1".to_owned();
         status.datanodes.push(datanode);
         status
-    }
-
-    #[test]
-    fn the_first_line_says_whether_data_is_safe() {
-        let mut status = status();
-        assert_eq!(
-            verdict(&status),
-            "All data is safe: every chunk has all its replicas."
-        );
-        status.namenodes[0].reachable = false;
-        assert!(verdict(&status).ends_with("1 of 1 namenodes do not answer."));
-        status.counts.chunks_under_replicated = 4;
-        assert!(verdict(&status).starts_with("All data can be read; 4 of 10 chunks"));
-        status.counts.chunks_unavailable = 2;
-        assert!(verdict(&status).starts_with("DATA UNAVAILABLE: 2 of 10 chunks"));
-        status.datanodes[0].alive = false;
-        status.datanodes[0].heartbeat_age_ms = u64::MAX;
-        assert!(verdict(&status).starts_with("The leader has just been elected"));
-        status.counts = Default::default();
-        status.datanodes.clear();
-        assert!(verdict(&status).starts_with("No datanode is alive"));
     }
 
     #[test]

@@ -305,13 +305,11 @@ impl Registry {
         })
     }
 
-    /// Datanodes that are to serve, alive or not.
-    pub fn in_service_count(&self) -> usize {
-        let in_service =
-            |datanode: &Datanode| datanode.admin_state() == DatanodeAdminState::InService;
-        self.iter()
-            .filter(|(_, datanode)| in_service(datanode))
-            .count()
+    /// Datanodes that serve, alive or not, or are to serve again, or are not replaced yet: how large the cluster is meant to be.
+    pub fn meant_count(&self) -> usize {
+        let gone =
+            |datanode: &Datanode| datanode.admin_state() == DatanodeAdminState::Decommissioned;
+        self.iter().filter(|(_, datanode)| !gone(datanode)).count()
     }
 
     /// Where a datanode is.

@@ -210,7 +210,7 @@ pub(super) fn place(
         count: degraded_count(
             replication as usize,
             candidates.len(),
-            soft.datanodes.in_service_count(),
+            soft.datanodes.meant_count(),
         ),
         bytes: settings.chunk_size,
         host: &request.host,
@@ -246,11 +246,11 @@ pub(super) fn place(
     })
 }
 
-/// How many replicas a new chunk begins with. While datanodes are away, a cluster that has enough of them goes on with those that are
+/// How many replicas a new chunk begins with. While datanodes are away (dead, in maintenance, on their way out), a cluster that has enough of them goes on with those that are
 /// there, and the missing replicas are added later; but never on fewer than two if more than one is asked for, because then one
 /// more loss would be the loss of acknowledged data. A cluster that never had enough says so.
-fn degraded_count(asked: usize, available: usize, in_service: usize) -> usize {
-    if available < asked && in_service >= asked && available >= asked.min(2) {
+fn degraded_count(asked: usize, available: usize, meant: usize) -> usize {
+    if available < asked && meant >= asked && available >= asked.min(2) {
         return available;
     }
     asked

@@ -282,6 +282,7 @@ impl Cluster {
             request: Duration::from_millis(700),
             read: Duration::from_millis(800),
             pipeline: Duration::from_millis(1500),
+            hedge: Duration::from_millis(30),
         };
         config
     }
