@@ -619,6 +619,26 @@ async fn a_datanode_that_did_not_register_here_is_told_to() {
 }
 
 #[tokio::test]
+async fn writes_go_on_with_two_replicas_while_the_third_datanode_is_in_maintenance() {
+    let mut world = World::new(3).await;
+    let state = SetDatanodeState {
+        datanode: 3,
+        state: DatanodeAdminState::Maintenance.into(),
+    };
+    world.command(CommandKind::SetDatanodeState(state)).await;
+    world
+        .until("new chunks begin on the other two", |world| {
+            let placed = world.controllers.place(&AllocateChunk::default());
+            placed.is_ok_and(|mut placed| {
+                placed.datanodes.sort_unstable();
+                placed.datanodes == [1, 2]
+            })
+        })
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_decommissioned_datanode_holds_nothing_and_can_be_forgotten() {
     let mut world = World::new(4).await;
     let grant = world.write_file("/f").await;
