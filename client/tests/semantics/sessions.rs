@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use cairn_client::Error;
+use cairn_protocol::ids::NamenodeId;
 use cairn_protocol::{ErrorCode, Failure};
 
 use crate::fake::FakeCluster;
@@ -104,6 +105,19 @@ async fn a_cluster_that_is_not_there_is_unreachable() {
     config.timeouts.patience = std::time::Duration::from_millis(300);
     let error = cairn_client::FileSystem::connect(config).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_namenode_whose_removal_was_not_answered_may_be_gone_when_asked_again() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    let (gone, lost) = (ErrorCode::NotFound, ErrorCode::Unavailable);
+    // The last one comes first.
+    cluster.state().faults.removals = vec![gone.into(), lost.into()];
+    fs.remove_namenode(NamenodeId(7)).await.unwrap();
+    cluster.state().faults.removals = vec![gone.into()];
+    let error = fs.remove_namenode(NamenodeId(7)).await.unwrap_err();
+    assert_eq!(error.code(), gone);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use cairn_client::{FileSystem, WriteOptions};
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::NamenodeId;
 use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
 use tokio::task::JoinSet;
@@ -288,6 +289,59 @@ async fn a_namenode_that_lists_only_itself_founds_no_second_cluster_when_its_dir
             .unwrap();
         wait_voters(&cluster, &[0, second, third]).await;
     }
+    cluster.wait_equal_states().await.unwrap();
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_reads_learns_of_namenodes_that_were_added() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let (fs, reader) = (
+        cluster.client().await.unwrap(),
+        cluster.client().await.unwrap(),
+    );
+    fs.mkdir("/here", 0o755).await.unwrap();
+    reader.stat("/here").await.unwrap();
+    let second = cluster.start_spare_namenode().await.unwrap();
+    let third = cluster.start_spare_namenode().await.unwrap();
+    for index in [second, third] {
+        fs.add_namenode(cluster.addresses()[index].clone(), None)
+            .await
+            .unwrap();
+    }
+    wait_voters(&cluster, &[0, second, third]).await;
+    reader.stat("/here").await.unwrap();
+    // The only one that the reader was told of when it connected.
+    cluster.kill_namenode(0).await;
+    reader.stat("/here").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_removed_hands_over_first() {
+    let options = ClusterOptions {
+        namenodes: 5,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let load = Load::start(cluster.client().await.unwrap());
+    let mut left: Vec<usize> = (0..5).collect();
+    for _ in 0..2 {
+        let leader = cluster.leader().await.unwrap();
+        let leader_id = id(&cluster, leader);
+        fs.remove_namenode(leader_id).await.unwrap();
+        left.retain(|index| *index != leader);
+        let status = fs.status().await.unwrap();
+        assert_ne!(status.leader, leader_id.0);
+        assert_eq!(status.namenodes.len(), left.len());
+        let listed = |id: NamenodeId| status.namenodes.iter().any(|it| it.namenode == id.0);
+        assert!(!listed(leader_id));
+        wait_voters(&cluster, &left).await;
+        cluster.kill_namenode(leader).await;
+    }
+    let error = fs.remove_namenode(NamenodeId(42)).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound, "{error}");
+    load.finish(&fs).await;
     cluster.wait_equal_states().await.unwrap();
     cluster.check(&fs).await.unwrap();
 }

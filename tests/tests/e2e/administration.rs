@@ -52,6 +52,52 @@ fn a_datanode_is_decommissioned_and_forgotten() {
     }
 }
 
+#[test]
+fn a_datanode_that_is_forgotten_while_it_runs_ends_and_says_what_to_do() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--processes", "--datanodes", "4"]);
+    let leaving = &datanodes(&cluster)[3];
+    let id = leaving["id"].to_string();
+    cluster.run(["datanode", "decommission", &id]).ok();
+    eventually("it is decommissioned", || {
+        cluster
+            .run(["datanode", "list"])
+            .text()
+            .contains(" decommissioned ")
+    });
+    let address = leaving["address"].as_str().expect("an address");
+    let role = cluster.datanode_on(address.rsplit(':').next().expect("a port"));
+    cluster.run(["datanode", "forget", &id]).ok();
+    let folder = work.path().join("cluster");
+    let log = folder.join(format!("logs/{role}.log"));
+    let sentence = format!("datanode {id} was forgotten");
+    eventually("it says why it ends", || {
+        std::fs::read_to_string(&log)
+            .expect("a log")
+            .contains(&sentence)
+    });
+    // Neither it nor another start of it becomes another datanode.
+    let again = || {
+        let mut datanode = dfs(work.path());
+        datanode.args(["datanode", "--config"]);
+        finish(
+            datanode.arg(folder.join(format!("config/{role}.toml"))),
+            b"",
+        )
+    };
+    eventually("its volume is free", || !again().err.contains("in use"));
+    let refused = again();
+    assert!(
+        refused
+            .err
+            .contains(&folder.join(&role).display().to_string()),
+        "{}",
+        refused.err
+    );
+    refused.fails(1, &sentence);
+    assert_eq!(datanodes(&cluster).len(), 3);
+}
+
 fn datanodes(cluster: &Cluster) -> Vec<Value> {
     let list = cluster.run(["datanode", "list", "--json"]).ok();
     serde_json::from_slice(&list).expect("a JSON array")

@@ -73,6 +73,8 @@ pub struct Faults {
     pub lost_answers: u32,
     /// This many keep-alives are refused, though the session lives.
     pub refused_keep_alives: u32,
+    /// The next removals of a namenode are answered with these failures, the last one first.
+    pub removals: Vec<Failure>,
     /// The next of these operations are answered with a failure instead, and do not take effect.
     pub refusals: BTreeMap<&'static str, Vec<Failure>>,
     /// These datanodes refuse every pipeline.

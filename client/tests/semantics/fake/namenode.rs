@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairn_protocol::checksum::crc32c;
+use cairn_protocol::messages::admin::AdminReply;
 use cairn_protocol::messages::common::{Attributes, ClusterSettings, Extent, InodeKind};
 use cairn_protocol::messages::operation::{
     AllocateChunk, ChunkGrant, Commit, CommitExtent, CommitPlace, Create, Done, InodeOutcome,
@@ -62,6 +63,10 @@ impl Service for FakeNamenode {
                 state.reports.extend(request.replicas);
                 Ok(Reply::new(&ReportReplicasReply {}))
             }
+            Method::RemoveNamenode => match state.faults.removals.pop() {
+                Some(failure) => Err(failure.into()),
+                None => Ok(Reply::new(&AdminReply {})),
+            },
             _ => Err(ErrorCode::NotSupported.into()),
         }
     }
