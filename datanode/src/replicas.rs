@@ -165,7 +165,6 @@ impl Replicas {
         });
         Ok(Writer {
             replicas: self.clone(),
-            chunk,
             appender: Arc::new(opened.await?),
         })
     }
@@ -182,7 +181,6 @@ impl Replicas {
             .await?;
         Ok(Writer {
             replicas: self.clone(),
-            chunk,
             appender: Arc::new(created),
         })
     }
@@ -412,11 +410,15 @@ fn volume_report(status: &VolumeStatus, used_bytes: u64) -> VolumeReport {
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     replicas: Replicas,
-    chunk: ChunkId,
     appender: Arc<Appender>,
 }
 
 impl Writer {
+    /// Waits until a newer writer, a seal or a deletion has ended this one. Cancel-safe.
+    pub(crate) async fn ended(&self) {
+        self.appender.ended().cancelled().await;
+    }
+
     /// Appends contiguous packets in one go, and makes them durable if `sync`.
     pub(crate) async fn append(&self, batch: Vec<Packet>, sync: bool) -> Result<(), Failure> {
         let Some(end) = batch.last().map(Packet::end) else {
@@ -426,13 +428,13 @@ impl Writer {
         if !has_bytes && !sync {
             return Ok(());
         }
-        let (chunk, appender) = (self.chunk, Arc::clone(&self.appender));
+        let appender = Arc::clone(&self.appender);
         let metrics = &self.replicas.metrics;
         metrics.appended();
         if sync {
             metrics.synced();
         }
-        let append = move |store: &ChunkStore| {
+        let append = move |_: &ChunkStore| {
             let parts: Vec<_> = batch
                 .iter()
                 .filter(|p| !p.payload.is_empty())
@@ -442,7 +444,7 @@ impl Writer {
                 appender.append_many(&parts)?;
             }
             if sync {
-                store.sync(chunk, end).map(drop)
+                appender.sync(end).map(drop)
             } else {
                 Ok(())
             }

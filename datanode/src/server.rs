@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::replicas::{Changes, Replicas};
 use crate::report::{Commands, Introduction, Leader, Reporter};
 use crate::scrubber;
-use crate::transfer::{self, Budget, Copies, ReadQueue, Streams, Transfer};
+use crate::transfer::{self, Budget, Copies, ReadQueue, Transfer};
 use crate::volumes::Volumes;
 
 /// Time between syncs of open replicas until the cluster has said, and bounds for what it says.
@@ -161,7 +161,6 @@ impl Parts {
         let transfer = Transfer {
             cluster,
             replicas,
-            streams: Streams::default(),
             budget: Budget::new(
                 config.write_streams_max as usize,
                 config.write_memory.bytes(),

@@ -23,10 +23,15 @@
 //! **A failed append** may leave bytes and records beyond the replica's length. If others were appended in their place,
 //! power loss could bring back the first ones, complete with valid checksums. So nothing is appended any more: such a
 //! replica can only be sealed.
+//!
+//! **The end of a stream** is told to it where it is decided, under the lock under which it is decided: by a newer stream, a
+//! seal or a deletion. So there is no moment at which a stream could miss it.
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
 
 use cairn_daemon::disk::{Disk, DiskFile};
 use cairn_protocol::checksum::crc32c;
@@ -72,6 +77,8 @@ pub(super) struct OpenReplica {
 struct Writer {
     /// The stream that may append; each `open_append` takes a higher one.
     ticket: u64,
+    /// Told when that stream is over.
+    ended: CancellationToken,
     epoch: Epoch,
     /// Where the next record goes.
     sum_end: u64,
@@ -114,6 +121,7 @@ pub(super) struct Opened {
 pub struct Appender {
     replica: Arc<OpenReplica>,
     ticket: u64,
+    ended: CancellationToken,
 }
 
 impl std::fmt::Debug for Appender {
@@ -142,6 +150,7 @@ impl OpenReplica {
     ) -> Self {
         let writer = Writer {
             ticket: 0,
+            ended: CancellationToken::new(),
             epoch: opened.epoch,
             sum_end: opened.sum_end,
             named: parts.named,
@@ -247,9 +256,12 @@ impl OpenReplica {
             lock(&self.view).epoch = epoch;
         }
         writer.ticket += 1;
+        let ended = CancellationToken::new();
+        std::mem::replace(&mut writer.ended, ended.clone()).cancel();
         Ok(Appender {
             replica: Arc::clone(self),
             ticket: writer.ticket,
+            ended,
         })
     }
 
@@ -463,6 +475,7 @@ impl OpenReplica {
             view.sealed = Some((epoch, length));
             view.index.first_hole().is_some()
         };
+        writer.ended.cancel();
         self.cut_data(length)?;
         Ok(SealOutcome { bad })
     }
@@ -546,7 +559,9 @@ impl OpenReplica {
 
     /// Ends all streams and syncs for good: the files are about to be removed.
     pub(super) fn forget(&self) {
-        lock(&self.writer).gone = true;
+        let mut writer = lock(&self.writer);
+        writer.gone = true;
+        writer.ended.cancel();
     }
 }
 
@@ -554,6 +569,16 @@ impl Appender {
     /// The chunk that it appends to.
     pub fn chunk(&self) -> ChunkId {
         self.replica.chunk()
+    }
+
+    /// Told when a newer stream, a seal or a deletion has ended this one.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Makes durable what was appended, at least `through`; the synced length.
+    pub fn sync(&self, through: u64) -> Result<u64, StoreError> {
+        self.replica.sync(through)
     }
 
     /// The replica's present length.

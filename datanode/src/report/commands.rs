@@ -130,9 +130,7 @@ impl Commands {
                 "an instruction of an unknown kind",
             ));
         };
-        let Transfer {
-            replicas, streams, ..
-        } = &self.transfer;
+        let replicas = &self.transfer.replicas;
         match kind {
             InstructionKind::Copy(copy) => self.copy(chunk, incarnation, copy),
             InstructionKind::Verify(VerifyReplica {}) => self.verify(chunk, incarnation).await,
@@ -140,18 +138,12 @@ impl Commands {
                 let _turn = self.turn(chunk).lock().await;
                 replicas
                     .seal(chunk, incarnation, Epoch(epoch), length)
-                    .await?;
-                streams.end(chunk);
-                Ok(())
+                    .await
             }
             InstructionKind::Delete(DeleteReplica {}) => {
                 let _turn = self.turn(chunk).lock().await;
                 self.copies.cancel(chunk, incarnation);
-                replicas.delete(chunk, incarnation).await?;
-                if replicas.find(chunk).is_none() {
-                    streams.end(chunk);
-                }
-                Ok(())
+                replicas.delete(chunk, incarnation).await
             }
             InstructionKind::Sync(SyncReplica { through }) => {
                 replicas.sync(chunk, incarnation, through).await

@@ -496,6 +496,14 @@ impl WriteClient {
             .expect("the pipeline makes progress")
     }
 
+    /// How a stream on which nothing is sent ends.
+    pub(super) async fn failure(&mut self) -> (u64, ErrorCode) {
+        let frame = tokio::time::timeout(TIMEOUT, self.from.recv()).await;
+        let frame = frame.expect("the stream ends").unwrap();
+        let ack = PacketAck::decode(frame.expect("a last word").header).unwrap();
+        (ack.failed_datanode, ErrorCode::from_number(ack.code).unwrap())
+    }
+
     pub(super) async fn close(mut self) -> Result<(), (u64, ErrorCode)> {
         let frame = self.packet(Bytes::new(), false, true);
         let _ = self.to.send(frame).await;

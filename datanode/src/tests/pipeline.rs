@@ -1,11 +1,23 @@
 //! Write pipelines: bytes reach every replica, failures are named, old writers are fenced.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::harness::{Cluster, WriteClient, data};
-use cairn_protocol::ErrorCode;
+use cairn_protocol::frame::{Flags, Frame};
 use cairn_protocol::ids::{ChunkId, Epoch};
+use cairn_protocol::messages::transfer::OpenWriteReply;
+use cairn_protocol::net;
+use cairn_protocol::rpc::{
+    FramedStream, Hello, Peer, Reply, Request, RpcError, ServerOptions, Service, serve,
+};
 use cairn_protocol::token::GrantKind;
+use cairn_protocol::{ErrorCode, Failure};
 
 #[tokio::test]
 async fn what_a_pipeline_acknowledged_is_read_from_every_replica() {
@@ -248,4 +260,63 @@ async fn pipelines_that_cross_with_full_windows_make_progress() {
     }
     // What the streams held is free again.
     cluster.write(99, &[0, 1, 2], b"room").await;
+}
+
+/// The second datanode of a pipeline, which opens when the test says so.
+struct SlowDatanode {
+    opens: Semaphore,
+}
+
+impl Service for SlowDatanode {
+    fn hello(&self, _: &Hello) -> Result<Hello, Failure> {
+        Ok(Hello::new("datanode", None, 99))
+    }
+
+    async fn call(&self, _: &Peer, _: Request) -> Result<Reply, RpcError> {
+        Err(RpcError::new(ErrorCode::NotSupported, "only streams"))
+    }
+
+    async fn stream(&self, _: &Peer, stream: FramedStream) {
+        let (mut to, mut from) = stream.split();
+        let question = from.recv().await.unwrap().unwrap();
+        self.opens.acquire().await.unwrap().forget();
+        let reply = Frame {
+            method: question.method,
+            flags: Flags::REPLY,
+            request_id: question.request_id,
+            header: OpenWriteReply::default().encode_to_vec().into(),
+            ..Frame::default()
+        };
+        to.send(reply).await.unwrap();
+        while let Ok(Some(_)) = from.recv().await {}
+    }
+}
+
+#[tokio::test]
+async fn a_seal_while_the_pipeline_is_being_opened_ends_the_stream() {
+    let cluster = Cluster::start(1).await;
+    let listener = net::listen("127.0.0.1:0").await.unwrap();
+    let slow = Arc::new(SlowDatanode {
+        opens: Semaphore::new(0),
+    });
+    let mut open = cluster.open_write(1, 1, 0, &[0]);
+    let mut behind = open.pipeline[0].clone();
+    behind.datanode.datanode = 99;
+    behind.datanode.address = listener.local_addr().unwrap().to_string();
+    open.pipeline.push(behind);
+    let (stop, options) = (CancellationToken::new(), ServerOptions::default());
+    let mut server = JoinSet::new();
+    server.spawn(serve(listener, Arc::clone(&slow), options, stop));
+    let sealing = async {
+        let store = cluster.nodes[0].datanode.store();
+        while store.find(ChunkId(1)).is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(cluster.seal(0, 1, 0).await.sealed);
+        slow.opens.add_permits(1);
+    };
+    let (client, ()) = tokio::join!(cluster.open(open), sealing);
+    // It sends nothing: that it is over has to reach it all the same.
+    let failure = client.unwrap().failure().await;
+    assert_eq!(failure, (cluster.nodes[0].id, ErrorCode::StaleEpoch));
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! open_write   checks and opens a pipeline      receiver    one write stream         downstream  its next hop
 //! packet       decoded and verified             progress    what may be acknowledged
-//! streams      open streams, by chunk           budget      their memory
+//! budget       the memory of streams
 //! sender       reads                            read_queue  their way to the disks       copy        replicas made from other datanodes' replicas
 //! ```
 
@@ -16,7 +16,6 @@ mod progress;
 mod read_queue;
 mod receiver;
 mod sender;
-mod streams;
 
 use std::sync::Arc;
 
@@ -32,14 +31,12 @@ pub(crate) use open_write::serve as serve_write;
 pub(crate) use packet::Packet;
 pub(crate) use read_queue::ReadQueue;
 pub(crate) use sender::read;
-pub(crate) use streams::Streams;
 
 /// What moving data needs of the rest of the datanode.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfer {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) replicas: Replicas,
-    pub(crate) streams: Streams,
     pub(crate) budget: Budget,
     pub(crate) reads: ReadQueue,
     pub(crate) metrics: Arc<Metrics>,

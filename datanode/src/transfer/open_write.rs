@@ -114,7 +114,6 @@ async fn open(transfer: &Transfer, frame: &Frame) -> Result<(WriteStream, Reserv
         window_bytes: request.window_bytes as usize,
         writer,
         downstream,
-        entry: transfer.streams.enter(wanted.chunk, wanted.epoch),
         metrics: transfer.metrics.clone(),
         shutdown: transfer.shutdown.clone(),
     };

@@ -24,7 +24,6 @@ use cairn_protocol::{ErrorCode, Failure};
 use super::downstream::{self, Downstream, Forward, ack_frame};
 use super::packet::Packet;
 use super::progress::{Progress, StreamFailure};
-use super::streams::StreamEntry;
 use crate::metrics::Metrics;
 use crate::replicas::Writer;
 
@@ -49,7 +48,6 @@ pub(super) struct WriteStream {
     pub(super) window_bytes: usize,
     pub(super) writer: Writer,
     pub(super) downstream: Option<Downstream>,
-    pub(super) entry: StreamEntry,
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: CancellationToken,
 }
@@ -60,7 +58,6 @@ pub(super) async fn run(stream: WriteStream, to: FrameSender, mut from: FrameRec
         datanode,
         writer,
         downstream,
-        entry,
         metrics,
         shutdown,
         ..
@@ -84,9 +81,9 @@ pub(super) async fn run(stream: WriteStream, to: FrameSender, mut from: FrameRec
     let parts = async {
         tokio::join!(
             intake.run(&mut from),
-            write(writer, written, datanode, &progress),
+            write(&writer, written, datanode, &progress),
             behind(downstream, forwarded, &progress),
-            fenced(&entry, &shutdown, datanode, &progress),
+            fenced(&writer, &shutdown, datanode, &progress),
         );
     };
     // The parts are dropped where they stand: nothing follows that could miss what they held.
@@ -127,7 +124,7 @@ async fn behind(
 
 /// Ends the stream when a newer writer, a seal or a deletion takes the replica away, or the daemon stops. Never returns.
 async fn fenced(
-    entry: &StreamEntry,
+    writer: &Writer,
     shutdown: &CancellationToken,
     datanode: DatanodeId,
     progress: &Progress,
@@ -135,7 +132,7 @@ async fn fenced(
     let (code, text) = tokio::select! {
         biased;
         () = shutdown.cancelled() => (ErrorCode::Unavailable, "the datanode is stopping"),
-        () = entry.ended() => (ErrorCode::StaleEpoch, "a newer writer, a seal or a deletion ended this stream"),
+        () = writer.ended() => (ErrorCode::StaleEpoch, "a newer writer, a seal or a deletion ended this stream"),
     };
     progress.fail(datanode, Failure::new(code, text));
     std::future::pending().await
@@ -168,7 +165,7 @@ async fn respond(mut to: FrameSender, progress: &Progress) {
 
 /// Appends what is queued, several packets at once when the disk is behind; syncs where a packet asks for it.
 async fn write(
-    writer: Writer,
+    writer: &Writer,
     mut queue: mpsc::Receiver<Packet>,
     datanode: DatanodeId,
     progress: &Progress,
