@@ -42,6 +42,8 @@ pub enum StoreError {
     },
     #[error("chunk {chunk}: an append to this replica failed half-way, it can only be sealed")]
     Stopped { chunk: ChunkId },
+    #[error("chunk {chunk}: it has two million checksum blocks, the most that a replica takes")]
+    TooManyBlocks { chunk: ChunkId },
     #[error("chunk {chunk}: sealed at epoch {epoch} with {length} bytes")]
     Sealed {
         chunk: ChunkId,
@@ -88,8 +90,6 @@ pub enum StoreError {
         operation: &'static str,
         source: io::Error,
     },
-    #[error("{}: {reason}", volume.display())]
-    NotAVolume { volume: PathBuf, reason: String },
 }
 
 impl StoreError {
@@ -117,12 +117,11 @@ impl StoreError {
                 ErrorCode::ChecksumMismatch
             }
             Self::InvalidArgument { .. } => ErrorCode::InvalidArgument,
-            Self::NoSpace { .. } | Self::NoVolume { .. } | Self::Stopped { .. } => {
-                ErrorCode::NoSpace
-            }
-            Self::DiskFailed { .. } | Self::Withdrawn { .. } | Self::NotAVolume { .. } => {
-                ErrorCode::DiskFailed
-            }
+            Self::NoSpace { .. }
+            | Self::NoVolume { .. }
+            | Self::Stopped { .. }
+            | Self::TooManyBlocks { .. } => ErrorCode::NoSpace,
+            Self::DiskFailed { .. } | Self::Withdrawn { .. } => ErrorCode::DiskFailed,
             Self::Exhausted { .. } => ErrorCode::Overloaded,
         }
     }

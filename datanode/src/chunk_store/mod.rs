@@ -41,6 +41,8 @@ mod volume;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

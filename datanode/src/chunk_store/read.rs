@@ -147,12 +147,8 @@ impl Volume {
             let data_length = data.length()?;
             Ok((bytes, data, data_length))
         };
-        let (bytes, data, data_length) = opened().map_err(|source: io::Error| {
-            if source.kind() == io::ErrorKind::NotFound {
-                return StoreError::NoReplica { chunk };
-            }
-            self.health.read_failure(chunk, 0..length, source)
-        })?;
+        let (bytes, data, data_length) =
+            opened().map_err(|source: io::Error| self.unreadable(chunk, sealed, source))?;
         let mut replayed = sum_file::replay_records(Origin { chunk, incarnation }, &bytes);
         if replayed
             .seal
@@ -175,6 +171,26 @@ impl Volume {
             data,
             index: replayed.index,
         })
+    }
+
+    /// What it means that the files of a sealed replica cannot be opened or read: that it is bad, unless it was deleted
+    /// meanwhile, which takes it out of the table before its files.
+    fn unreadable(&self, chunk: ChunkId, sealed: Sealed, source: io::Error) -> StoreError {
+        let now = self.sealed(chunk).map(|now| now.incarnation);
+        if now != Some(sealed.incarnation) {
+            return StoreError::NoReplica { chunk };
+        }
+        let error = if source.kind() == io::ErrorKind::NotFound {
+            tracing::warn!(%chunk, error = %source, "a file of a sealed replica has vanished");
+            let (offset, end) = (0, sealed.length);
+            StoreError::BadBlock { chunk, offset, end }
+        } else {
+            self.health.read_failure(chunk, 0..sealed.length, source)
+        };
+        if matches!(error, StoreError::BadBlock { .. }) {
+            self.note_bad(chunk, 0..sealed.length.max(1));
+        }
+        error
     }
 
     pub(super) fn sealed(&self, chunk: ChunkId) -> Option<Sealed> {

@@ -99,8 +99,8 @@ pub(super) enum Record {
 pub(super) enum HeaderError {
     /// Not a header, or a damaged one.
     Damaged,
-    /// A format that a newer version of the software wrote.
-    Newer(u16),
+    /// A format that a newer version of the software wrote, and the incarnation, which its header still tells.
+    Newer(u16, Incarnation),
 }
 
 /// Which file the records belong to: the seed of their CRCs.
@@ -157,7 +157,7 @@ pub(super) fn decode_header(chunk: ChunkId, bytes: &[u8]) -> Result<Header, Head
     }
     match u16_at(bytes, 8) {
         FORMAT_VERSION => Ok(header),
-        newer => Err(HeaderError::Newer(newer)),
+        newer => Err(HeaderError::Newer(newer, header.incarnation)),
     }
 }
 
@@ -373,7 +373,7 @@ mod tests {
         put_crc(&mut bytes, ORIGIN, 0);
         assert_eq!(
             decode_header(ORIGIN.chunk, &bytes),
-            Err(HeaderError::Newer(2))
+            Err(HeaderError::Newer(2, ORIGIN.incarnation))
         );
     }
 

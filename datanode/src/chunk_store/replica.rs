@@ -41,13 +41,23 @@ use super::data_file::DataFile;
 use super::error::StoreError;
 use super::health::Health;
 use super::index::BlockIndex;
-use super::record::{self, Origin, Record, Seal};
+use super::record::{self, Origin, Record, SLOT, Seal};
+use super::sum_file::SUM_BYTES_MAX;
 use super::{Append, BlockChecksum, CHECKSUM_BLOCK_MAX, SealOutcome};
 
 /// Appends smaller than this that come together are copied into one write.
 const COALESCE_BELOW: usize = 32 << 10;
 /// The largest such write: sixteen appends of 4 KiB a call leave little to gain.
 const COALESCE_MAX: usize = 64 << 10;
+
+/// Two million checksum blocks: beyond, a replica takes no more appends and is sealed. Readers hold eight bytes of memory for
+/// each, a start reads all of them, and it refuses more than `SUM_BYTES_MAX`.
+const RECORDS_BYTES_MAX: u64 = 32 << 20;
+
+const _: () = assert!(
+    2 * RECORDS_BYTES_MAX < SUM_BYTES_MAX,
+    "a start reads all records"
+);
 
 /// What a replica is made of when it is opened or created.
 pub(super) struct Parts {
@@ -316,8 +326,11 @@ impl OpenReplica {
             let reason = "a chunk cannot be longer than 4 GiB";
             return Err(StoreError::InvalidArgument { chunk, reason });
         }
-        self.parts.health.admit(size)?;
         let blocks = || parts.iter().flat_map(|part| part.blocks);
+        if writer.sum_end + (blocks().count() * SLOT) as u64 > RECORDS_BYTES_MAX {
+            return Err(StoreError::TooManyBlocks { chunk });
+        }
+        self.parts.health.admit(size)?;
         let records: Vec<Record> = blocks().map(|block| Record::Block(*block)).collect();
         writer.stopped = true;
         self.write_data(&mut writer, parts)?;

@@ -3,8 +3,8 @@
 //! Of a sealed replica only the last 80 bytes of `.sum` are read, so that a volume with hundreds of thousands of them
 //! is ready at once. Of an open replica everything above the synced length is verified; from the first block on that
 //! lost its record or its bytes, the rest is cut. Below the synced length nothing is ever cut: what is missing there
-//! is a bad range. Destinations of copies that were not sealed are removed. A file without its partner is reported as
-//! damaged and left alone.
+//! is a bad range. Destinations of copies that were not sealed are removed. A file without its partner, or in the format of
+//! newer software, is reported as damaged and left alone: it is one replica, and no reason to give up the others.
 //!
 //! A process that was killed may leave records that are in the page cache only. They must not be reported and then be
 //! lost with the power: so what was found is synced first (open replicas, and seals that were not known to be synced).
@@ -24,7 +24,7 @@ use super::data_file::{DataFile, DirectFrom};
 use super::error::StoreError;
 use super::health::Health;
 use super::layout::{self, FileKind};
-use super::record::{self, HeaderError, Origin, Record, Seal};
+use super::record::{self, FORMAT_VERSION, HeaderError, Origin, Record, Seal};
 use super::replica::{OpenReplica, Opened, Parts};
 use super::sum_file::{self, Replayed, SUM_BYTES_MAX, TAIL_LEN};
 use super::volume::{Damaged, Entry, Sealed};
@@ -148,8 +148,15 @@ impl Scan<'_> {
             bad.entry(chunk).or_default().push(data_length..seal.length);
         } else if data_length > seal.length {
             // The cut that followed the seal was lost.
-            let cut = self.open_data(chunk)?.cut(seal.length);
-            cut.map_err(|source| self.health.failure("cut data at start-up", source))?;
+            match self.open_data(chunk)? {
+                Some(data) => data
+                    .cut(seal.length)
+                    .map_err(|source| self.health.failure("cut data at start-up", source))?,
+                None => {
+                    let whole = 0..seal.length.max(1);
+                    bad.entry(chunk).or_default().push(whole);
+                }
+            }
         }
         let Seal {
             epoch,
@@ -214,13 +221,11 @@ impl Scan<'_> {
                     "its .sum file has no valid header",
                 )));
             }
-            Err(HeaderError::Newer(version)) => {
-                let reason =
-                    format!("chunk {chunk} is in format {version}, newer than this software");
-                return Err(StoreError::NotAVolume {
-                    volume: self.volume.to_path_buf(),
-                    reason,
-                });
+            Err(HeaderError::Newer(version, incarnation)) => {
+                tracing::error!(%chunk, version, newest_known = FORMAT_VERSION,
+                    "replica in a newer format: only newer software can read it, it counts as damaged here");
+                let reason = "it is in a newer format than this software reads";
+                return Ok(Some(damaged(chunk, incarnation, reason)));
             }
         };
         if let Some(seal) = replayed.seal {
@@ -242,7 +247,11 @@ impl Scan<'_> {
                 "its .data file is missing",
             )));
         };
-        let replica = self.open_replica(chunk, replayed, data_length, sum_length)?;
+        let Some(data) = self.open_data(chunk)? else {
+            let reason = "its .data file cannot be opened";
+            return Ok(Some(damaged(chunk, replayed.header.incarnation, reason)));
+        };
+        let replica = self.open_replica(chunk, replayed, (data, data_length), sum_length)?;
         Ok(Some(Entry::Open(Arc::new(replica))))
     }
 
@@ -251,10 +260,9 @@ impl Scan<'_> {
         &self,
         chunk: ChunkId,
         mut replayed: Replayed,
-        data_length: u64,
+        (data, data_length): (DataFile, u64),
         sum_length: u64,
     ) -> Result<OpenReplica, StoreError> {
-        let data = self.open_data(chunk)?;
         let sum = self.open_sum(chunk)?;
         self.drop_garbage(chunk, replayed.end, sum_length)?;
         let keep = self.intact_length(chunk, &replayed, &data)?;
@@ -386,10 +394,17 @@ impl Scan<'_> {
             .map_err(failure)
     }
 
-    fn open_data(&self, chunk: ChunkId) -> Result<DataFile, StoreError> {
+    /// `None` if the place of the file on the disk is damaged.
+    fn open_data(&self, chunk: ChunkId) -> Result<Option<DataFile>, StoreError> {
         let path = layout::data_path(self.volume, chunk);
-        DataFile::open(self.disk, path, OpenMode::ReadWrite, self.direct_from)
-            .map_err(|source| self.health.failure("open data", source))
+        match DataFile::open(self.disk, path, OpenMode::ReadWrite, self.direct_from) {
+            Ok(data) => Ok(Some(data)),
+            Err(source) if is_damaged(&source) => {
+                tracing::warn!(%chunk, error = %source, "data cannot be opened");
+                Ok(None)
+            }
+            Err(source) => Err(self.health.failure("open data", source)),
+        }
     }
 
     fn open_sum(&self, chunk: ChunkId) -> Result<Arc<dyn DiskFile>, StoreError> {

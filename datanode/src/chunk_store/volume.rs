@@ -532,12 +532,9 @@ pub(super) fn direct_from(options: &VolumeOptions) -> DirectFrom {
     }
 }
 
-/// Creates what is missing of `chunks/00` to `chunks/ff`, durably, so that a replica's own folder is all it has to sync.
+/// Creates what is missing of `chunks/00` to `chunks/ff`, durably, so that a replica's own folder is all it has to sync. What a
+/// start finds may be in the page cache only, if the one before was killed: so it is synced in any case.
 fn make_folders(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<()> {
-    // The last one made tells that the others are there.
-    if disk.exists(&layout::folder(path, layout::FOLDER_COUNT - 1))? {
-        return Ok(());
-    }
     for number in 0..layout::FOLDER_COUNT {
         disk.create_dir_all(&layout::folder(path, number))?;
     }

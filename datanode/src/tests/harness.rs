@@ -501,7 +501,10 @@ impl WriteClient {
         let frame = tokio::time::timeout(TIMEOUT, self.from.recv()).await;
         let frame = frame.expect("the stream ends").unwrap();
         let ack = PacketAck::decode(frame.expect("a last word").header).unwrap();
-        (ack.failed_datanode, ErrorCode::from_number(ack.code).unwrap())
+        (
+            ack.failed_datanode,
+            ErrorCode::from_number(ack.code).unwrap(),
+        )
     }
 
     pub(super) async fn close(mut self) -> Result<(), (u64, ErrorCode)> {
