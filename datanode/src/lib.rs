@@ -6,8 +6,10 @@
 //! replicas     the chunk store, asynchronous        cluster     identity, keys and time of the cluster
 //! transfer     write streams, reads, copies         report      registration, heartbeats, instructions
 //! scrubber     verifies sealed replicas             metrics     what is counted
+//! changes      what the leader should hear of
 //! ```
 
+mod changes;
 pub mod chunk_store;
 mod cluster;
 pub mod config;

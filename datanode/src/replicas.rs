@@ -6,11 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
-
 use cairn_daemon::blocking;
 use cairn_protocol::Failure;
 use cairn_protocol::buffer;
@@ -18,63 +16,13 @@ use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 use cairn_protocol::limits::BUFFER_BYTES;
 use cairn_protocol::messages::datanode::{ReplicaState as ReplicaStateMessage, VolumeReport};
 
+use crate::changes::Changes;
 use crate::chunk_store::{
     Append, Appender, BlockChecksum, ChunkStore, READ_MARGIN, ReplicaInfo, ReplicaState,
     StoreError, VerifyStep, Volume, VolumeState, VolumeStatus,
 };
 use crate::metrics::Metrics;
 use crate::transfer::Packet;
-
-/// Replicas whose state the leader should hear of.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    chunks: Mutex<BTreeSet<ChunkId>>,
-    /// The heartbeat waits for it.
-    wake: Notify,
-}
-
-impl Changes {
-    /// The leader should hear of this replica now.
-    pub(crate) fn note(&self, chunk: ChunkId) {
-        self.lock().insert(chunk);
-        self.wake.notify_one();
-    }
-
-    /// The leader should hear of something else now: a volume's state.
-    pub(crate) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Waits until there is something to tell. Cancel-safe.
-    pub(crate) async fn wait(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Some of them, which are forgotten here. Whoever cannot deliver them puts them back.
-    pub(crate) fn take(&self, count_max: usize) -> Vec<ChunkId> {
-        let mut chunks = self.lock();
-        let mut taken = Vec::new();
-        while taken.len() < count_max
-            && let Some(chunk) = chunks.pop_first()
-        {
-            taken.push(chunk);
-        }
-        if !chunks.is_empty() {
-            self.wake.notify_one();
-        }
-        taken
-    }
-
-    /// Back to be told with the next heartbeat.
-    pub(crate) fn put_back(&self, taken: Vec<ChunkId>) {
-        self.lock().extend(taken);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<ChunkId>> {
-        // A push or pop cannot leave the set broken.
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Who wants to append, and where.
 #[derive(Clone, Copy, Debug)]

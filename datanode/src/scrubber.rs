@@ -122,9 +122,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::Round;
+    use crate::changes::Changes;
     use crate::chunk_store::{BlockChecksum, ChunkStore, Volume, VolumeOptions};
     use crate::metrics::Metrics;
-    use crate::replicas::{Changes, Replicas};
+    use crate::replicas::Replicas;
     use cairn_daemon::disk::sim::SimDisk;
     use cairn_protocol::checksum::crc32c;
     use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
@@ -175,6 +176,6 @@ mod tests {
             assert!(round.next().await);
             assert_eq!(round.due.len(), left);
         }
-        assert_eq!(changes.take(10), [ChunkId(2)]);
+        assert_eq!(changes.take(10).chunks, [ChunkId(2)].into());
     }
 }

@@ -23,12 +23,13 @@ use cairn_protocol::rpc::{
 };
 use cairn_protocol::{ErrorCode, Failure, Method};
 
+use crate::changes::Changes;
 use crate::chunk_store::{ChunkStore, VolumeOptions};
 use crate::cluster::Cluster;
 use crate::config::DatanodeConfig;
 use crate::error::DatanodeError;
 use crate::metrics::Metrics;
-use crate::replicas::{Changes, Replicas};
+use crate::replicas::Replicas;
 use crate::report::{Commands, Introduction, Leader, Reporter};
 use crate::scrubber;
 use crate::transfer::{self, Budget, Copies, ReadQueue, Transfer};

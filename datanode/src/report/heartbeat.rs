@@ -20,6 +20,7 @@ use cairn_protocol::messages::datanode::{
     ClusterDirections, HeartbeatReply, HeartbeatRequest, RegisterDatanodeReply,
     RegisterDatanodeRequest,
 };
+use cairn_protocol::messages::session::FailedReplica;
 use cairn_protocol::rpc::RpcError;
 use cairn_protocol::{ErrorCode, Failure, Method};
 
@@ -160,7 +161,7 @@ impl Reporter {
         };
         self.join(identity).await?;
         Ok(self
-            .learn(identity, &reply.directions)
+            .learn(identity, &reply.directions, false)
             .await
             .map(|()| identity))
     }
@@ -182,11 +183,12 @@ impl Reporter {
         blocking(move || volumes.join(Uuid(identity.cluster), identity.datanode.0)).await
     }
 
-    /// Takes in what the leader says, and does what it asks.
+    /// Takes in what the leader says, and does what it asks. Reports all replicas if it asks for that, or if `report`.
     async fn learn(
         &mut self,
         identity: Identity,
         directions: &ClusterDirections,
+        report: bool,
     ) -> Result<(), Failure> {
         let cluster = &self.transfer.cluster;
         if !cluster.learn(identity, directions)? {
@@ -197,7 +199,7 @@ impl Reporter {
         }
         self.leader.peers().set_hello(cluster.hello(None));
         self.leader.learn(&directions.namenodes);
-        if directions.report_replicas {
+        if directions.report_replicas || report {
             let nonce = &self.introduction.boot_nonce;
             report_replicas(&mut self.leader, identity, nonce, &self.transfer.replicas).await?;
         }
@@ -252,9 +254,11 @@ impl Reporter {
             boot_nonce: self.introduction.boot_nonce.clone(),
             volumes,
             changed: taken
+                .chunks
                 .iter()
-                .filter_map(|chunk: &ChunkId| replicas.find(*chunk))
+                .filter_map(|chunk| replicas.find(*chunk))
                 .collect(),
+            failed_sources: taken.sources.iter().map(failed_source).collect(),
             write_streams: self.transfer.budget.stream_count() as u32,
             reads: self.transfer.reads.count() as u32,
         };
@@ -267,13 +271,23 @@ impl Reporter {
                 return Err(error.failure);
             }
         };
-        if let Err(failure) = self.learn(identity, &reply.directions).await {
+        let report = taken.everything;
+        if let Err(failure) = self.learn(identity, &reply.directions, report).await {
             // A leader whose term is over heard it; the present one has to.
             self.transfer.replicas.changes().put_back(taken);
             return Err(failure);
         }
         self.known_failed = failed;
         Ok(())
+    }
+}
+
+fn failed_source((source, code): (&(ChunkId, DatanodeId), &ErrorCode)) -> FailedReplica {
+    let (chunk, datanode) = source;
+    FailedReplica {
+        chunk: chunk.0,
+        datanode: datanode.0,
+        code: *code as u32,
     }
 }
 

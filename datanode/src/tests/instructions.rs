@@ -215,6 +215,15 @@ async fn sources_that_are_bad_in_different_places_make_a_whole_copy_together() {
         let expected = &written[offset as usize..][..1 << 20];
         assert!(cluster.read(2, 1, offset, 1 << 20).await == expected);
     }
+    // The leader hears of both, to have them looked at: their own datanodes do not know yet.
+    let bad = [0, 1].map(|index| (1, cluster.nodes[index].id));
+    cluster
+        .namenode
+        .until(|heard| {
+            bad.iter()
+                .all(|source| heard.failed_sources.contains(source))
+        })
+        .await;
 }
 
 #[tokio::test]

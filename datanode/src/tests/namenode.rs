@@ -1,6 +1,6 @@
 //! A namenode that registers every datanode, remembers what they say, and mints tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(super) struct Heard {
     pub changed: BTreeMap<(u64, u64), ReplicaState>,
     pub reported: BTreeMap<(u64, u64), ReplicaState>,
     pub volumes: BTreeMap<u64, Vec<VolumeReport>>,
+    /// (chunk, datanode) of replicas that could not be copied.
+    pub failed_sources: BTreeSet<(u64, u64)>,
 }
 
 pub(super) struct Namenode {
@@ -126,11 +128,14 @@ impl Service for Namenode {
             Some(Method::RegisterDatanode) => self.register(request.decode()?),
             Some(Method::Heartbeat) => {
                 let beat: HeartbeatRequest = request.decode()?;
-                self.heard
-                    .lock()
-                    .unwrap()
-                    .volumes
-                    .insert(beat.datanode, beat.volumes);
+                {
+                    let mut heard = self.heard.lock().unwrap();
+                    heard.volumes.insert(beat.datanode, beat.volumes);
+                    let failed = beat.failed_sources.iter();
+                    heard
+                        .failed_sources
+                        .extend(failed.map(|failed| (failed.chunk, failed.datanode)));
+                }
                 self.hear(beat.datanode, beat.changed, false);
                 Ok(Reply::new(&HeartbeatReply {
                     directions: self.directions(false),

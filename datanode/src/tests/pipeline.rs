@@ -222,6 +222,19 @@ async fn packets_that_break_the_rules_end_the_stream_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_packet_larger_than_the_window_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let mut open = cluster.open_write(1, 1, 0, &[0]);
+    open.window_bytes = 1000;
+    let mut client = cluster.open(open).await.unwrap();
+    client.send(&data(1000, 1)).await;
+    client.acknowledged().await.unwrap();
+    client.send(&data(1001, 2)).await;
+    let failure = client.acknowledged().await.unwrap_err();
+    assert_eq!(failure, (cluster.nodes[0].id, ErrorCode::InvalidArgument));
+}
+
+#[tokio::test]
 async fn pipelines_that_cross_with_full_windows_make_progress() {
     let orders = [
         [0, 1, 2],

@@ -141,9 +141,13 @@ impl Copies {
         }
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.request("copy", async move {
-            let result = shared.run(&order, &cancel).await;
-            shared.finished(&order, &result);
-            result
+            let mut active = Active {
+                shared: &shared,
+                order: &order,
+                result: Err(Failure::new(ErrorCode::Internal, "the copy was lost")),
+            };
+            active.result = shared.run(&order, &cancel).await;
+            active.result.clone()
         });
         Ok(())
     }
@@ -158,6 +162,29 @@ impl Copies {
     }
 }
 
+/// A copy that waits or runs: its place is free again however it ends, even by a panic.
+struct Active<'a> {
+    shared: &'a Shared,
+    order: &'a CopyOrder,
+    result: Result<(), Failure>,
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.shared.finished(self.order, &self.result);
+    }
+}
+
+impl State {
+    /// Keeps a failure until somebody asks. If there are too many, another one is forgotten: that copy is then tried again.
+    fn remember(&mut self, chunk: ChunkId, failure: (Incarnation, Failure)) {
+        if self.failed.len() >= FAILURES_MAX && !self.failed.contains_key(&chunk) {
+            self.failed.pop_first();
+        }
+        self.failed.insert(chunk, failure);
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code inside can panic halfway through a change.
@@ -169,12 +196,7 @@ impl Shared {
         state.active.remove(&order.chunk);
         if let Err(failure) = result {
             tracing::debug!(chunk = %order.chunk, incarnation = %order.incarnation, error = %failure, "copy not made");
-            state
-                .failed
-                .insert(order.chunk, (order.incarnation, failure.clone()));
-            if state.failed.len() > FAILURES_MAX {
-                state.failed.pop_first();
-            }
+            state.remember(order.chunk, (order.incarnation, failure.clone()));
         }
     }
 
@@ -251,6 +273,10 @@ impl Shared {
                 Err(failure) => {
                     let datanode = DatanodeId(from.datanode);
                     tracing::info!(chunk = %source.chunk, %datanode, error = %failure, "source of a copy failed");
+                    if is_evidence(failure.code) {
+                        let changes = self.replicas.changes();
+                        changes.note_source(source.chunk, datanode, failure.code);
+                    }
                     failures += 1;
                     if failures == source.datanodes.len() {
                         return Err(failure);
@@ -287,6 +313,19 @@ impl Shared {
         let (reply, payload) = call.await.map_err(|error| error.failure)?;
         window_packet(&rest, to, reply, payload)
     }
+}
+
+/// The replica that was read may be bad: the leader should have it looked at. Anything else says more about its datanode, or the way
+/// to it.
+fn is_evidence(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::ChecksumMismatch
+            | ErrorCode::Malformed
+            | ErrorCode::NoReplica
+            | ErrorCode::WrongLength
+            | ErrorCode::DiskFailed
+    )
 }
 
 fn invalid(text: &str) -> Failure {
@@ -364,7 +403,9 @@ mod tests {
     use cairn_protocol::checksum::crc32c;
     use cairn_protocol::messages::transfer::ReadReply;
 
-    use super::window_packet;
+    use super::{FAILURES_MAX, State, window_packet};
+    use cairn_protocol::ErrorCode;
+    use cairn_protocol::ids::{ChunkId, Incarnation};
 
     fn reply(offset: u64, blocks: &[&[u8]]) -> (ReadReply, Bytes) {
         let reply = ReadReply {
@@ -374,6 +415,19 @@ mod tests {
             ..ReadReply::default()
         };
         (reply, blocks.concat().into())
+    }
+
+    #[test]
+    fn the_failure_that_was_just_added_is_not_the_one_that_is_forgotten() {
+        let mut state = State::default();
+        let failure = || (Incarnation(1), ErrorCode::TimedOut.into());
+        let chunks = 1..=FAILURES_MAX as u64;
+        chunks
+            .rev()
+            .for_each(|chunk| state.remember(ChunkId(chunk), failure()));
+        state.remember(ChunkId(0), failure());
+        assert_eq!(state.failed.len(), FAILURES_MAX);
+        assert!(state.failed.contains_key(&ChunkId(0)));
     }
 
     #[test]

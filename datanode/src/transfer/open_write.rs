@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost::Message;
 use tokio::time::timeout;
 
+use cairn_daemon::telemetry::prometheus_client::metrics::gauge::Gauge;
 use cairn_protocol::frame::{Flags, Frame};
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::messages::transfer::{OpenWrite, OpenWriteReply};
@@ -47,9 +48,8 @@ pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
             if send_reply(&mut to, &frame, None).await.is_err() {
                 return;
             }
-            transfer.metrics.write_streams.inc();
+            let _counted = Counted::new(&transfer.metrics.write_streams);
             receiver::run(stream, to, from).await;
-            transfer.metrics.write_streams.dec();
             drop(reservation);
         }
         Err(Refusal::Stated(failure)) => {
@@ -67,6 +67,22 @@ pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
                 .await;
             let _ = to.finish().await;
         }
+    }
+}
+
+/// One open stream in the gauge, however it ends: returning, by a panic, or dropped.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -198,4 +214,20 @@ async fn send_reply(
         ..Frame::default()
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counted, Gauge};
+
+    #[test]
+    fn a_stream_that_panics_is_not_counted_as_open_for_ever() {
+        let gauge = Gauge::default();
+        let stream = std::panic::catch_unwind(|| {
+            let _counted = Counted::new(&gauge);
+            assert_eq!(gauge.get(), 0, "open");
+        });
+        assert!(stream.is_err());
+        assert_eq!(gauge.get(), 0);
+    }
 }

@@ -184,9 +184,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::{Job, ReadQueue, WAITING_MAX};
+    use crate::changes::Changes;
     use crate::chunk_store::ChunkStore;
     use crate::metrics::Metrics;
-    use crate::replicas::{Changes, Replicas};
+    use crate::replicas::Replicas;
     use cairn_protocol::ErrorCode;
     use cairn_protocol::ids::ChunkId;
 

@@ -250,7 +250,7 @@ impl Intake<'_> {
         self.progress.fail(self.datanode, Failure::new(code, text));
     }
 
-    /// Packets are numbered and contiguous, and end within the chunk.
+    /// Packets are numbered and contiguous, fit the window, and end within the chunk.
     fn check(&mut self, packet: Packet) -> Result<Packet, Failure> {
         if packet.sequence != self.next_sequence || packet.offset != self.next_offset {
             let text = format!(
@@ -258,6 +258,15 @@ impl Intake<'_> {
                 packet.sequence, packet.offset, self.next_sequence, self.next_offset
             );
             return Err(Failure::new(ErrorCode::Malformed, text));
+        }
+        if packet.payload.len() > self.window_bytes {
+            // Its memory was not reserved.
+            let text = format!(
+                "a packet of {} bytes, the window has {}",
+                packet.payload.len(),
+                self.window_bytes
+            );
+            return Err(Failure::new(ErrorCode::InvalidArgument, text));
         }
         if packet.end() > self.capacity {
             let text = format!(

@@ -98,6 +98,9 @@ pub(super) fn heartbeat(
     if !request.changed.is_empty() {
         controllers.work.notify_one();
     }
+    if !request.failed_sources.is_empty() {
+        report_failed(controllers, &request.failed_sources);
+    }
     Ok(report_now)
 }
 

@@ -158,6 +158,9 @@ pub struct HeartbeatRequest {
     /// Reads in progress.
     #[prost(uint32, tag = "6")]
     pub reads: u32,
+    /// Replicas of other datanodes that failed as sources of copies since the last answered heartbeat; at most 100.
+    #[prost(message, repeated, tag = "7")]
+    pub failed_sources: Vec<super::session::FailedReplica>,
 }
 
 /// Heard.
