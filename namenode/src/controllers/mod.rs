@@ -152,8 +152,8 @@ impl Controllers {
     }
 
     /// Makes the first `through` bytes of each chunk durable: on every replica of the set whose datanode is alive and that has
-    /// not failed, and on one at least. Those that are missing are already being replaced by copies, which are fsynced
-    /// before they count.
+    /// not failed. Those that are missing are already being replaced by copies, which are fsynced before they count, and are waited
+    /// for where datanodes can take them.
     pub async fn sync_chunks(&self, chunks: &[(ChunkId, u64)]) -> Result<(), RpcError> {
         sync::sync_chunks(self, chunks).await
     }

@@ -1,11 +1,12 @@
 //! `sync`: committed bytes of chunks on the disks of their replicas, whoever wrote them.
 //!
 //! What is promised: when it returns, every replica of the committed set whose datanode is alive, and that is not known to have
-//! failed, has fsynced through the length that was asked for, and at least one has. If that is the whole set, the chunk's
+//! failed, has fsynced through the length that was asked for. If that is the whole set, the chunk's
 //! synced length advances and nobody has to ask again. If not, the missing replicas are already on their way out: an open chunk
-//! with such a replica is sealed, and a copy, which is fsynced before it joins, takes the place of each. A datanode that comes
-//! back counts only after its replica has confirmed the seal, which fsyncs, too. So after the power fails everywhere, the bytes are on
-//! as many disks as could be reached when `sync` returned. Who neither answers nor is dead yet is waited for.
+//! with such a replica is sealed, and a copy, which is fsynced before it joins, takes the place of each. Where there are datanodes
+//! for these copies, they are waited for: a few seconds for all of them, as long as it takes for a second replica. A datanode that
+//! comes back counts only after its replica has confirmed the seal, which fsyncs, too. So after the power fails everywhere, the
+//! bytes are on as many disks as could be reached when `sync` returned. Who neither answers nor is dead yet is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +20,26 @@ use cairn_protocol::messages::datanode::{InstructionKind, SyncReplica};
 use cairn_protocol::rpc::RpcError;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use super::Controllers;
+use super::copies::MARGIN_BYTES;
 use super::instruct::{fault, instruction, internal};
 use super::reconcile::is_verdict;
 use super::registry::Standing;
 use crate::namespace::command::{AdvanceSynced, CommandKind};
 use crate::store::chunk;
-use crate::store::records::ChunkRecord;
+use crate::store::records::{ChunkRecord, ChunkState};
 
 /// Chunks of one call that are synced at once.
 const CHUNKS_AT_ONCE: usize = 16;
 /// Between two attempts to reach replicas that did not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// How long `sync` waits for the last of the copies that take the place of missing replicas, if two replicas are there.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One more loss must not be the loss of what was synced, where more than one replica is asked for and possible.
+const SYNCED_MIN: usize = 2;
 
 type Replica = (DatanodeId, Incarnation);
 
@@ -90,13 +98,14 @@ pub(super) async fn sync_chunks(
     chunks: &[(ChunkId, u64)],
 ) -> Result<(), RpcError> {
     let term = controllers.group.require_leader()?;
+    let patient_until = Instant::now() + PATIENCE;
     let mut wanted: BTreeMap<ChunkId, u64> = BTreeMap::new();
     for (chunk, through) in chunks {
         let furthest = wanted.entry(*chunk).or_default();
         *furthest = (*furthest).max(*through);
     }
     let work = stream::iter(wanted)
-        .map(|(chunk, through)| sync_shared(controllers, term, chunk, through))
+        .map(|(chunk, through)| sync_shared(controllers, (term, patient_until), chunk, through))
         .buffer_unordered(CHUNKS_AT_ONCE)
         .try_collect::<()>();
     match tokio::time::timeout(controllers.options.sync_timeout, work).await {
@@ -110,7 +119,7 @@ pub(super) async fn sync_chunks(
 
 async fn sync_shared(
     controllers: &Controllers,
-    term: u64,
+    limits: (u64, Instant),
     chunk: ChunkId,
     through: u64,
 ) -> Result<(), RpcError> {
@@ -120,14 +129,14 @@ async fn sync_shared(
         return Ok(());
     }
     let furthest = entry.gate.wanted.load(Ordering::Relaxed);
-    sync_one(controllers, term, chunk, furthest).await?;
+    sync_one(controllers, limits, chunk, furthest).await?;
     *done = furthest;
     Ok(())
 }
 
 async fn sync_one(
     controllers: &Controllers,
-    term: u64,
+    (term, patient_until): (u64, Instant),
     id: ChunkId,
     through: u64,
 ) -> Result<(), RpcError> {
@@ -138,6 +147,10 @@ async fn sync_one(
             // Nothing uses it any more.
             return Ok(());
         };
+        if record.state() == ChunkState::Sealed && record.live_bytes == 0 {
+            // Nor this one: it has copies no more.
+            return Ok(());
+        }
         let through = through.min(record.length);
         if through > record.held_length() {
             let message = format!("chunk {id}: its last {} bytes are lost", record.lost_bytes);
@@ -158,15 +171,23 @@ async fn sync_one(
                 .map(|(r, _)| *r),
         );
         let set = replicas(&record);
-        if set.iter().all(|replica| confirmed.contains(replica)) {
+        let synced = set
+            .iter()
+            .filter(|replica| confirmed.contains(replica))
+            .count();
+        let is_whole = synced == set.len();
+        let nobody_awaited = awaited(controllers, term, &record, &confirmed)?.is_empty();
+        // An open chunk that began with fewer replicas gets the others when it is sealed.
+        let enough = (is_whole && record.state() != ChunkState::Sealed)
+            || is_enough(synced, possible(controllers, term, &record)?, patient_until);
+        if is_whole && enough {
             if advance(controllers, id, through, &set).await? {
                 return Ok(());
             }
             // The set has changed: who joined is asked in the next round.
-        } else if awaited(controllers, term, &record, &confirmed)?.is_empty() {
-            if set.iter().any(|replica| confirmed.contains(replica)) {
-                return Ok(());
-            }
+        } else if nobody_awaited && enough {
+            return Ok(());
+        } else if nobody_awaited && synced == 0 {
             let message = format!("chunk {id}: none of its replicas can be reached");
             return Err(RpcError::new(ErrorCode::Unavailable, message));
         }
@@ -201,6 +222,32 @@ fn awaited(
         !confirmed.contains(replica) && matches!(standing, Standing::Good | Standing::Unconfirmed)
     });
     Ok(set)
+}
+
+/// How many replicas the chunk can have now: live ones, and copies for which there is a datanode; at most what is asked for.
+fn possible(controllers: &Controllers, term: u64, record: &ChunkRecord) -> Result<usize, RpcError> {
+    let soft = controllers
+        .soft_of(term)
+        .ok_or_else(|| RpcError::not_leader(controllers.group.leader_hint()))?;
+    let views = soft.views(record);
+    let live = views.iter().filter(|view| view.is_live()).count();
+    let taken = views.iter().map(|view| view.datanode).collect();
+    let candidates = soft.datanodes.candidates(&taken, |_| MARGIN_BYTES);
+    let roomy = candidates
+        .iter()
+        .filter(|candidate| candidate.free_bytes >= record.held_length());
+    let asked = usize::try_from(record.replication).unwrap_or(usize::MAX);
+    Ok(asked.min(live + roomy.count()))
+}
+
+/// Whether as many replicas are durable as `sync` promises.
+fn is_enough(synced: usize, possible: usize, patient_until: Instant) -> bool {
+    let enough = if Instant::now() < patient_until {
+        possible
+    } else {
+        possible.min(SYNCED_MIN)
+    };
+    synced >= enough.max(1)
 }
 
 /// True if the replica is durable through there. A refusal that is a verdict is remembered, so that the chunk is repaired.
@@ -258,7 +305,18 @@ async fn advance(
 
 #[cfg(test)]
 mod tests {
-    use super::{ChunkId, Ordering, SyncGates};
+    use super::{ChunkId, Instant, Ordering, PATIENCE, SyncGates, is_enough};
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_can_be_are_waited_for_and_after_a_while_two() {
+        let until = Instant::now() + PATIENCE;
+        assert!(is_enough(3, 3, until) && !is_enough(2, 3, until));
+        assert!(is_enough(1, 1, until), "there is no other datanode");
+        assert!(!is_enough(0, 0, until), "never without any");
+        tokio::time::advance(PATIENCE).await;
+        assert!(is_enough(2, 3, until) && !is_enough(1, 3, until));
+        assert!(is_enough(1, 1, until) && !is_enough(0, 1, until));
+    }
 
     #[test]
     fn callers_of_one_chunk_share_a_gate_which_goes_with_the_last() {

@@ -568,6 +568,31 @@ async fn what_the_longest_of_all_short_replicas_holds_is_replicated_again() {
 }
 
 #[tokio::test]
+async fn a_sync_waits_for_the_copies_that_take_the_place_of_lost_replicas() {
+    let mut world = World::new(5).await;
+    let grant = world.write_file("/f").await;
+    for target in &grant.targets[1..] {
+        let fake = &world.datanodes[&target.datanode.datanode];
+        fake.replicas.lock().unwrap().by_chunk.clear();
+    }
+    let world = world;
+    let synced = async {
+        let through = [(ChunkId(grant.chunk), LENGTH)];
+        world.controllers.sync_chunks(&through).await.unwrap();
+        let whole = |datanode: &u64| {
+            let replica = world.replica(*datanode, grant.chunk);
+            replica.is_some_and(|replica| replica.length == LENGTH)
+        };
+        let holders = world.holders(grant.chunk);
+        assert_eq!(holders.iter().filter(|id| whole(id)).count(), 3);
+        assert_eq!(world.record(grant.chunk).unwrap().synced_length, LENGTH);
+    };
+    let healed = world.until("three replicas", |world| world.is_well(grant.chunk));
+    tokio::join!(synced, healed);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_deleted_files_chunk_goes_with_all_its_replicas() {
     let mut world = World::new(3).await;
     let grant = world.write_file("/f").await;
