@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -314,16 +314,7 @@ impl Replicas {
                     .iter()
                     .for_each(|info| replicas.changes.note(info.chunk));
             }
-            let used = |path: &Path| {
-                replicas
-                    .store
-                    .volume_at(path)
-                    .map_or(0, |volume| used_bytes(volume))
-            };
-            statuses
-                .iter()
-                .map(|status| volume_report(status, used(&status.path)))
-                .collect()
+            statuses.iter().map(volume_report).collect()
         })
         .await
     }
@@ -333,11 +324,7 @@ fn is_failed(volume: &Volume) -> bool {
     matches!(volume.state(), VolumeState::Failed(_))
 }
 
-fn used_bytes(volume: &Volume) -> u64 {
-    volume.list().iter().map(|info| info.length).sum()
-}
-
-fn volume_report(status: &VolumeStatus, used_bytes: u64) -> VolumeReport {
+fn volume_report(status: &VolumeStatus) -> VolumeReport {
     let (failed, reason) = match &status.state {
         VolumeState::Serving => (false, String::new()),
         VolumeState::Full => (false, "full".to_owned()),
@@ -346,7 +333,7 @@ fn volume_report(status: &VolumeStatus, used_bytes: u64) -> VolumeReport {
     VolumeReport {
         path: status.path.display().to_string(),
         capacity_bytes: status.total_bytes,
-        used_bytes,
+        used_bytes: status.used_bytes,
         available_bytes: if failed { 0 } else { status.usable_bytes },
         replica_count: status.replica_count as u64,
         failed,

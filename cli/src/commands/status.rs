@@ -151,8 +151,8 @@ pub(crate) fn print_datanodes(
             state(datanode).to_owned(),
             heard(datanode),
             datanode.replica_count.to_string(),
-            size_with_unit(used),
-            size_with_unit(available),
+            space_or_unknown(datanode, used),
+            space_or_unknown(datanode, available),
         ]);
     }
     table.print(out, "  ")?;
@@ -168,9 +168,19 @@ pub(crate) fn print_datanodes(
     Ok(())
 }
 
+/// What a leader has not heard from the datanode yet it does not know.
+fn space_or_unknown(datanode: &DatanodeStatus, bytes: u64) -> String {
+    if datanode.volumes.is_empty() {
+        "-".to_owned()
+    } else {
+        size_with_unit(bytes)
+    }
+}
+
 fn heard(datanode: &DatanodeStatus) -> String {
     match datanode.heartbeat_age_ms {
-        u64::MAX => "never".to_owned(),
+        // Before this leader began: when exactly, only the leader before it knew.
+        u64::MAX => format!("over {} ago", duration_short(datanode.silent_ms / 1000)),
         age if age < 2_000 => "now".to_owned(),
         age => format!("{} ago", duration_short(age / 1000)),
     }
@@ -263,6 +273,7 @@ pub(crate) fn datanode_json(datanode: &DatanodeStatus) -> Value {
         "alive": datanode.alive,
         "state": state(datanode),
         "heartbeat_age_ms": age,
+        "silent_ms": datanode.silent_ms,
         "replicas": datanode.replica_count,
         "capacity_bytes": capacity,
         "used_bytes": used,
@@ -295,6 +306,22 @@ mod tests {
         datanode.address.address = "h:1".to_owned();
         status.datanodes.push(datanode);
         status
+    }
+
+    #[test]
+    fn a_datanode_that_died_before_this_leader_began_is_silent_for_longer_than_that() {
+        let mut status = status();
+        status.datanodes[0].alive = false;
+        status.datanodes[0].heartbeat_age_ms = u64::MAX;
+        status.datanodes[0].silent_ms = 200_000;
+        let mut out = Vec::new();
+        print(&mut out, &status).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("over 3 min 20 s ago") && !text.contains("never"),
+            "{text}"
+        );
+        assert!(!text.contains("0 B"), "its space is not known: {text}");
     }
 
     #[test]

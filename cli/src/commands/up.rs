@@ -29,8 +29,8 @@ pub(crate) struct Up {
     /// Start processes again that end.
     #[arg(long, requires = "processes")]
     pub(crate) restart: bool,
-    /// Port of the first namenode; the others follow, datanodes are at this plus 10. 0 takes free ports. Chosen when the
-    /// folder is new. [default: 9000]
+    /// Port of the first namenode; the others follow, datanodes are at this plus 10. 0 takes free ports, also for the status
+    /// page. Chosen when the folder is new. [default: 9000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(0..=65_400))]
     pub(crate) port: Option<u16>,
     /// Port of the HTTP status page, 0 for none. [default: 9870]

@@ -154,10 +154,11 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
             founded: false,
         });
     }
-    // All at once, so that none is given twice.
+    // All at once, so that none is given twice. The status page gets one of them too, unless it was asked for elsewhere.
+    let free_http = up.http.is_none();
     let mut listeners = Vec::new();
     let mut free = Vec::new();
-    for _ in 0..namenodes + datanodes {
+    for _ in 0..namenodes + datanodes + u16::from(free_http) {
         let listener = net::listen("127.0.0.1:0")
             .await
             .context("find a free port")?;
@@ -169,6 +170,11 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
         );
         listeners.push(listener);
     }
+    let http = if free_http {
+        free.pop().unwrap_or_default()
+    } else {
+        http
+    };
     let datanodes = free.split_off(namenodes.into());
     Ok(Layout {
         namenodes: free,
@@ -365,7 +371,13 @@ mod tests {
         let mut all: Vec<&str> = layout.addresses().collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 8);
+        assert_eq!((all.len(), layout.http.as_str()), (8, ""));
+        // The status page would else be where the one of another cluster is.
+        up.http = None;
+        let layout = new_layout(&up).await.unwrap();
+        let (_, port) = layout.http.rsplit_once(':').unwrap();
+        assert!(port != "9870" && port.parse::<u16>().unwrap() > 0);
+        assert_eq!((layout.namenodes.len(), layout.datanodes.len()), (5, 3));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! All volumes of a datanode as one store: finds replicas, places new ones, leaves out volumes that failed.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
@@ -213,11 +212,6 @@ impl ChunkStore {
             }
         }
         self.volumes.iter().map(|volume| volume.status()).collect()
-    }
-
-    /// The volume at a path.
-    pub fn volume_at(&self, path: &Path) -> Option<&Arc<Volume>> {
-        self.volumes.iter().find(|volume| volume.path() == path)
     }
 }
 

@@ -465,6 +465,18 @@ fn a_copy_counts_only_once_it_is_sealed() {
 }
 
 #[test]
+fn bytes_of_open_replicas_and_unfinished_copies_are_used_too() {
+    let disk = SimDisk::new();
+    let volume = open(&disk);
+    append(&create(&volume), &bytes(1, 1000), 500).unwrap();
+    let copy = volume.create_copy(ChunkId(5), INCARNATION, ONE).unwrap();
+    append(&copy, &bytes(1, 300), 300).unwrap();
+    assert_eq!(volume.status().used_bytes, 1300);
+    volume.seal(CHUNK, ONE, 700).unwrap();
+    assert_eq!(volume.status().used_bytes, 1000);
+}
+
+#[test]
 fn deletion_names_the_incarnation_and_ends_streams() {
     let disk = SimDisk::new();
     let volume = open(&disk);

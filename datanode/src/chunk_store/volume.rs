@@ -55,6 +55,8 @@ pub struct VolumeStatus {
     pub total_bytes: u64,
     /// What new data may use: free space without the reserve.
     pub usable_bytes: u64,
+    /// Bytes of replicas, also of open ones and of copies that are being made.
+    pub used_bytes: u64,
     /// Replicas here, damaged ones included.
     pub replica_count: usize,
     /// Of those, not sealed.
@@ -435,6 +437,7 @@ impl Volume {
             state: self.health.state(),
             total_bytes: self.health.total_bytes(),
             usable_bytes: self.health.usable_bytes(),
+            used_bytes: table.values().map(Entry::length).sum(),
             replica_count: table.len(),
             open_count: table
                 .values()
@@ -450,6 +453,14 @@ impl Entry {
             Self::Sealed(sealed) => sealed.incarnation,
             Self::Open(replica) => replica.incarnation(),
             Self::Damaged(damaged) => damaged.incarnation,
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Self::Sealed(sealed) => sealed.length,
+            Self::Open(replica) => replica.snapshot().length,
+            Self::Damaged(_) => 0,
         }
     }
 

@@ -92,7 +92,8 @@ pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus
 }
 
 fn status(id: DatanodeId, known: &Datanode, now: Instant) -> DatanodeStatus {
-    let age_ms = now.saturating_duration_since(known.heard).as_millis();
+    let silent = now.saturating_duration_since(known.heard).as_millis();
+    let silent_ms = u64::try_from(silent).unwrap_or(u64::MAX);
     let (volumes, write_streams) = match &known.process {
         Some(process) => (process.volumes.clone(), process.write_streams),
         None => (Vec::new(), 0),
@@ -102,9 +103,10 @@ fn status(id: DatanodeId, known: &Datanode, now: Instant) -> DatanodeStatus {
         alive: known.is_alive(),
         state: known.record.state,
         heartbeat_age_ms: match known.process {
-            Some(_) => u64::try_from(age_ms).unwrap_or(u64::MAX),
+            Some(_) => silent_ms,
             None => u64::MAX,
         },
+        silent_ms,
         volumes,
         replica_count: known.record.replica_count,
         version: known.record.version.clone(),

@@ -151,6 +151,9 @@ pub struct DatanodeStatus {
     /// Copies running towards it.
     #[prost(uint32, tag = "9")]
     pub copies: u32,
+    /// How long it has been silent at least: since its last heartbeat, or since this leader began if it never heard it.
+    #[prost(uint64, tag = "10")]
+    pub silent_ms: u64,
 }
 
 /// Answer to `Status`.
