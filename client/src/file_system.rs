@@ -32,6 +32,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes read ahead over all open files.
 const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
 
+/// Waits for locks that a namenode is asked about at a time. Others look again and again.
+const LOCK_WAITS_MAX: usize = 256;
+
 /// A connected file system. Cheap to clone: clones share session, connections and limits.
 ///
 /// ```no_run
@@ -84,6 +87,8 @@ pub(crate) struct Core {
     /// There was a pipeline: if there is none now, that is a failure that may pass.
     pub(crate) has_written: AtomicBool,
     pub(crate) background: Background,
+    /// One permit for each wait for a lock that the namenode is asked about.
+    pub(crate) lock_waits: Semaphore,
 }
 
 /// Tells those who hold bytes that wait for company that others wait for the memory.
@@ -168,6 +173,7 @@ impl FileSystem {
             closing: CancellationToken::new(),
             dirty_files: TaskTracker::new(),
             background: Background(Arc::downgrade(&tasks)),
+            lock_waits: Semaphore::new(LOCK_WAITS_MAX),
             namenode,
             sessions,
             config,

@@ -6,6 +6,7 @@
 //! | `file_system` | connects, owns what operations share |
 //! | `operations`, `queries`, `admin`, `sync` | one method per operation of the namenode |
 //! | `read`, `write` | data |
+//! | `locks` | advisory locks |
 //! | `open_file` | a file open for reads and writes at any offset |
 //! | `session` | why a change happens exactly once |
 //! | `namenode`, `retry` | finds the leader; the one place that repeats requests |
@@ -21,6 +22,7 @@ mod config;
 mod datanodes;
 mod error;
 mod file_system;
+mod locks;
 mod namenode;
 mod open_file;
 mod operations;
@@ -37,6 +39,7 @@ pub use admin::found_cluster;
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
 pub use file_system::FileSystem;
+pub use locks::LockRequest;
 pub use open_file::OpenFile;
 pub use operations::AttributeChange;
 pub use place::{Place, normalise};

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result, Subject};
+use crate::locks::{Fence, HeldLocks};
 use crate::namenode::{CallError, Namenode, lock};
 
 /// Most mutations in flight: bounds what the namenode must remember of one session.
@@ -48,6 +49,8 @@ pub(crate) struct Sessions {
     /// Keep-alive of the current session; replaced with it, ended by drop.
     keep_alive: Mutex<JoinSet<()>>,
     turns: Semaphore,
+    /// Locks that depend on a session.
+    pub(crate) held: HeldLocks,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,11 @@ impl Session {
         })
     }
 
+    fn is_alive(&self) -> bool {
+        let state = lock(&self.state);
+        !state.expired && Instant::now() < state.expires_at
+    }
+
     fn expire(&self) {
         lock(&self.state).expired = true;
     }
@@ -110,6 +118,7 @@ impl Sessions {
             opening: tokio::sync::Mutex::new(()),
             keep_alive: Mutex::new(JoinSet::new()),
             turns: Semaphore::new(MUTATIONS_MAX),
+            held: HeldLocks::default(),
         }
     }
 
@@ -130,11 +139,49 @@ impl Sessions {
         operation: OperationKind,
         caller: Caller,
     ) -> Result<OutcomeKind> {
+        let fence = self.held.fence(&operation);
+        let mutated = self.mutate_within(subject, operation, caller, fence);
+        mutated.await.map(|(_, outcome)| outcome)
+    }
+
+    /// Like [`Sessions::mutate_as`], and tells in which session: where locks are at stake, in none but theirs.
+    pub(crate) async fn mutate_within(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+        caller: Caller,
+        fence: Fence,
+    ) -> Result<(u64, OutcomeKind)> {
         let turn = self.turns.acquire().await;
-        let ticket = self.ticket(subject).await?;
+        let ticket = match fence {
+            Fence::Any => self.ticket(subject).await?,
+            Fence::Only(id) => self
+                .alive(id)
+                .and_then(|session| session.ticket())
+                .ok_or_else(|| lock_lost(subject))?,
+            Fence::Lost => return Err(lock_lost(subject)),
+        };
+        let session = ticket.session.id;
         let result = self.send(subject, operation, &ticket, caller).await;
         drop((ticket, turn));
-        result
+        result.map(|outcome| (session, outcome))
+    }
+
+    fn alive(&self, id: u64) -> Option<Arc<Session>> {
+        let session = self.current().filter(|session| session.id == id)?;
+        session.is_alive().then_some(session)
+    }
+
+    /// Whether a session lives, by our own clock: the namenode gives it longer.
+    pub(crate) fn is_alive(&self, id: u64) -> bool {
+        self.alive(id).is_some()
+    }
+
+    /// The session that lives now; 0 if none does.
+    pub(crate) fn current_id(&self) -> u64 {
+        self.current()
+            .filter(|session| session.is_alive())
+            .map_or(0, |session| session.id)
     }
 
     /// A mutation whose outcome is an inode.
@@ -270,6 +317,12 @@ impl Sessions {
         lock(&self.keep_alive).abort_all();
         result
     }
+}
+
+/// Nothing is done under a lock that others may hold by now.
+pub(crate) fn lock_lost(subject: &Subject) -> Error {
+    let message = "the session that held locks on the file has ended";
+    Error::refused(subject, Failure::new(ErrorCode::LockLost, message))
 }
 
 /// Keeps `session` alive until it expires or the task is aborted; refreshes what we know of the cluster on the way.

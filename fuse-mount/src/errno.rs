@@ -24,9 +24,12 @@ pub(crate) fn errno(error: &Error) -> i32 {
         ErrorCode::NotSupported => libc::EOPNOTSUPP,
         ErrorCode::WouldBlock => libc::EAGAIN,
         ErrorCode::QuotaExceeded => libc::EDQUOT,
+        ErrorCode::NoLocks => libc::ENOLCK,
+        ErrorCode::Deadlock => libc::EDEADLK,
         ErrorCode::DataLost
         | ErrorCode::ChecksumMismatch
         | ErrorCode::PreconditionFailed
+        | ErrorCode::LockLost
         | ErrorCode::SessionExpired
         | ErrorCode::OutcomeUnknown
         | ErrorCode::NotLeader

@@ -45,7 +45,10 @@ pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
         | ErrorCode::NotEmpty
         | ErrorCode::TooManyLinks
         | ErrorCode::LinkLimit
-        | ErrorCode::WouldBlock => StatusCode::CONFLICT,
+        | ErrorCode::WouldBlock
+        | ErrorCode::NoLocks
+        | ErrorCode::Deadlock
+        | ErrorCode::LockLost => StatusCode::CONFLICT,
         ErrorCode::PermissionDenied | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
         ErrorCode::InvalidArgument | ErrorCode::NameTooLong | ErrorCode::Malformed => {
             StatusCode::BAD_REQUEST

@@ -71,6 +71,12 @@ codes! {
     ChecksumMismatch = 20, "Checksum mismatch";
     /// A precondition of a transaction or compare-and-swap does not hold.
     PreconditionFailed = 21, "Precondition failed";
+    /// Too many locks on one file or of one session.
+    NoLocks = 22, "No locks available";
+    /// Waiting would never end: those who hold what is wished for wait for the asker.
+    Deadlock = 23, "Resource deadlock avoided";
+    /// The session that held locks on a file has ended: nothing is written under them any more.
+    LockLost = 24, "Locks were lost";
     /// The session has expired or is unknown: pending mutations are `OutcomeUnknown`.
     SessionExpired = 30, "Session expired";
     /// The mutation may or may not have happened, and can no longer be asked.

@@ -42,6 +42,8 @@ methods! {
     Sync = 15;
     /// Reports replicas that failed a client.
     ReportReplicas = 16;
+    /// Waits until a lock could be granted.
+    WaitLock = 18;
 
     // Datanode to namenode.
     /// First contact of a datanode's life.

@@ -332,5 +332,6 @@ fn is_final(code: ErrorCode) -> bool {
             | ErrorCode::FileTooLarge
             | ErrorCode::TooLarge
             | ErrorCode::NotSupported
+            | ErrorCode::LockLost
     )
 }

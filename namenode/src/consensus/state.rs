@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_daemon::disk::Disk;
 use cairn_daemon::durable;
-use cairn_protocol::ids::ChunkId;
+use cairn_protocol::ids::{ChunkId, InodeId};
 use tokio::sync::{Notify, watch};
 
 use super::state_machine::decode_applied;
@@ -27,6 +27,13 @@ struct Touched {
     chunks: BTreeSet<ChunkId>,
 }
 
+/// Files whose locks allow more than before, since those who wait for locks looked last. Empty unless somebody waits.
+#[derive(Default)]
+struct Unlocked {
+    active: bool,
+    files: BTreeSet<InodeId>,
+}
+
 /// The current store and how far it is.
 pub struct State {
     disk: Arc<dyn Disk>,
@@ -39,6 +46,8 @@ pub struct State {
     membership: Mutex<StoredMembership>,
     touched: Mutex<Touched>,
     touched_notify: Notify,
+    unlocked: Mutex<Unlocked>,
+    unlocked_notify: Notify,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,6 +75,8 @@ impl State {
             membership: Mutex::new(membership),
             touched: Mutex::default(),
             touched_notify: Notify::new(),
+            unlocked: Mutex::default(),
+            unlocked_notify: Notify::new(),
         };
         Ok(state)
     }
@@ -113,6 +124,7 @@ impl State {
         log_id: LogId,
         membership: StoredMembership,
         touched: Vec<ChunkId>,
+        unlocked: Vec<InodeId>,
     ) {
         *lock(&self.membership) = membership;
         if !touched.is_empty() {
@@ -120,6 +132,13 @@ impl State {
             if waiting.active {
                 waiting.chunks.extend(touched);
                 self.touched_notify.notify_one();
+            }
+        }
+        if !unlocked.is_empty() {
+            let mut waiting = lock(&self.unlocked);
+            if waiting.active {
+                waiting.files.extend(unlocked);
+                self.unlocked_notify.notify_one();
             }
         }
         self.applied.send_replace(Some(log_id));
@@ -140,6 +159,25 @@ impl State {
     /// Waits until there may be touched chunks. Cancel-safe.
     pub async fn wait_touched(&self) {
         self.touched_notify.notified().await;
+    }
+
+    /// From now on (or no more) files that lose locks are collected for those who wait.
+    pub fn collect_unlocked(&self, active: bool) {
+        let mut unlocked = lock(&self.unlocked);
+        unlocked.active = active;
+        if !active {
+            unlocked.files.clear();
+        }
+    }
+
+    /// Takes the files that lost locks since the last call.
+    pub fn take_unlocked(&self) -> BTreeSet<InodeId> {
+        std::mem::take(&mut lock(&self.unlocked).files)
+    }
+
+    /// Waits until there may be files that lost locks. Cancel-safe.
+    pub async fn wait_unlocked(&self) {
+        self.unlocked_notify.notified().await;
     }
 
     /// Puts a received state in place of the current one: `prepare` moves the files to the path that it is given.

@@ -73,10 +73,11 @@ impl StateMachine {
                 answers.push((responder, applied));
             }
         }
-        let touched = txn.take_touched();
+        let (touched, unlocked) = (txn.take_touched(), txn.take_unlocked());
         let applied_state = encode_applied(last_log_id, &membership)?;
         txn.commit(applied_state).map_err(io::Error::other)?;
-        self.state.advance(last_log_id, membership, touched);
+        self.state
+            .advance(last_log_id, membership, touched, unlocked);
         for (responder, applied) in answers {
             responder.send(applied);
         }

@@ -7,6 +7,7 @@
 //! examine      works through chunks that changed, and carries out what was decided: seals, removals
 //! copies       re-replication, fewest verified replicas first;   compaction: of chunks of which little is used
 //! instruct     orders to datanodes and what they answer;   reconcile: what reports and answers mean (pure)
+//! lock_waits   who waits for a lock
 //! sync         durable on every replica;  reclaim: sweeps, dropping dead chunks;  upkeep: token keys, decommissioning
 //! ```
 //!
@@ -20,6 +21,7 @@ mod decide;
 mod examine;
 mod instruct;
 mod liveness;
+mod lock_waits;
 mod options;
 mod placement;
 mod reads;
@@ -44,6 +46,7 @@ use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
 use cairn_protocol::messages::datanode::{
     HeartbeatRequest, RegisterDatanodeRequest, ReplicaReportRequest,
 };
+use cairn_protocol::messages::lock::WaitLockReply;
 use cairn_protocol::messages::operation::AllocateChunk;
 use cairn_protocol::messages::session::FailedReplica;
 use cairn_protocol::rpc::{Peers, RpcError};
@@ -55,8 +58,10 @@ pub use options::ControllerOptions;
 
 use crate::consensus::group::Group;
 use crate::namespace::command::Placement;
+use crate::namespace::locks::Wish;
 use crate::store::records::{ClusterRecord, ReplicaRecord};
 use crate::store::{Store, StoreError};
+use lock_waits::LockWaits;
 use soft::Soft;
 use sync::SyncGates;
 
@@ -78,6 +83,7 @@ pub struct Controllers {
     /// Instructions wait to be sent.
     outbox: Notify,
     gates: SyncGates,
+    lock_waits: LockWaits,
 }
 
 /// Runs a loop until it is told to stop. It is dropped wherever it waits: proposals that are on their way stay on their way, and
@@ -112,6 +118,7 @@ impl Controllers {
             copies: Notify::new(),
             outbox: Notify::new(),
             gates: SyncGates::default(),
+            lock_waits: LockWaits::default(),
         })
     }
 
@@ -120,6 +127,9 @@ impl Controllers {
         let own = || Arc::clone(self);
         tasks.component("controllers-liveness", |stop| liveness::run(own(), stop));
         tasks.component("controllers-sessions", |stop| sessions::run(own(), stop));
+        tasks.component("controllers-lock-waits", |stop| {
+            lock_waits::run(own(), stop)
+        });
         tasks.component("controllers-instruct", |stop| instruct::run(own(), stop));
         tasks.component("controllers-examine", |stop| examine::run(own(), stop));
         tasks.component("controllers-copies", |stop| copies::run(own(), stop));
@@ -171,6 +181,16 @@ impl Controllers {
     /// A session is alive. False if there is none, or it is being ended.
     pub fn keep_alive(&self, session: SessionId) -> bool {
         sessions::keep_alive(self, session)
+    }
+
+    /// Waits until a lock could be granted, at most for so long. `Deadlock` if that would never be.
+    pub async fn wait_lock(
+        &self,
+        wish: Wish,
+        place: u64,
+        wait: Duration,
+    ) -> Result<WaitLockReply, RpcError> {
+        lock_waits::wait(self, wish, place, wait).await
     }
 
     /// In which order a client should try replicas: alive and not known bad first, then those on its own machine, then at

@@ -10,6 +10,7 @@
 //! xattr      extended attributes: their names, and who may use them
 //! tree       names come and go: entry counts, link counts, orphans (I2)
 //! extents    which bytes of a file are where (I3);  chunks: who uses a chunk (I4, I5)
+//! locks      advisory locks on ranges (I10)
 //! replication a file's wish for replicas reaches its chunks
 //! ops        what clients ask for; internal: what only the leader proposes; read: queries
 //! ```
@@ -23,6 +24,7 @@ mod extents;
 mod inode;
 mod internal;
 pub mod invariants;
+pub mod locks;
 mod ops;
 mod path;
 mod permission;

@@ -11,7 +11,7 @@ use prost::Message;
 use super::command::{ClientCommand, Outcome};
 use super::context::Context;
 use super::error::OpError;
-use super::{chunks, tree};
+use super::{chunks, locks, tree};
 use crate::store::records::SessionRecord;
 use crate::store::{self, StoreError, Txn};
 
@@ -21,7 +21,7 @@ pub(super) const OUTCOMES_MAX: u64 = 10_000;
 /// Outcomes that one command deletes at most.
 const PRUNED_MAX: u64 = 64;
 
-/// Claims and outcomes that one step of a session's end removes at most.
+/// Locks, claims and outcomes that one step of a session's end removes at most.
 const CLEANED_MAX: usize = 1024;
 
 /// The first sequence number of every session.
@@ -105,7 +105,7 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Ends a session: its open chunks are sealed, its claims released, its outcomes forgotten. True if that was
+/// Ends a session: its open chunks are sealed, its locks and claims released, its outcomes forgotten. True if that was
 /// too much for one step; the session is over all the same, and the next `ExpireSession` goes on.
 pub(super) fn end(txn: &mut Txn, ctx: &Context, id: SessionId) -> Result<bool, OpError> {
     let Some(mut session) = store::session::get(txn, id)? else {
@@ -121,9 +121,11 @@ pub(super) fn end(txn: &mut Txn, ctx: &Context, id: SessionId) -> Result<bool, O
         cluster.session_count = cluster.session_count.saturating_sub(1);
     }
     chunks::seal_all_of(txn, ctx, id)?;
-    let claims = take_claims(txn, id)?;
-    let outcomes = take_outcomes(txn, id, CLEANED_MAX - claims)?;
-    let more = claims + outcomes >= CLEANED_MAX;
+    let mut cleaned = locks::release_of_session(txn, id, CLEANED_MAX)?;
+    session.lock_count = session.lock_count.saturating_sub(cleaned as u64);
+    cleaned += take_claims(txn, id, CLEANED_MAX - cleaned)?;
+    cleaned += take_outcomes(txn, id, CLEANED_MAX - cleaned)?;
+    let more = cleaned >= CLEANED_MAX;
     if more {
         store::session::put(txn, id, &session);
     } else {
@@ -132,12 +134,14 @@ pub(super) fn end(txn: &mut Txn, ctx: &Context, id: SessionId) -> Result<bool, O
     Ok(more)
 }
 
-fn take_claims(txn: &mut Txn, id: SessionId) -> Result<usize, OpError> {
+fn take_claims(txn: &mut Txn, id: SessionId, limit: usize) -> Result<usize, OpError> {
     let mut claims = Vec::new();
-    store::claim::scan(txn, id, InodeId(0), &mut |inode| {
-        claims.push(inode);
-        Ok(claims.len() < CLEANED_MAX)
-    })?;
+    if limit > 0 {
+        store::claim::scan(txn, id, InodeId(0), &mut |inode| {
+            claims.push(inode);
+            Ok(claims.len() < limit)
+        })?;
+    }
     for inode in &claims {
         tree::release_claim(txn, id, *inode)?;
     }

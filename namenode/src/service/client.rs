@@ -254,6 +254,8 @@ impl NamenodeService {
             QueryResult::Attributes(_)
             | QueryResult::Listing(_)
             | QueryResult::Value(_)
+            | QueryResult::LockTest(_)
+            | QueryResult::LockListing(_)
             | QueryResult::Names(_) => {}
         }
         Ok(Reply::new(&QueryReply {
@@ -344,7 +346,7 @@ impl NamenodeService {
     }
 }
 
-fn check_caller(caller: &Caller) -> Result<(), RpcError> {
+pub(super) fn check_caller(caller: &Caller) -> Result<(), RpcError> {
     if caller.groups.len() > GROUPS_MAX {
         let message = format!(
             "{} groups of the caller, at most {GROUPS_MAX} are supported",
@@ -356,7 +358,7 @@ fn check_caller(caller: &Caller) -> Result<(), RpcError> {
 }
 
 /// A failed read: what the caller did wrong, or our own failure.
-fn op_error(error: OpError) -> RpcError {
+pub(super) fn op_error(error: OpError) -> RpcError {
     match error {
         OpError::Failure(failure) => failure.into(),
         OpError::Store(error) => Failure::new(ErrorCode::Internal, error.to_string()).into(),

@@ -1,12 +1,13 @@
 //! What the namenode answers: authorise, stamp, translate, call. No logic of the namespace and none of the controllers.
 //!
-//! `client` answers clients, `datanode` datanodes, `admin` operators and other namenodes; `grants` mints tokens and fills in
+//! `client` answers clients, `datanode` datanodes, `admin` operators and other namenodes, `locks` who waits for one; `grants` mints tokens and fills in
 //! what replicated state does not hold (addresses, tokens).
 
 mod admin;
 mod client;
 mod datanode;
 mod grants;
+mod locks;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -97,6 +98,7 @@ impl NamenodeService {
             Method::KeepAlive => self.keep_alive(request),
             Method::Sync => self.sync(request).await,
             Method::ReportReplicas => self.report_replicas(request),
+            Method::WaitLock => self.wait_lock(request).await,
             Method::RegisterDatanode => self.register_datanode(request).await,
             Method::Heartbeat => self.heartbeat(request),
             Method::ReplicaReport => self.replica_report(request),

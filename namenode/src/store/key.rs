@@ -60,6 +60,10 @@ pub enum KeyKind {
     Detached = 0x51,
     /// map
     DeadMap = 0x52,
+    /// inode, space, first byte, session, owner
+    Lock = 0x60,
+    /// session, inode, space, first byte, owner
+    SessionLock = 0x61,
 }
 
 /// A key under construction.
@@ -71,6 +75,11 @@ impl Key {
         let mut bytes = Vec::with_capacity(40);
         bytes.push(kind as u8);
         Self(bytes)
+    }
+
+    pub(super) fn u8(mut self, field: u8) -> Self {
+        self.0.push(field);
+        self
     }
 
     pub(super) fn u32(mut self, field: u32) -> Self {
@@ -121,6 +130,10 @@ impl<'a> KeyReader<'a> {
                 "another kind of key",
             )),
         }
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, StoreError> {
+        self.take::<1>().map(|[field]| field)
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, StoreError> {

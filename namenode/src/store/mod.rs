@@ -25,6 +25,7 @@ pub mod dirent;
 pub mod extent;
 pub mod idle_chunk;
 pub mod inode;
+pub mod lock;
 pub mod map_owner;
 pub mod open_chunk;
 pub mod orphan;
@@ -32,6 +33,7 @@ pub mod outcome;
 pub mod records;
 pub mod replica;
 pub mod session;
+pub mod session_lock;
 pub mod session_nonce;
 pub mod xattr;
 

@@ -1,6 +1,7 @@
 //! The values of the tables (prost; field numbers are an on-disk format). Keys are in the file of each key kind.
 
 use cairn_protocol::messages::common::ClusterSettings;
+use cairn_protocol::messages::lock::LockMode;
 
 /// One extent, inline in an inode or as a value of the extent table.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -208,6 +209,9 @@ pub struct SessionRecord {
     /// The session is over, and what it left behind is being cleaned up.
     #[prost(bool, tag = "7")]
     pub ended: bool,
+    /// Locks that it holds.
+    #[prost(uint64, tag = "8")]
+    pub lock_count: u64,
 }
 
 /// A datanode.
@@ -352,6 +356,20 @@ pub struct DeadMapRecord {
     /// Extents below this file offset are released already.
     #[prost(uint64, tag = "1")]
     pub next_offset: u64,
+}
+
+/// A lock; the rest is in its key.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct LockRecord {
+    /// Last byte.
+    #[prost(uint64, tag = "1")]
+    pub end: u64,
+    /// `Read` or `Write`.
+    #[prost(enumeration = "LockMode", tag = "2")]
+    pub mode: i32,
+    /// Process, for people.
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
 }
 
 /// Whose extents a map holds.

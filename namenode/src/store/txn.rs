@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use cairn_protocol::ids::ChunkId;
+use cairn_protocol::ids::{ChunkId, InodeId};
 use prost::Message;
 use rocksdb::{DBRawIterator, WriteBatch};
 
@@ -48,6 +48,7 @@ pub struct Txn<'a> {
     cluster: ClusterRecord,
     cluster_changed: bool,
     touched: Vec<ChunkId>,
+    unlocked: Vec<InodeId>,
 }
 
 impl<'a> Txn<'a> {
@@ -61,6 +62,7 @@ impl<'a> Txn<'a> {
             cluster,
             cluster_changed: false,
             touched: Vec::new(),
+            unlocked: Vec::new(),
         }
     }
 
@@ -154,6 +156,19 @@ impl<'a> Txn<'a> {
         touched.sort_unstable();
         touched.dedup();
         touched
+    }
+
+    /// Notes that a lock on a file is gone or allows more than before. Stays noted if the command is rolled back: who waits
+    /// for a lock only looks again.
+    pub fn unlocked(&mut self, inode: InodeId) {
+        if self.unlocked.last() != Some(&inode) {
+            self.unlocked.push(inode);
+        }
+    }
+
+    /// The files noted since the last call.
+    pub fn take_unlocked(&mut self) -> Vec<InodeId> {
+        std::mem::take(&mut self.unlocked)
     }
 
     /// Writes everything and `applied` in one batch.

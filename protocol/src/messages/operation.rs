@@ -1,6 +1,7 @@
 //! Mutations of a client: the same messages travel in `Mutate` and in the Raft log. Outcomes beside them.
 
 use super::common::{Attributes, InodeKind, Location, ReplicaTarget};
+use super::lock::{LockOutcome, SetLock};
 
 /// A directory.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -443,7 +444,7 @@ pub struct Operation {
     /// Which.
     #[prost(
         oneof = "OperationKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub kind: Option<OperationKind>,
 }
@@ -498,6 +499,8 @@ pub enum OperationKind {
     CloseSession(CloseSession),
     #[prost(message, tag = "23")]
     Transaction(Transaction),
+    #[prost(message, tag = "24")]
+    SetLock(SetLock),
 }
 
 impl From<OperationKind> for Operation {
@@ -566,7 +569,7 @@ pub struct TransactionOutcome {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OutcomeValue {
     /// Which.
-    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4, 5")]
     pub kind: Option<OutcomeKind>,
 }
 
@@ -582,6 +585,8 @@ pub enum OutcomeKind {
     Done(Done),
     #[prost(message, tag = "4")]
     Transaction(TransactionOutcome),
+    #[prost(message, tag = "5")]
+    Lock(LockOutcome),
 }
 
 impl From<OutcomeKind> for OutcomeValue {

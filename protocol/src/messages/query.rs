@@ -1,6 +1,7 @@
 //! Reads. Linearizable unless the caller asks for a stale one.
 
 use super::common::{Attributes, Caller, DatanodeAddress, Extent, InodeKind, Location};
+use super::lock::{ListLocks, LockListing, LockTest, TestLock};
 
 /// How fresh an answer must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -22,7 +23,7 @@ pub struct QueryRequest {
     #[prost(enumeration = "Freshness", tag = "2")]
     pub freshness: i32,
     /// What.
-    #[prost(oneof = "QueryKind", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "QueryKind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub kind: Option<QueryKind>,
 }
 
@@ -44,6 +45,10 @@ pub enum QueryKind {
     Statfs(Statfs),
     #[prost(message, tag = "16")]
     Access(Access),
+    #[prost(message, tag = "17")]
+    TestLock(TestLock),
+    #[prost(message, tag = "18")]
+    ListLocks(ListLocks),
 }
 
 /// The answer to a read, of the same kind (Stat and Access answer `attributes`).
@@ -53,7 +58,7 @@ pub struct QueryReply {
     #[prost(uint64, tag = "1")]
     pub applied_index: u64,
     /// What.
-    #[prost(oneof = "QueryResult", tags = "10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "QueryResult", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub result: Option<QueryResult>,
 }
 
@@ -73,6 +78,10 @@ pub enum QueryResult {
     Names(XattrNames),
     #[prost(message, tag = "15")]
     Space(FilesystemSpace),
+    #[prost(message, tag = "16")]
+    LockTest(LockTest),
+    #[prost(message, tag = "17")]
+    LockListing(LockListing),
 }
 
 /// Attributes of one inode.

@@ -11,6 +11,7 @@ mod datanode_loss;
 mod files;
 mod leader;
 mod linearizable;
+mod locks;
 mod members;
 mod open_file;
 mod permissions;

@@ -58,6 +58,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
         highest_sequence: 0,
         pruned_below: FIRST_SEQUENCE,
         ended: false,
+        lock_count: 0,
     };
     store::session::put(txn, id, &session);
     store::session_nonce::put(txn, &cmd.nonce, id);

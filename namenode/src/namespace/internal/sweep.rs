@@ -12,7 +12,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::extents::{drop_content, release_whole};
 use crate::namespace::path::Node;
-use crate::namespace::{inode, tree};
+use crate::namespace::{inode, locks, tree};
 use crate::store::chunk_use::UseOwner;
 use crate::store::records::{DeadMapRecord, InodeRecord, OrphanRecord};
 use crate::store::{self, Read, StoreError, Txn};
@@ -190,7 +190,7 @@ fn orphans_from(
     Ok(orphans)
 }
 
-/// False if its attributes are too many for this step.
+/// False if its attributes or locks are too many for this step.
 fn remove_orphan(
     txn: &mut Txn,
     ctx: &Context,
@@ -199,7 +199,9 @@ fn remove_orphan(
 ) -> Result<bool, OpError> {
     let mut record = load(txn, id)?;
     drop_content(txn, ctx, id, &mut record)?;
-    if !remove_xattrs(txn, id, &mut record, budget)? {
+    let released = locks::release_of_file(txn, id, *budget)?;
+    *budget -= released;
+    if *budget == 0 || !remove_xattrs(txn, id, &mut record, budget)? {
         store::inode::put(txn, id, &record);
         return Ok(false);
     }

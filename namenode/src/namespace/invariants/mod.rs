@@ -1,11 +1,12 @@
 //! The invariants of the state (`docs/ARCHITECTURE.md`), checked over any view of it: I2 the tree, I3 extents inside committed
-//! bytes, I4 live bytes, I5 writers, and that each table agrees with its mirror.
+//! bytes, I4 live bytes, I5 writers, I10 locks, and that each table agrees with its mirror.
 //!
 //! [`check_page`] looks at records one by one with a few lookups each, so that `dfs fsck` walks a live cluster in pages;
 //! [`check_all`] adds what only the sum of all records tells, for tests.
 
 mod chunk_tables;
 mod file_tables;
+mod lock_tables;
 mod totals;
 
 use crate::store::{Read, StoreError};
@@ -13,7 +14,7 @@ use crate::store::{Read, StoreError};
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// `I2` to `I5`.
+    /// `I2` to `I5`, `I7`, `I10`.
     pub invariant: &'static str,
     /// What is wrong.
     pub message: String,
@@ -64,7 +65,8 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
         }
         left -= 1;
         let known = file_tables::check(read, key, value, &mut page)?
-            || chunk_tables::check(read, key, value, &mut page)?;
+            || chunk_tables::check(read, key, value, &mut page)?
+            || lock_tables::check(read, key, value, &mut page)?;
         if !known && !is_free_standing(key) {
             page.problem("I7", format!("key of an unknown kind {:#04x}", key[0]));
         }

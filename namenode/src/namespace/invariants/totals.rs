@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_protocol::ids::{ChunkId, DatanodeId, InodeId, MapId};
+use cairn_protocol::ids::{ChunkId, DatanodeId, InodeId, MapId, SessionId};
 use cairn_protocol::messages::common::InodeKind;
 
 use super::Page;
@@ -24,7 +24,8 @@ pub(super) fn check(read: &impl Read, page: &mut Page) -> Result<(), StoreError>
     check_names(read, page)?;
     check_allocation(read, page)?;
     check_cluster(read, page)?;
-    check_replica_counts(read, page)
+    check_replica_counts(read, page)?;
+    check_lock_counts(read, page)
 }
 
 fn collect_names(read: &impl Read) -> Result<Names, StoreError> {
@@ -133,6 +134,24 @@ fn check_replica_counts(read: &impl Read, page: &mut Page) -> Result<(), StoreEr
                 record.replica_count
             );
             page.problem("I5", message);
+        }
+        Ok(true)
+    })
+}
+
+fn check_lock_counts(read: &impl Read, page: &mut Page) -> Result<(), StoreError> {
+    store::session::scan(read, SessionId(0), &mut |id, record| {
+        let mut count = 0;
+        store::session_lock::scan(read, id, &mut |_| {
+            count += 1;
+            Ok(true)
+        })?;
+        if record.lock_count != count {
+            let message = format!(
+                "session {id} holds {count} locks and says {}",
+                record.lock_count
+            );
+            page.problem("I10", message);
         }
         Ok(true)
     })

@@ -26,6 +26,7 @@ mod return_chunk;
 mod rmdir;
 mod seal_chunk;
 mod set_attributes;
+mod set_lock;
 mod set_xattr;
 mod symlink;
 mod transaction;
@@ -63,5 +64,6 @@ pub(super) fn apply(
         OperationKind::AllocateChunk(cmd) => allocate_chunk::apply(txn, cmd, placement, ctx),
         OperationKind::ReturnChunk(cmd) => return_chunk::apply(txn, cmd, ctx),
         OperationKind::SealChunk(cmd) => seal_chunk::apply(txn, cmd, ctx),
+        OperationKind::SetLock(cmd) => set_lock::apply(txn, cmd, ctx),
     }
 }

@@ -94,7 +94,8 @@ fn apply_one(txn: &mut Txn, operation: &Operation, ctx: &Context) -> Result<Outc
         ));
     };
     if !may_be_inside(kind) {
-        let message = "transactions, sessions, claims and chunks have no place in a transaction";
+        let message =
+            "transactions, sessions, claims, locks and chunks have no place in a transaction";
         return Err(OpError::new(ErrorCode::InvalidArgument, message));
     }
     if let OperationKind::RemoveTree(cmd) = kind {
@@ -148,6 +149,7 @@ fn may_be_inside(kind: &OperationKind) -> bool {
         | OperationKind::ClaimInode(_)
         | OperationKind::ReleaseInode(_)
         | OperationKind::CloseSession(_)
+        | OperationKind::SetLock(_)
         | OperationKind::Transaction(_) => false,
     }
 }

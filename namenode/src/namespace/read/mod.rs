@@ -10,6 +10,7 @@ use crate::store::Read;
 mod access;
 mod extents;
 mod list;
+mod lock;
 mod remove_tree;
 mod stat;
 mod statfs;
@@ -29,6 +30,10 @@ pub fn query(read: &impl Read, caller: &Caller, kind: &QueryKind) -> Result<Quer
         }
         QueryKind::GetXattr(query) => xattr::get(read, caller, query).map(QueryResult::Value),
         QueryKind::ListXattrs(query) => xattr::list(read, caller, query).map(QueryResult::Names),
+        QueryKind::TestLock(query) => lock::test(read, caller, query).map(QueryResult::LockTest),
+        QueryKind::ListLocks(query) => {
+            lock::list(read, caller, query).map(QueryResult::LockListing)
+        }
         QueryKind::Statfs(_) => statfs::query(read).map(QueryResult::Space),
     }
 }

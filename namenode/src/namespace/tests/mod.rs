@@ -9,6 +9,7 @@ mod content;
 mod determinism;
 mod files;
 mod formats;
+mod locks;
 mod model;
 mod queries;
 mod reference;
