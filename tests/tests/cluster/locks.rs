@@ -172,7 +172,6 @@ async fn who_waits_goes_on_waiting_when_the_leader_dies() {
     let inode = file(&a).await;
     a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
     let waiting = lock(&b, inode, LockRequest::exclusive(1));
-    // Waits already: another of its owners has asked after it and been told.
     b.try_lock(inode, LockRequest::shared(2))
         .await
         .unwrap()
