@@ -8,7 +8,7 @@ use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::lock::LockSpace;
 use cairn_protocol::messages::operation::IfExists;
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 const SESSION_TTL: Duration = Duration::from_secs(1);
 
@@ -35,9 +35,24 @@ fn range(owner: u64, write: bool, start: u64, end: u64) -> LockRequest {
     }
 }
 
-fn lock(fs: &FileSystem, inode: InodeId, request: LockRequest) -> JoinHandle<()> {
+/// Somebody who waits for a lock; gives up when dropped.
+struct Waiting(JoinSet<()>);
+
+impl Waiting {
+    fn is_over(&mut self) -> bool {
+        self.0.try_join_next().is_some()
+    }
+
+    async fn granted(mut self) {
+        self.0.join_next().await.unwrap().unwrap();
+    }
+}
+
+fn lock(fs: &FileSystem, inode: InodeId, request: LockRequest) -> Waiting {
     let fs = fs.clone();
-    tokio::spawn(async move { fs.lock(inode, request).await.unwrap() })
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { fs.lock(inode, request).await.unwrap() });
+    Waiting(waiting)
 }
 
 /// Waits until nobody holds anything on the file.
@@ -86,11 +101,11 @@ async fn a_lock_keeps_others_out_until_it_is_handed_over() {
         "another space"
     );
 
-    let waiting = lock(&b, inode, range(2, false, 0, 99));
+    let mut waiting = lock(&b, inode, range(2, false, 0, 99));
     b.unlock(inode, range(1, true, 0, 9)).await.unwrap();
-    assert!(!waiting.is_finished());
+    assert!(!waiting.is_over());
     a.unlock(inode, range(1, true, 0, u64::MAX)).await.unwrap();
-    waiting.await.unwrap();
+    waiting.granted().await;
     assert!(
         a.try_lock(inode, range(1, true, 50, 50))
             .await
@@ -154,11 +169,11 @@ async fn the_locks_of_a_client_that_dies_go_with_its_session() {
     );
     let inode = file(&b).await;
     a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
-    let waiting = lock(&b, inode, LockRequest::exclusive(1));
+    let mut waiting = lock(&b, inode, LockRequest::exclusive(1));
     b.stat("/file").await.unwrap();
-    assert!(!waiting.is_finished());
+    assert!(!waiting.is_over());
     drop(a);
-    waiting.await.unwrap();
+    waiting.granted().await;
     cluster.check(&b).await.unwrap();
 }
 
@@ -171,7 +186,7 @@ async fn who_waits_goes_on_waiting_when_the_leader_dies() {
     );
     let inode = file(&a).await;
     a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
-    let waiting = lock(&b, inode, LockRequest::exclusive(1));
+    let mut waiting = lock(&b, inode, LockRequest::exclusive(1));
     b.try_lock(inode, LockRequest::shared(2))
         .await
         .unwrap()
@@ -180,9 +195,9 @@ async fn who_waits_goes_on_waiting_when_the_leader_dies() {
     cluster.kill_namenode(leader).await;
     let holder = b.try_lock(inode, LockRequest::shared(2)).await.unwrap();
     assert!(holder.is_some(), "the lock outlives the leader");
-    assert!(!waiting.is_finished());
+    assert!(!waiting.is_over());
     a.unlock(inode, LockRequest::exclusive(1)).await.unwrap();
-    waiting.await.unwrap();
+    waiting.granted().await;
     cluster.start_namenode(leader).await.unwrap();
     cluster.wait_equal_states().await.unwrap();
     cluster.check(&b).await.unwrap();
@@ -211,7 +226,7 @@ async fn a_lock_that_nobody_waits_for_any_more_is_not_kept() {
     a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
     let waiting = lock(&b, inode, LockRequest::exclusive(1));
     b.stat("/file").await.unwrap();
-    waiting.abort();
+    drop(waiting);
     a.unlock(inode, LockRequest::exclusive(1)).await.unwrap();
     wait_free(&a, inode).await;
 
@@ -226,10 +241,7 @@ async fn a_lock_that_nobody_waits_for_any_more_is_not_kept() {
         // Waits its turn behind what is put back.
         b.lock(inode, range(1, false, 200, 200)).await.unwrap();
         let held = a.list_locks(inode).await.unwrap();
-        let held: Vec<_> = held
-            .iter()
-            .map(|h| (h.start, h.end, h.mode as i32))
-            .collect();
+        let held: Vec<_> = held.iter().map(|h| (h.start, h.end, h.mode)).collect();
         assert_eq!(held, [(0, 99, 1), (200, 200, 1)]);
     }
     cluster.check(&a).await.unwrap();
@@ -252,9 +264,9 @@ async fn those_who_would_wait_for_each_other_for_ever_are_told() {
     let third = a.lock(inode, range(2, true, 0, 0)).await;
     assert_eq!(third.unwrap_err().code(), ErrorCode::Deadlock);
     a.release_owner(inode, LockSpace::Posix, 2).await.unwrap();
-    second.await.unwrap();
+    second.granted().await;
     b.release_owner(inode, LockSpace::Posix, 1).await.unwrap();
-    first.await.unwrap();
+    first.granted().await;
     cluster.check(&a).await.unwrap();
 }
 
