@@ -17,6 +17,7 @@ pub(crate) mod fsck;
 pub(crate) mod get;
 pub(crate) mod getfattr;
 pub(crate) mod ln;
+pub(crate) mod locks;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod mkdir;
@@ -135,6 +136,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Get(get) => get.run(session).await?,
         Command::Getfattr(getfattr) => getfattr.run(session).await?,
         Command::Ln(ln) => ln.run(session).await?,
+        Command::Locks(locks) => locks.run(session).await?,
         Command::Ls(ls) => ls.run(session).await?,
         Command::Mkdir(mkdir) => mkdir.run(session).await?,
         Command::Mv(mv) => mv.run(session).await?,
