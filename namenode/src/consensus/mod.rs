@@ -4,6 +4,7 @@
 //! `network` carries everything else between members. [`group::Group`] is what the rest of the namenode sees: propose a command,
 //! wait for a linearizable read, watch leadership, change members.
 
+pub mod feed;
 mod flusher;
 pub mod group;
 pub mod log_store;

@@ -13,6 +13,7 @@ use cairn_daemon::durable;
 use cairn_protocol::ids::{ChunkId, InodeId};
 use tokio::sync::{Notify, watch};
 
+use super::feed::Feed;
 use super::state_machine::decode_applied;
 use super::types::{LogId, StoredMembership};
 use crate::store::{Store, StoreOptions};
@@ -48,6 +49,7 @@ pub struct State {
     touched_notify: Notify,
     unlocked: Mutex<Unlocked>,
     unlocked_notify: Notify,
+    feed: Feed,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,6 +79,7 @@ impl State {
             touched_notify: Notify::new(),
             unlocked: Mutex::default(),
             unlocked_notify: Notify::new(),
+            feed: Feed::new(log_id.map_or(0, |log_id| log_id.index)),
         };
         Ok(state)
     }
@@ -144,6 +147,11 @@ impl State {
         self.applied.send_replace(Some(log_id));
     }
 
+    /// The last changes.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     /// From now on (or no more) touched chunks are collected for the controllers.
     pub fn collect_touched(&self, active: bool) {
         let mut touched = lock(&self.touched);
@@ -196,6 +204,7 @@ impl State {
         let (log_id, membership) =
             decode_applied(store.applied().map_err(io::Error::other)?.as_ref())?;
         write_current(self.disk.as_ref(), &root, number)?;
+        self.feed.reset(log_id.map_or(0, |log_id| log_id.index));
         *lock(&self.store) = (number, Arc::new(store));
         *lock(&self.membership) = membership;
         self.applied.send_replace(log_id);

@@ -74,6 +74,7 @@ impl StateMachine {
             }
         }
         let (touched, unlocked) = (txn.take_touched(), txn.take_unlocked());
+        self.state.feed().extend(txn.take_changes());
         let applied_state = encode_applied(last_log_id, &membership)?;
         txn.commit(applied_state).map_err(io::Error::other)?;
         self.state

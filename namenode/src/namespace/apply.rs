@@ -1,6 +1,7 @@
 //! A batch of the log into outcomes. Each command has a savepoint: what fails changes nothing but its
 //! session's memory.
 
+use cairn_protocol::ids::SessionId;
 use cairn_protocol::messages::operation::OperationKind;
 use cairn_protocol::{ErrorCode, Failure};
 
@@ -14,7 +15,7 @@ use crate::store::{StoreError, Txn};
 /// order.
 ///
 /// Which chunks changed is in each outcome, and stays noted in the transaction for its owner
-/// ([`Txn::take_touched`]).
+/// ([`Txn::take_touched`]); so does what clients may have cached of the inodes and names that changed ([`Txn::take_changes`]).
 ///
 /// An error is a fault of ours: nothing of the batch may be kept, and the process must stop.
 pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outcome>, StoreError> {
@@ -31,6 +32,7 @@ pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outco
     let mut outcomes = Vec::with_capacity(batch.commands.len());
     for command in &batch.commands {
         let mut outcome = apply_command(txn, command, stamp)?;
+        txn.finish_changes(index, session_of(command));
         let chunks = txn.take_touched();
         outcome.touched_chunks = chunks.iter().map(|chunk| chunk.0).collect();
         touched.extend(chunks);
@@ -40,6 +42,14 @@ pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outco
         txn.touched_chunk(chunk);
     }
     Ok(outcomes)
+}
+
+/// Who is said to have changed what a command changes.
+fn session_of(command: &Command) -> SessionId {
+    match &command.kind {
+        Some(CommandKind::Client(client)) => client.session.into(),
+        _ => SessionId(0),
+    }
 }
 
 fn apply_command(txn: &mut Txn, command: &Command, stamp: Stamp) -> Result<Outcome, StoreError> {

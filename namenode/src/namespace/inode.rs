@@ -10,6 +10,7 @@ use super::error::OpError;
 use super::path::{self, Node};
 use super::permission::{self, WRITE};
 use crate::store::records::InodeRecord;
+use crate::store::{self, Txn};
 
 /// Largest size of a file: offsets are signed in POSIX.
 pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
@@ -96,6 +97,13 @@ pub(super) fn touch_content(inode: &mut InodeRecord, stamp: Stamp, mtime_ns: u64
         },
     );
     touch(inode, stamp);
+}
+
+/// Stores a file whose bytes or size are other ones, with a new mtime (`mtime_ns`, or now if that is 0).
+pub(super) fn store_content(txn: &mut Txn, ctx: &Context, node: &mut Node, mtime_ns: u64) {
+    touch_content(&mut node.inode, ctx.stamp, mtime_ns);
+    store::inode::note_content(txn, node.id, &node.inode);
+    store::inode::put(txn, node.id, &node.inode);
 }
 
 /// What `stat` tells.

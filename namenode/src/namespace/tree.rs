@@ -1,6 +1,7 @@
 //! Names come and go: what every operation on a directory has in common. Keeps entry counts, link counts,
 //! parents and the cluster's counts of inodes right (I2).
 
+use bytes::Bytes;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{InodeId, SessionId};
 use cairn_protocol::messages::common::{Caller, InodeKind, Location};
@@ -11,7 +12,7 @@ use super::inode;
 use super::path::{self, Entry, Node, Stop, Walk};
 use super::permission::{self, EXECUTE, WRITE};
 use crate::store::records::{DirentRecord, InodeRecord, OrphanRecord};
-use crate::store::{self, Txn};
+use crate::store::{self, Change, Txn, What};
 
 /// Most names of one inode that is not a directory.
 pub(super) const HARD_LINKS_MAX: u32 = 65_000;
@@ -99,6 +100,7 @@ pub(super) fn add_name(
         kind: child.inode.kind,
     };
     store::dirent::put(txn, directory.id, name, &dirent);
+    note_name(txn, directory.id, name, child, What::Named);
     store::inode::put(txn, directory.id, &directory.inode);
     Ok(())
 }
@@ -110,15 +112,16 @@ pub(super) fn remove_name(
     ctx: &Context,
     directory: &mut Node,
     name: &[u8],
-    child: &InodeRecord,
+    child: &Node,
 ) {
     let record = &mut directory.inode;
-    if inode::is_directory(child) {
+    if inode::is_directory(&child.inode) {
         record.nlink = record.nlink.saturating_sub(1);
     }
     record.entry_count = record.entry_count.saturating_sub(1);
     inode::touch_content(record, ctx.stamp, 0);
     store::dirent::delete(txn, directory.id, name);
+    note_name(txn, directory.id, name, child, What::Unnamed);
     store::inode::put(txn, directory.id, &directory.inode);
 }
 
@@ -128,7 +131,7 @@ pub(super) fn change_name(
     ctx: &Context,
     directory: &mut Node,
     name: &[u8],
-    child: &Node,
+    (old, child): (&Node, &Node),
 ) {
     inode::touch_content(&mut directory.inode, ctx.stamp, 0);
     let dirent = DirentRecord {
@@ -136,7 +139,19 @@ pub(super) fn change_name(
         kind: child.inode.kind,
     };
     store::dirent::put(txn, directory.id, name, &dirent);
+    note_name(txn, directory.id, name, old, What::Unnamed);
+    note_name(txn, directory.id, name, child, What::Named);
     store::inode::put(txn, directory.id, &directory.inode);
+}
+
+fn note_name(txn: &mut Txn, parent: InodeId, name: &[u8], child: &Node, what: What) {
+    txn.note(Change {
+        inode: child.id,
+        kind: child.inode.kind,
+        parent,
+        what,
+        name: Bytes::copy_from_slice(name),
+    });
 }
 
 /// Makes an empty directory. The caller has checked that the name is free and that it may be made.
@@ -214,7 +229,7 @@ pub(super) fn keep_until_ns(txn: &Txn, ctx: &Context) -> u64 {
 /// the sweeper.
 pub(super) fn drop_directory(txn: &mut Txn, ctx: &Context, node: &mut Node) {
     if node.inode.xattr_count == 0 {
-        store::inode::delete(txn, node.id);
+        store::inode::delete(txn, node.id, &node.inode);
         uncount(txn, &node.inode);
         node.inode.nlink = 0;
         inode::touch(&mut node.inode, ctx.stamp);

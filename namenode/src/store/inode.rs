@@ -1,8 +1,10 @@
 //! Table `inode`: attributes and, for small files, the extents of every inode.
 
+use bytes::Bytes;
 use cairn_protocol::ids::InodeId;
 use prost::Message;
 
+use super::change::{Change, What};
 use super::error::StoreError;
 use super::key::{self, Key, KeyKind, KeyReader};
 use super::read::{Read, scan_prefix};
@@ -35,14 +37,36 @@ pub fn get(
     key::get_record(reader, &encode(inode), || format!("inode {inode}"))
 }
 
-/// Writes one.
+/// Writes one, and notes that its attributes changed.
 pub fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
+    txn.note(change(inode, record, What::Attributes));
+    put_unnoticed(txn, inode, record);
+}
+
+/// Writes one of which nobody who asks for attributes or bytes can tell the difference: its bytes are elsewhere.
+pub fn put_unnoticed(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
     txn.put(encode(inode), record.encode_to_vec());
 }
 
-/// Removes one.
-pub fn delete(txn: &mut Txn<'_>, inode: InodeId) {
+/// Notes that the bytes or the size of a file changed.
+pub fn note_content(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
+    txn.note(change(inode, record, What::Content));
+}
+
+/// Removes one, and notes it. `record` is what it was.
+pub fn delete(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
+    txn.note(change(inode, record, What::Gone));
     txn.delete(encode(inode));
+}
+
+fn change(inode: InodeId, record: &InodeRecord, what: What) -> Change {
+    Change {
+        inode,
+        kind: record.kind,
+        parent: InodeId(record.parent),
+        what,
+        name: Bytes::new(),
+    }
 }
 
 /// Visits those from `start` on, in order of ids, until `visit` returns false.

@@ -4,6 +4,7 @@
 //! the entry's index, so that the state on disk is always exactly the state after some entry. What was not flushed
 //! when the process ends is lost on purpose, also at a clean end: start-up replays the log from [`Store::applied`].
 
+mod change;
 mod directories;
 mod error;
 mod key;
@@ -42,6 +43,7 @@ use std::sync::Mutex;
 
 use rocksdb::{DB, FlushOptions, ReadOptions, ReadTier, WriteOptions};
 
+pub use change::{Change, ChangeSet, What};
 pub use directories::{Directory, Found};
 pub use error::StoreError;
 pub use key::KeyKind;

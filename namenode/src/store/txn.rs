@@ -8,10 +8,11 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-use cairn_protocol::ids::{ChunkId, InodeId};
+use cairn_protocol::ids::{ChunkId, InodeId, SessionId};
 use prost::Message;
 use rocksdb::{DBRawIterator, WriteBatch};
 
+use super::change::{Change, ChangeSet, condense};
 use super::error::StoreError;
 use super::read::{Read, Visit, bounds, finished, name};
 use super::records::{AppliedState, ClusterRecord};
@@ -30,6 +31,7 @@ struct Undo {
 struct Savepoint {
     undo_len: usize,
     touched_len: usize,
+    changes_len: usize,
     /// The cluster record as it was, once it was changed above this savepoint.
     cluster: Option<Box<(ClusterRecord, bool)>>,
 }
@@ -49,6 +51,10 @@ pub struct Txn<'a> {
     cluster_changed: bool,
     touched: Vec<ChunkId>,
     unlocked: Vec<InodeId>,
+    /// What the command that runs has changed so far.
+    changes: Vec<Change>,
+    /// What those before it changed.
+    change_sets: Vec<ChangeSet>,
 }
 
 impl<'a> Txn<'a> {
@@ -63,6 +69,8 @@ impl<'a> Txn<'a> {
             cluster_changed: false,
             touched: Vec::new(),
             unlocked: Vec::new(),
+            changes: Vec::new(),
+            change_sets: Vec::new(),
         }
     }
 
@@ -90,6 +98,7 @@ impl<'a> Txn<'a> {
         self.savepoints.push(Savepoint {
             undo_len: self.undo.len(),
             touched_len: self.touched.len(),
+            changes_len: self.changes.len(),
             cluster: None,
         });
     }
@@ -108,6 +117,7 @@ impl<'a> Txn<'a> {
             };
         }
         self.touched.truncate(savepoint.touched_len);
+        self.changes.truncate(savepoint.changes_len);
         if let Some(saved) = savepoint.cluster {
             (self.cluster, self.cluster_changed) = *saved;
         }
@@ -169,6 +179,31 @@ impl<'a> Txn<'a> {
     /// The files noted since the last call.
     pub fn take_unlocked(&mut self) -> Vec<InodeId> {
         std::mem::take(&mut self.unlocked)
+    }
+
+    /// Notes a change for those who cache what they read.
+    pub fn note(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// Ends the changes of one command. Outside of savepoints.
+    pub fn finish_changes(&mut self, index: u64, session: SessionId) {
+        debug_assert!(self.savepoints.is_empty());
+        let mut changes = std::mem::take(&mut self.changes);
+        if changes.is_empty() {
+            return;
+        }
+        condense(&mut changes);
+        self.change_sets.push(ChangeSet {
+            index,
+            session,
+            changes,
+        });
+    }
+
+    /// What the commands since the last call changed, in order.
+    pub fn take_changes(&mut self) -> Vec<ChangeSet> {
+        std::mem::take(&mut self.change_sets)
     }
 
     /// Writes everything and `applied` in one batch.

@@ -142,7 +142,7 @@ fn rewrite_extent(
                 .iter_mut()
                 .find(|extent| extent.offset_in_file == old.offset_in_file)
                 .is_some_and(change);
-            store::inode::put(txn, id, &inode);
+            store::inode::put_unnoticed(txn, id, &inode);
             found
         }
         UseOwner::Map(map) => rewrite_in_map(txn, map, old.offset_in_file, change)?,

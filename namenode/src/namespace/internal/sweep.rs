@@ -119,7 +119,7 @@ fn sweep_directory(
     *budget = budget.saturating_sub(names.len().max(1));
     if emptied && remove_xattrs(txn, id, &mut directory, budget)? {
         store::detached::delete(txn, id);
-        store::inode::delete(txn, id);
+        store::inode::delete(txn, id, &directory);
         tree::uncount(txn, &directory);
         return Ok(true);
     }
@@ -206,7 +206,7 @@ fn remove_orphan(
         return Ok(false);
     }
     store::orphan::delete(txn, id);
-    store::inode::delete(txn, id);
+    store::inode::delete(txn, id, &record);
     tree::uncount(txn, &record);
     Ok(true)
 }

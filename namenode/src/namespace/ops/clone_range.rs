@@ -12,8 +12,8 @@ use crate::namespace::extents::{self, STEP_EXTENTS_MAX};
 use crate::namespace::inode::{self, FILE_BYTES_MAX};
 use crate::namespace::path::{self, Node};
 use crate::namespace::permission::READ;
+use crate::store::Txn;
 use crate::store::records::ExtentRecord;
-use crate::store::{self, Txn};
 
 /// Fails with `InvalidArgument` if the ranges overlap in one file.
 pub(super) fn apply(
@@ -30,8 +30,7 @@ pub(super) fn apply(
         .min(source.inode.size.saturating_sub(cmd.source_offset));
     check_ranges(cmd, &source, &target, length)?;
     let length_done = share(txn, ctx, cmd, &source, &mut target, length)?;
-    inode::touch_content(&mut target.inode, ctx.stamp, 0);
-    store::inode::put(txn, target.id, &target.inode);
+    inode::store_content(txn, ctx, &mut target, 0);
     let mut outcome = inode::outcome(&target);
     outcome.length_done = length_done;
     outcome.done = length_done == length;

@@ -13,8 +13,8 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::{self, FILE_BYTES_MAX};
 use crate::namespace::{chunks, extents, path};
+use crate::store::Txn;
 use crate::store::records::{ChunkRecord, ExtentRecord, InodeRecord};
-use crate::store::{self, Txn};
 
 /// Most pieces of one commit.
 pub(super) const COMMIT_EXTENTS_MAX: usize = 1024;
@@ -39,8 +39,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Commit, ctx: &Context) -> Result<Outcom
     }
     let offset = attach_extents(txn, ctx, node.id, &mut node.inode, &cmd.extents, place)?;
     node.inode.size = node.inode.size.max(cmd.size_at_least);
-    inode::touch_content(&mut node.inode, ctx.stamp, cmd.mtime_ns);
-    store::inode::put(txn, node.id, &node.inode);
+    inode::store_content(txn, ctx, &mut node, cmd.mtime_ns);
     let mut outcome = inode::outcome(&node);
     outcome.offset_in_file = offset;
     Ok(OutcomeKind::Inode(outcome).into())

@@ -42,8 +42,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Concat, ctx: &Context) -> Result<Outcom
         append(txn, &mut target, source)?;
     }
     // The target is stored before the sources go: they may lie in the directory whose record names its parent.
-    inode::touch_content(&mut target.inode, ctx.stamp, 0);
-    store::inode::put(txn, target.id, &target.inode);
+    inode::store_content(txn, ctx, &mut target, 0);
     for (location, source) in cmd.sources.iter().zip(sources) {
         remove(txn, ctx, location, source)?;
     }
@@ -148,7 +147,7 @@ fn remove(
     // Several sources may lie in one directory: its record has changed since.
     let fresh = store::inode::get(txn, entry.parent.id)?;
     entry.parent.inode = fresh.ok_or_else(|| path::failure(ErrorCode::NotFound, location))?;
-    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node.inode);
+    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node);
     tree::drop_link(txn, ctx, &mut node);
     Ok(())
 }

@@ -186,7 +186,8 @@ fn replace(
     node.inode.nlink = 1;
     node.inode.parent = entry.parent.id.0;
     store::inode::put(txn, node.id, &node.inode);
-    tree::change_name(txn, ctx, &mut entry.parent, &entry.name, &node);
+    let replaced = (&old, &node);
+    tree::change_name(txn, ctx, &mut entry.parent, &entry.name, replaced);
     tree::drop_link(txn, ctx, &mut old);
     Ok(answer(&node, true))
 }
@@ -214,7 +215,7 @@ fn use_existing(
         inode::check_write_and_clear_suid(ctx, &cmd.location, &mut node.inode)?;
         extents::drop_content(txn, ctx, node.id, &mut node.inode)?;
         give_content(txn, cmd, ctx, &mut node)?;
-        inode::touch_content(&mut node.inode, ctx.stamp, 0);
+        inode::store_content(txn, ctx, &mut node, 0);
         set_times(cmd, &mut node.inode);
         store::inode::put(txn, node.id, &node.inode);
     }

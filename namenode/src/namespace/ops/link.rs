@@ -43,7 +43,8 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Link, ctx: &Context) -> Result<OutcomeV
     add_link(txn, cmd, ctx, &mut node)?;
     node.inode.parent = entry.parent.id.0;
     store::inode::put(txn, node.id, &node.inode);
-    tree::change_name(txn, ctx, &mut entry.parent, &entry.name, &node);
+    let replaced = (&old, &node);
+    tree::change_name(txn, ctx, &mut entry.parent, &entry.name, replaced);
     tree::drop_link(txn, ctx, &mut old);
     Ok(inode::answer(&node))
 }

@@ -9,7 +9,7 @@ use crate::namespace::error::OpError;
 use crate::namespace::extents::STEP_EXTENTS_MAX;
 use crate::namespace::inode::{self, FILE_BYTES_MAX};
 use crate::namespace::{extents, path};
-use crate::store::{self, Txn};
+use crate::store::Txn;
 
 /// Fails with `InvalidArgument` for an empty range, `FileTooLarge` beyond the largest offset.
 pub(super) fn apply(
@@ -42,8 +42,7 @@ pub(super) fn apply(
     if cmd.extend {
         node.inode.size = node.inode.size.max(end);
     }
-    inode::touch_content(&mut node.inode, ctx.stamp, 0);
-    store::inode::put(txn, node.id, &node.inode);
+    inode::store_content(txn, ctx, &mut node, 0);
     let mut outcome = inode::outcome(&node);
     outcome.done = cut.up_to == end;
     Ok(OutcomeKind::Inode(outcome).into())

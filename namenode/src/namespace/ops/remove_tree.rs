@@ -24,7 +24,7 @@ pub(super) fn apply(
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
     tree::check_may_remove(&ctx.caller, &cmd.location, &entry.parent, &node.inode)?;
-    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node.inode);
+    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node);
     if !directory {
         tree::drop_link(txn, ctx, &mut node);
     } else if tree::is_empty(&node.inode) {

@@ -141,7 +141,7 @@ fn move_to_free_name(
     tree::check_may_add(&ctx.caller, location, &target.parent)?;
     check_new_parent(ctx, &source, from, to)?;
     let old_parent = &mut source.entry.parent;
-    tree::remove_name(txn, ctx, old_parent, &source.entry.name, &source.node.inode);
+    tree::remove_name(txn, ctx, old_parent, &source.entry.name, &source.node);
     if from == to {
         target.parent = old_parent.clone();
     }
@@ -185,7 +185,7 @@ fn replace(
         return Err(path::failure(ErrorCode::NotEmpty, target.location));
     }
     let old_parent = &mut source.entry.parent;
-    tree::remove_name(txn, ctx, old_parent, &source.entry.name, &source.node.inode);
+    tree::remove_name(txn, ctx, old_parent, &source.entry.name, &source.node);
     if from == to {
         target.entry.parent = old_parent.clone();
     }
@@ -194,7 +194,7 @@ fn replace(
         ctx,
         &mut target.entry.parent,
         &target.entry.name,
-        &source.node,
+        (&target.node, &source.node),
     );
     if inode::is_directory(&target.node.inode) {
         tree::drop_directory(txn, ctx, &mut target.node);
@@ -236,13 +236,15 @@ fn exchange(
     check_new_parent(ctx, &target, to, from)?;
     let old_parent = &mut source.entry.parent;
     move_subdirectory_count(old_parent, &source.node, &target.node);
-    tree::change_name(txn, ctx, old_parent, &source.entry.name, &target.node);
+    let replaced = (&source.node, &target.node);
+    tree::change_name(txn, ctx, old_parent, &source.entry.name, replaced);
     if from == to {
         target.entry.parent = old_parent.clone();
     }
     let new_parent = &mut target.entry.parent;
     move_subdirectory_count(new_parent, &target.node, &source.node);
-    tree::change_name(txn, ctx, new_parent, &target.entry.name, &source.node);
+    let replaced = (&target.node, &source.node);
+    tree::change_name(txn, ctx, new_parent, &target.entry.name, replaced);
     settle(txn, ctx, &mut target.node, from);
     settle(txn, ctx, &mut source.node, to);
     Ok(inode::answer(&source.node))

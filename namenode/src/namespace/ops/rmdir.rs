@@ -20,7 +20,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Rmdir, ctx: &Context) -> Result<Outcome
     if !tree::is_empty(&node.inode) {
         return Err(path::failure(ErrorCode::NotEmpty, &cmd.location));
     }
-    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node.inode);
+    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node);
     tree::drop_directory(txn, ctx, &mut node);
     Ok(inode::answer(&node))
 }

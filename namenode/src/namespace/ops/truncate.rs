@@ -8,7 +8,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::{self, FILE_BYTES_MAX};
 use crate::namespace::{extents, path};
-use crate::store::{self, Txn};
+use crate::store::Txn;
 
 /// Fails with `FileTooLarge` beyond the largest offset.
 pub(super) fn apply(txn: &mut Txn, cmd: &Truncate, ctx: &Context) -> Result<OutcomeValue, OpError> {
@@ -24,8 +24,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Truncate, ctx: &Context) -> Result<Outc
     } else {
         extents::set_size(txn, ctx.stamp, node.id, &mut node.inode, cmd.size)?
     };
-    inode::touch_content(&mut node.inode, ctx.stamp, 0);
-    store::inode::put(txn, node.id, &node.inode);
+    inode::store_content(txn, ctx, &mut node, 0);
     let mut outcome = inode::outcome(&node);
     outcome.done = done;
     Ok(OutcomeKind::Inode(outcome).into())

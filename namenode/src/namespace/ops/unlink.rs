@@ -20,7 +20,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Unlink, ctx: &Context) -> Result<Outcom
     if directory {
         return Err(path::failure(ErrorCode::IsADirectory, &cmd.location));
     }
-    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node.inode);
+    tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node);
     tree::drop_link(txn, ctx, &mut node);
     Ok(inode::answer(&node))
 }

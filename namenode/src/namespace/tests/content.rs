@@ -15,6 +15,7 @@ use crate::namespace::command::{
     AdvanceSynced, AllocateCompactionChunk, CommandKind, Repoint, SealOpenChunk,
 };
 use crate::store::records::{ChunkRecord, ChunkState};
+use crate::store::{Change, What};
 
 const FILES: usize = 4;
 
@@ -542,6 +543,23 @@ impl Model {
         }
     }
 
+    /// Whoever cached the bytes of a file hears when they are other ones, and nothing when they only lie elsewhere.
+    fn check_changes(&self, step: &Step, before: &[File]) {
+        let changes = &self.cluster.world.changes;
+        for (before, after) in before.iter().zip(&self.files) {
+            let told = |change: &Change| change.inode == after.id && change.what == What::Content;
+            if before.id == after.id && before.bytes != after.bytes {
+                assert!(changes.iter().any(|set| set.changes.iter().any(told)));
+            }
+        }
+        if matches!(
+            step,
+            Step::Compact { .. } | Step::LeaderSeal { .. } | Step::Append { .. }
+        ) {
+            assert!(changes.is_empty(), "{changes:?}");
+        }
+    }
+
     fn check(&self) {
         self.cluster.check();
         for file in &self.files {
@@ -582,9 +600,12 @@ proptest! {
     ) {
         let mut model = Model::new();
         for step in &steps {
+            let before = model.files.clone();
+            model.cluster.world.changes.clear();
             model.apply(step);
             model.cut_sealed();
             model.check();
+            model.check_changes(step, &before);
         }
     }
 }

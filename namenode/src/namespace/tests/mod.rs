@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod broken;
+mod changes;
 mod chunks;
 mod cluster;
 mod content;

@@ -14,7 +14,7 @@ use crate::namespace::command::{
     Batch, ClientCommand, Command, CommandKind, FoundCluster, OpenSession, Outcome,
 };
 use crate::namespace::{OpError, apply_batch, query};
-use crate::store::{AppliedState, Read, Store, StoreOptions};
+use crate::store::{AppliedState, ChangeSet, Read, Store, StoreOptions};
 
 /// 2001-09-09, as a first stamp.
 pub(super) const EPOCH_NS: u64 = 1_000_000_000_000_000_000;
@@ -31,6 +31,8 @@ pub(super) struct World {
     pub now_ns: u64,
     pub session: u64,
     pub sequence: u64,
+    /// What was changed; tests clear it.
+    pub changes: Vec<ChangeSet>,
     _dir: TempDir,
 }
 
@@ -83,6 +85,7 @@ impl World {
             now_ns: EPOCH_NS,
             session: 0,
             sequence: 0,
+            changes: Vec::new(),
             _dir: dir,
         }
     }
@@ -110,6 +113,7 @@ impl World {
             index: self.index,
             ..AppliedState::default()
         };
+        self.changes.extend(txn.take_changes());
         txn.commit(applied).unwrap();
         outcomes
     }

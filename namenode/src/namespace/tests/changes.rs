@@ -1,0 +1,184 @@
+//! What apply notes for those who cache: everything that anybody can tell apart, nothing of what failed, and who did it.
+
+use std::collections::BTreeMap;
+
+use cairn_protocol::ids::{InodeId, SessionId};
+use cairn_protocol::messages::operation::{OperationKind, RenameMode, SetXattr, Transaction};
+use proptest::prelude::{ProptestConfig, prop, proptest};
+
+use super::model::{Step, caller, operation, step};
+use super::world::{World, create, mkdir, user};
+use crate::namespace::command::{CommandKind, Sweep};
+use crate::store::records::InodeRecord;
+use crate::store::{Change, ChangeSet, KeyKind, What, dirent, inode, scan_kind};
+
+type Inodes = BTreeMap<InodeId, InodeRecord>;
+type Names = BTreeMap<(InodeId, Vec<u8>), InodeId>;
+
+fn tables(world: &World) -> (Inodes, Names) {
+    let snapshot = world.store.snapshot();
+    let mut inodes = Inodes::new();
+    inode::scan(&snapshot, InodeId(0), &mut |id, record| {
+        inodes.insert(id, record);
+        Ok(true)
+    })
+    .unwrap();
+    let mut names = Names::new();
+    scan_kind(&snapshot, KeyKind::Dirent, &mut |key, value| {
+        let (parent, name) = dirent::decode(key)?;
+        let record = dirent::decode_value(parent, name, value)?;
+        names.insert((parent, name.to_vec()), InodeId(record.inode));
+        Ok(true)
+    })
+    .unwrap();
+    (inodes, names)
+}
+
+/// Whether somebody who forgets what these changes name forgets the attributes of this inode.
+fn tells_attributes(changes: &[Change], id: InodeId) -> bool {
+    changes.iter().any(|change| match change.what {
+        What::Attributes | What::Content | What::Gone => change.inode == id,
+        What::Named | What::Unnamed => change.inode == id || change.parent == id,
+    })
+}
+
+fn tells_name(changes: &[Change], parent: InodeId, name: &[u8], what: What, id: InodeId) -> bool {
+    changes.iter().any(|change| {
+        let place = change.parent == parent && change.name == name;
+        place && change.what == what && change.inode == id
+    })
+}
+
+/// Every difference between two states is told by the changes in between.
+fn check(before: &(Inodes, Names), after: &(Inodes, Names), changes: &[Change], detached: bool) {
+    for id in before.0.keys().chain(after.0.keys()) {
+        if before.0.get(id) != after.0.get(id) {
+            assert!(tells_attributes(changes, *id), "inode {id}: {changes:?}");
+        }
+    }
+    for place in before.1.keys().chain(after.1.keys()) {
+        let (parent, name) = place;
+        let (old, new) = (before.1.get(place), after.1.get(place));
+        // Nobody can look at the names in a detached directory.
+        if old == new || (detached && new.is_none()) {
+            continue;
+        }
+        if let Some(old) = old {
+            assert!(tells_name(changes, *parent, name, What::Unnamed, *old));
+        }
+        if let Some(new) = new {
+            assert!(tells_name(changes, *parent, name, What::Named, *new));
+        }
+    }
+}
+
+fn all(sets: &[ChangeSet]) -> Vec<Change> {
+    sets.iter().flat_map(|set| set.changes.clone()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_difference_is_told_and_what_failed_tells_nothing(
+        steps in prop::collection::vec((caller(), step()), 1..80),
+    ) {
+        let mut world = World::new();
+        for (who, step) in &steps {
+            if matches!(step, Step::Stat(..)) {
+                continue;
+            }
+            let before = tables(&world);
+            world.changes.clear();
+            let outcome = world.change(who, operation(step));
+            let sets = std::mem::take(&mut world.changes);
+            let after = tables(&world);
+            check(&before, &after, &all(&sets), false);
+            assert!(outcome.is_ok() || sets.is_empty(), "{step:?}: {sets:?}");
+            for set in &sets {
+                assert_eq!((set.index, set.session), (world.index, SessionId(world.session)));
+                assert!(!set.changes.is_empty());
+            }
+            world.command(CommandKind::Sweep(Sweep { limit: 1000 }));
+            let sets = std::mem::take(&mut world.changes);
+            check(&after, &tables(&world), &all(&sets), true);
+            assert!(sets.iter().all(|set| set.session == SessionId(0)));
+        }
+    }
+}
+
+fn short(sets: &[ChangeSet]) -> Vec<(What, u64, String)> {
+    let short = |change: &Change| {
+        let name = String::from_utf8(change.name.to_vec()).unwrap();
+        (change.what, change.inode.0, name)
+    };
+    sets.iter()
+        .flat_map(|set| &set.changes)
+        .map(short)
+        .collect()
+}
+
+#[test]
+fn a_rename_over_a_file_tells_both_names_and_whose_place_was_taken() {
+    let mut world = World::new();
+    let a = world.create(&user(0), "/a").unwrap().attributes.inode;
+    let b = world.create(&user(0), "/b").unwrap().attributes.inode;
+    world.changes.clear();
+    world
+        .rename(&user(0), "/a", "/b", RenameMode::Replace)
+        .unwrap();
+    let expected = [
+        (What::Unnamed, a, "a".to_owned()),
+        (What::Unnamed, b, "b".to_owned()),
+        (What::Named, a, "b".to_owned()),
+    ];
+    assert_eq!(short(&world.changes), expected);
+    world.changes.clear();
+    let c = world.create(&user(0), "/c").unwrap().attributes.inode;
+    assert_eq!(
+        short(&world.changes),
+        [(What::Named, c, "c".to_owned())],
+        "the attributes of what is new follow from its name"
+    );
+}
+
+#[test]
+fn a_repeated_command_and_a_failed_transaction_tell_nothing() {
+    let mut world = World::new();
+    world.changes.clear();
+    let command = world.next(&user(0), mkdir("/a", 0o755));
+    world.command(CommandKind::Client(command.clone()));
+    assert_eq!(world.changes.len(), 1);
+    world.changes.clear();
+    assert_eq!(world.command(CommandKind::Client(command)).code, 0);
+    let operations = vec![
+        OperationKind::Create(create("/b")).into(),
+        mkdir("/a", 0o755).into(),
+    ];
+    let transaction = Transaction {
+        preconditions: Vec::new(),
+        operations,
+    };
+    world
+        .apply(&user(0), OperationKind::Transaction(transaction))
+        .unwrap_err();
+    assert!(world.changes.is_empty(), "{:?}", world.changes);
+}
+
+#[test]
+fn extended_attributes_are_attributes() {
+    let mut world = World::new();
+    let a = world.create(&user(0), "/a").unwrap().attributes.inode;
+    world.changes.clear();
+    let set = SetXattr {
+        location: cairn_protocol::messages::common::Location::path("/a"),
+        name: b"user.x".to_vec(),
+        value: b"y".to_vec(),
+        ..SetXattr::default()
+    };
+    world.apply(&user(0), OperationKind::SetXattr(set)).unwrap();
+    assert_eq!(
+        short(&world.changes),
+        [(What::Attributes, a, String::new())]
+    );
+}
