@@ -8,6 +8,7 @@
 //! | `read`, `write` | data |
 //! | `locks` | advisory locks |
 //! | `open_file` | a file open for reads and writes at any offset |
+//! | `watch` | what others change |
 //! | `session` | why a change happens exactly once |
 //! | `namenode`, `retry` | finds the leader; the one place that repeats requests |
 //! | `datanodes` | connections to datanodes |
@@ -33,6 +34,7 @@ mod retry;
 mod session;
 mod sync;
 mod verdict;
+mod watch;
 mod write;
 
 pub use admin::found_cluster;
@@ -48,5 +50,6 @@ pub use read::checksum::FileChecksum;
 pub use read::reader::{READ_AT_BYTES_MAX, Reader};
 pub use read::sequential::ReadStream;
 pub use verdict::{Safety, Verdict, verdict};
+pub use watch::{Watch, WatchEvent, WatchOptions, WatchScope};
 pub use write::whole::{RECORD_BYTES_MAX, WriteOptions};
 pub use write::writer::Writer;

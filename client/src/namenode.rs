@@ -1,6 +1,8 @@
 //! Calls to the namenodes: finds the leader, and sends a request again, to the same or another member, until it is
 //! answered or the caller's patience is over. Nothing else in this crate repeats a request to a namenode.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use cairn_protocol::messages::query::{
     Freshness, QueryKind, QueryReply, QueryRequest, QueryResult,
 };
 use cairn_protocol::messages::session::{ClusterInfo, ClusterInfoRequest};
-use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
+use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers, Reply};
 use cairn_protocol::{ErrorCode, Failure, Method};
 use prost::Message;
 use tokio::time::Instant;
@@ -65,6 +67,48 @@ pub(crate) struct Namenode {
     members: Mutex<Members>,
     /// The cluster as last heard, and when that was.
     info: Mutex<Option<(ClusterInfo, Instant)>>,
+    pub(crate) feed: FeedPlace,
+}
+
+/// Sessions of this client that are remembered as its own.
+const OWN_SESSIONS_MAX: usize = 16;
+
+/// Where this client is among the changes of all.
+#[derive(Debug, Default)]
+pub(crate) struct FeedPlace {
+    /// The last entry in which others can have changed what the answers so far tell.
+    changed_index: AtomicU64,
+    /// Own sessions, the current one last. Held for a look only.
+    sessions: Mutex<VecDeque<u64>>,
+}
+
+impl FeedPlace {
+    pub(crate) fn changed_index(&self) -> u64 {
+        self.changed_index.load(Ordering::SeqCst)
+    }
+
+    /// Takes note of an answer.
+    pub(crate) fn answered(&self, changed_index: u64) {
+        self.changed_index
+            .fetch_max(changed_index, Ordering::SeqCst);
+    }
+
+    /// The current session, 0 if there was none yet.
+    pub(crate) fn session(&self) -> u64 {
+        lock(&self.sessions).back().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn is_own(&self, session: u64) -> bool {
+        lock(&self.sessions).contains(&session)
+    }
+
+    pub(crate) fn opened(&self, session: u64) {
+        let mut sessions = lock(&self.sessions);
+        sessions.push_back(session);
+        if sessions.len() > OWN_SESSIONS_MAX {
+            sessions.pop_front();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +167,7 @@ impl Namenode {
             randomness: Randomness::new(config.seed),
             members: Mutex::new(members),
             info: Mutex::new(None),
+            feed: FeedPlace::default(),
         })
     }
 
@@ -190,6 +235,7 @@ impl Namenode {
         let request = QueryRequest {
             caller: self.caller(),
             freshness: Freshness::Linearizable as i32,
+            session: self.feed.session(),
             kind: Some(kind),
         };
         let patience = self.timeouts.patience;
@@ -197,6 +243,7 @@ impl Namenode {
             .call(Method::Query, &request, patience)
             .await
             .map_err(|error| error.into_error(subject, patience))?;
+        self.feed.answered(reply.changed_index);
         reply.result.ok_or_else(|| Error::unexpected(subject))
     }
 
@@ -219,6 +266,24 @@ impl Namenode {
         answer_timeout: Duration,
         patience: Duration,
     ) -> std::result::Result<R, CallError> {
+        let reply = self
+            .call_reply(method, request, answer_timeout, patience)
+            .await?;
+        reply.decode().map_err(|failure| CallError {
+            failure,
+            answered: true,
+            maybe_done: true,
+        })
+    }
+
+    /// Like [`Namenode::call_within`], for answers with a payload.
+    pub(crate) async fn call_reply(
+        &self,
+        method: Method,
+        request: &impl Message,
+        answer_timeout: Duration,
+        patience: Duration,
+    ) -> std::result::Result<Reply, CallError> {
         let mut backoff = Backoff::new(&self.randomness, patience);
         let (mut maybe_done, mut hints, mut overloads) = (false, 0, 0);
         loop {
@@ -262,23 +327,36 @@ impl Namenode {
         }
     }
 
-    async fn attempt<R: Message + Default>(
+    /// Asks one member after the other, each once, until one gives an answer that is accepted.
+    pub(crate) async fn ask_each<T>(
+        &self,
+        method: Method,
+        request: &impl Message,
+        answer_timeout: Duration,
+        accept: impl Fn(Reply) -> Option<T>,
+    ) -> Option<T> {
+        let addresses = lock(&self.members).addresses.clone();
+        for address in addresses {
+            let attempt = self.attempt(&address, method, request, answer_timeout);
+            if let Some(accepted) = attempt.await.ok().and_then(&accept) {
+                return Some(accepted);
+            }
+        }
+        None
+    }
+
+    async fn attempt(
         &self,
         address: &str,
         method: Method,
         request: &impl Message,
         limit: Duration,
-    ) -> std::result::Result<R, Attempt> {
+    ) -> std::result::Result<Reply, Attempt> {
         let connection = self.peers.get(address).await.map_err(Attempt::NotSent)?;
-        match connection
+        connection
             .call(method as u16, request, Bytes::new(), limit)
             .await
-        {
-            Ok(reply) => reply
-                .decode()
-                .map_err(|failure| Attempt::Failed(failure, None)),
-            Err(error) => Err(Attempt::Failed(error.failure, error.leader_hint)),
-        }
+            .map_err(|error| Attempt::Failed(error.failure, error.leader_hint))
     }
 
     /// Who answers what only the leader may is the leader. Any member answers reads: one that did is as good a guess as any.
@@ -286,7 +364,7 @@ impl Namenode {
         let mut members = lock(&self.members);
         let guess = match method {
             Method::ClusterInfo => false,
-            Method::Query => members.leader.is_none(),
+            Method::Query | Method::Changes => members.leader.is_none(),
             _ => members.leader.as_ref() != Some(&address),
         };
         if guess {

@@ -214,10 +214,11 @@ impl Sessions {
         let reply: std::result::Result<MutateReply, CallError> =
             self.namenode.call(Method::Mutate, &request, patience).await;
         match reply {
-            Ok(reply) => reply
-                .outcome
-                .and_then(|outcome| outcome.kind)
-                .ok_or_else(|| Error::unexpected(subject)),
+            Ok(reply) => {
+                self.namenode.feed.answered(reply.changed_index);
+                let kind = reply.outcome.and_then(|outcome| outcome.kind);
+                kind.ok_or_else(|| Error::unexpected(subject))
+            }
             Err(error) => {
                 let expired = error.failure.code == ErrorCode::SessionExpired;
                 if expired {
@@ -283,6 +284,7 @@ impl Sessions {
             expires_at: asked_at + ttl,
             expired: false,
         };
+        self.namenode.feed.opened(reply.session);
         let session = Arc::new(Session {
             id: reply.session,
             state: Mutex::new(state),

@@ -138,6 +138,7 @@ impl Namenode {
                 address: address.clone(),
                 founder: founder.clone(),
                 metrics: metrics.clone(),
+                stopping: tasks.shutdown_token(),
             },
             cluster.clone(),
         );

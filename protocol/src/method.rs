@@ -42,6 +42,8 @@ methods! {
     Sync = 15;
     /// Reports replicas that failed a client.
     ReportReplicas = 16;
+    /// Waits for changes of what the client caches.
+    Changes = 17;
     /// Waits until a lock could be granted.
     WaitLock = 18;
 

@@ -27,6 +27,7 @@ use cairn_protocol::rpc::{
 use cairn_protocol::token::{self, GrantKind};
 use cairn_protocol::{ErrorCode, Failure, Method, net};
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 
 use super::{ControllerOptions, Controllers};
 use crate::consensus::group::{Group, GroupOptions, GroupParts};
@@ -251,6 +252,7 @@ impl World {
             peers,
             address,
             metrics: Metrics::new("namenode"),
+            stopping: CancellationToken::new(),
         };
         NamenodeService::new(parts, ClusterCell::default())
     }

@@ -37,7 +37,7 @@ mod xattr;
 pub use apply::apply_batch;
 pub use context::{Context, Stamp};
 pub use error::OpError;
-pub use read::{check_remove_tree, query};
+pub use read::{Interest, Onlooker, check_remove_tree, query};
 
 #[cfg(test)]
 mod tests;

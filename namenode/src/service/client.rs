@@ -167,7 +167,13 @@ impl NamenodeService {
         Ok(Reply::new(&MutateReply {
             outcome: value,
             applied_index: proposed.index,
+            changed_index: self.changed_by_others(request.session),
         }))
+    }
+
+    fn changed_by_others(&self, session: u64) -> u64 {
+        let feed = self.group.state().feed();
+        feed.changed_by_others(SessionId(session))
     }
 
     fn is_remembered(&self, session: u64, sequence: u64) -> Result<bool, RpcError> {
@@ -223,13 +229,11 @@ impl NamenodeService {
             Ok(Freshness::Stale) => {}
             Err(_) => return Err(RpcError::new(ErrorCode::Malformed, "unknown freshness")),
         }
-        let applied_index = self
-            .group
-            .state()
-            .applied_log_id()
-            .map_or(0, |log_id| log_id.index);
+        let applied_index = self.applied_index();
         let store = self.group.state().store();
         let snapshot = store.snapshot();
+        // After the snapshot: whatever is in it has been noted.
+        let changed_index = self.changed_by_others(request.session);
         let mut result = namespace::query(&snapshot, &request.caller, &kind).map_err(op_error)?;
         match &mut result {
             QueryResult::LocatedExtents(located) => {
@@ -260,6 +264,7 @@ impl NamenodeService {
         }
         Ok(Reply::new(&QueryReply {
             applied_index,
+            changed_index,
             result: Some(result),
         }))
     }

@@ -1,11 +1,12 @@
 //! What the namenode answers: authorise, stamp, translate, call. No logic of the namespace and none of the controllers.
 //!
-//! `client` answers clients, `datanode` datanodes, `admin` operators and other namenodes, `locks` who waits for one; `grants` mints tokens and fills in
+//! `client` answers clients, `feed` tells them what changes, `datanode` answers datanodes, `admin` operators and other namenodes, `locks` who waits for one; `grants` mints tokens and fills in
 //! what replicated state does not hold (addresses, tokens).
 
 mod admin;
 mod client;
 mod datanode;
+mod feed;
 mod grants;
 mod locks;
 
@@ -17,6 +18,9 @@ use cairn_daemon::telemetry::Metrics;
 use cairn_protocol::messages::common::FailureInfo;
 use cairn_protocol::rpc::{FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, Service};
 use cairn_protocol::{ErrorCode, Failure, Method};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::consensus::group::Group;
 use crate::controllers::Controllers;
@@ -40,6 +44,8 @@ pub(crate) struct Parts {
     pub founder: Founder,
     /// Counters of this process.
     pub metrics: Metrics,
+    /// Cancelled when the process is about to end: calls that only wait are answered.
+    pub stopping: CancellationToken,
 }
 
 /// The cluster that this member belongs to, once it is known. Shared with whoever introduces this process.
@@ -67,6 +73,9 @@ pub(crate) struct NamenodeService {
     cluster: ClusterCell,
     metrics: Metrics,
     counters: ServiceMetrics,
+    stopping: CancellationToken,
+    /// One permit per call that waits for changes.
+    waiting: Semaphore,
 }
 
 impl NamenodeService {
@@ -82,6 +91,8 @@ impl NamenodeService {
             cluster,
             metrics: parts.metrics,
             counters,
+            stopping: parts.stopping,
+            waiting: Semaphore::new(feed::WAITING_MAX),
         }
     }
 
@@ -97,6 +108,7 @@ impl NamenodeService {
             Method::OpenSession => self.open_session(request).await,
             Method::KeepAlive => self.keep_alive(request),
             Method::Sync => self.sync(request).await,
+            Method::Changes => self.changes(request).await,
             Method::ReportReplicas => self.report_replicas(request),
             Method::WaitLock => self.wait_lock(request).await,
             Method::RegisterDatanode => self.register_datanode(request).await,
@@ -153,6 +165,7 @@ impl Service for NamenodeService {
             Method::RaftSnapshot,
             Method::ReplicaReport,
             Method::RaftAppend,
+            Method::Changes,
         ]
         .into_iter()
         .any(|heavy| u16::from(heavy) == method)

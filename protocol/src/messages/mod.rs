@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod common;
 pub mod datanode;
+pub mod feed;
 pub mod lock;
 pub mod operation;
 pub mod query;

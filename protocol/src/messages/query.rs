@@ -22,6 +22,9 @@ pub struct QueryRequest {
     /// How fresh.
     #[prost(enumeration = "Freshness", tag = "2")]
     pub freshness: i32,
+    /// The asker's session, 0 if it has none: see [`QueryReply::changed_index`].
+    #[prost(uint64, tag = "3")]
+    pub session: u64,
     /// What.
     #[prost(oneof = "QueryKind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub kind: Option<QueryKind>,
@@ -57,6 +60,10 @@ pub struct QueryReply {
     /// Index of the last log entry that the answer reflects.
     #[prost(uint64, tag = "1")]
     pub applied_index: u64,
+    /// The last entry with a change by any other session than the asker's that the answer can reflect. Who knows the
+    /// changes up to here knows nothing older than this answer.
+    #[prost(uint64, tag = "2")]
+    pub changed_index: u64,
     /// What.
     #[prost(oneof = "QueryResult", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub result: Option<QueryResult>,

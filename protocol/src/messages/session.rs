@@ -105,6 +105,9 @@ pub struct MutateReply {
     /// Index of the log entry that did it.
     #[prost(uint64, tag = "2")]
     pub applied_index: u64,
+    /// The last entry with a change by any other session that the outcome can reflect.
+    #[prost(uint64, tag = "3")]
+    pub changed_index: u64,
 }
 
 /// Makes every byte that the file's extents use durable on every replica.

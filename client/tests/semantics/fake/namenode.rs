@@ -160,6 +160,7 @@ fn mutate(state: &mut State, request: MutateRequest) -> Result<MutateReply, RpcE
     Ok(MutateReply {
         outcome: Some(outcome?.into()),
         applied_index: 1,
+        changed_index: 1,
     })
 }
 
@@ -402,6 +403,7 @@ fn query(state: &mut State, request: QueryRequest) -> Result<QueryReply, Failure
     };
     Ok(QueryReply {
         applied_index: 1,
+        changed_index: 1,
         result: Some(result),
     })
 }

@@ -8,6 +8,7 @@ use super::error::OpError;
 use crate::store::Read;
 
 mod access;
+mod changes;
 mod extents;
 mod list;
 mod lock;
@@ -16,6 +17,7 @@ mod stat;
 mod statfs;
 mod xattr;
 
+pub use changes::{Interest, Onlooker};
 pub use remove_tree::check_remove_tree;
 
 /// Answers a query. Tokens, addresses of datanodes and the space on their volumes are the service's to fill

@@ -1,14 +1,17 @@
 //! What apply notes for those who cache: everything that anybody can tell apart, nothing of what failed, and who did it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_protocol::ids::{InodeId, SessionId};
+use cairn_protocol::messages::common::{Caller, Location};
+use cairn_protocol::messages::feed;
 use cairn_protocol::messages::operation::{OperationKind, RenameMode, SetXattr, Transaction};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 
 use super::model::{Step, caller, operation, step};
 use super::world::{World, create, mkdir, user};
 use crate::namespace::command::{CommandKind, Sweep};
+use crate::namespace::{Interest, Onlooker};
 use crate::store::records::InodeRecord;
 use crate::store::{Change, ChangeSet, KeyKind, What, dirent, inode, scan_kind};
 
@@ -171,7 +174,7 @@ fn extended_attributes_are_attributes() {
     let a = world.create(&user(0), "/a").unwrap().attributes.inode;
     world.changes.clear();
     let set = SetXattr {
-        location: cairn_protocol::messages::common::Location::path("/a"),
+        location: Location::path("/a"),
         name: b"user.x".to_vec(),
         value: b"y".to_vec(),
         ..SetXattr::default()
@@ -181,4 +184,93 @@ fn extended_attributes_are_attributes() {
         short(&world.changes),
         [(What::Attributes, a, String::new())]
     );
+}
+
+/// What a caller is told: (kind, inode, name).
+fn told(world: &World, who: &Caller, interest: &Interest) -> Vec<(feed::ChangeKind, u64, String)> {
+    let snapshot = world.store.snapshot();
+    let mut onlooker = Onlooker::new(&snapshot, who, interest);
+    let seen = onlooker.see(world.changes.iter()).unwrap();
+    let changes = seen.into_iter().flat_map(|set| set.changes);
+    let short = |change: feed::Change| {
+        let name = String::from_utf8(change.name.to_vec()).unwrap();
+        (change.kind(), change.inode, name)
+    };
+    changes.map(short).collect()
+}
+
+#[test]
+fn names_are_for_those_who_may_read_the_directory_and_ids_for_all() {
+    let mut world = World::new();
+    world.change(&user(1), mkdir("/private", 0o711)).unwrap();
+    world.changes.clear();
+    let file = world.create(&user(1), "/private/secret").unwrap();
+    let id = file.attributes.inode;
+    let all = Interest::default();
+    let named = |name: &str| [(feed::ChangeKind::Named, id, name.to_owned())];
+    assert_eq!(told(&world, &user(0), &all), named("secret"));
+    assert_eq!(told(&world, &user(1), &all), named("secret"));
+    assert_eq!(told(&world, &user(2), &all), named(""));
+    let not_own = Interest {
+        without_session: SessionId(world.session),
+        ..Interest::default()
+    };
+    assert!(told(&world, &user(0), &not_own).is_empty());
+}
+
+#[test]
+fn an_interest_in_a_directory_is_in_what_lies_in_it_and_below_it_in_all_deeper() {
+    let mut world = World::new();
+    let who = user(0);
+    let top = world.mkdir(&who, "/top").unwrap().attributes.inode;
+    let deep = world.mkdir(&who, "/top/deep").unwrap().attributes.inode;
+    world.mkdir(&who, "/other").unwrap();
+    let near = world.create(&who, "/top/near").unwrap().attributes.inode;
+    let far = world.create(&who, "/top/deep/far").unwrap();
+    let far = far.attributes.inode;
+    world.create(&who, "/other/file").unwrap();
+    world.changes.clear();
+    for path in ["/top/near", "/top/deep/far", "/other/file"] {
+        let truncate = Step::Truncate(path.to_owned(), 5);
+        world.change(&who, operation(&truncate)).unwrap();
+    }
+    world
+        .rename(&who, "/top/deep/far", "/other/far", RenameMode::Replace)
+        .unwrap();
+    world.rmdir(&who, "/top/deep").unwrap();
+    let (content, unnamed) = (feed::ChangeKind::Content, feed::ChangeKind::Unnamed);
+    let gone = feed::ChangeKind::Gone;
+    let (near, far, deep) = (
+        |kind, name: &str| (kind, near, name.to_owned()),
+        |kind, name: &str| (kind, far, name.to_owned()),
+        |kind, name: &str| (kind, deep, name.to_owned()),
+    );
+    let in_top = Interest {
+        inodes: BTreeSet::from([InodeId(top)]),
+        ..Interest::default()
+    };
+    let expected = [near(content, ""), deep(unnamed, "deep"), deep(gone, "")];
+    assert_eq!(told(&world, &who, &in_top), expected);
+    let below = Interest {
+        below: Some(InodeId(top)),
+        ..Interest::default()
+    };
+    // Also what was in the directory that is gone by now.
+    let expected = [
+        near(content, ""),
+        far(unnamed, "far"),
+        deep(unnamed, "deep"),
+        deep(gone, ""),
+    ];
+    assert_eq!(told(&world, &who, &below), expected);
+    let file = Interest {
+        inodes: BTreeSet::from([InodeId(far(content, "").1)]),
+        ..Interest::default()
+    };
+    let expected = [
+        far(content, ""),
+        far(unnamed, "far"),
+        far(feed::ChangeKind::Named, "far"),
+    ];
+    assert_eq!(told(&world, &who, &file), expected);
 }
