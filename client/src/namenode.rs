@@ -12,7 +12,7 @@ use cairn_protocol::messages::query::{
     Freshness, QueryKind, QueryReply, QueryRequest, QueryResult,
 };
 use cairn_protocol::messages::session::{ClusterInfo, ClusterInfoRequest};
-use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers, Reply};
+use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
 use cairn_protocol::{ErrorCode, Failure, Method};
 use prost::Message;
 use tokio::time::Instant;
@@ -266,24 +266,6 @@ impl Namenode {
         answer_timeout: Duration,
         patience: Duration,
     ) -> std::result::Result<R, CallError> {
-        let reply = self
-            .call_reply(method, request, answer_timeout, patience)
-            .await?;
-        reply.decode().map_err(|failure| CallError {
-            failure,
-            answered: true,
-            maybe_done: true,
-        })
-    }
-
-    /// Like [`Namenode::call_within`], for answers with a payload.
-    pub(crate) async fn call_reply(
-        &self,
-        method: Method,
-        request: &impl Message,
-        answer_timeout: Duration,
-        patience: Duration,
-    ) -> std::result::Result<Reply, CallError> {
         let mut backoff = Backoff::new(&self.randomness, patience);
         let (mut maybe_done, mut hints, mut overloads) = (false, 0, 0);
         loop {
@@ -328,35 +310,40 @@ impl Namenode {
     }
 
     /// Asks one member after the other, each once, until one gives an answer that is accepted.
-    pub(crate) async fn ask_each<T>(
+    pub(crate) async fn ask_each<R: Message + Default>(
         &self,
         method: Method,
         request: &impl Message,
         answer_timeout: Duration,
-        accept: impl Fn(Reply) -> Option<T>,
-    ) -> Option<T> {
+        accept: impl Fn(&R) -> bool,
+    ) -> Option<R> {
         let addresses = lock(&self.members).addresses.clone();
         for address in addresses {
             let attempt = self.attempt(&address, method, request, answer_timeout);
-            if let Some(accepted) = attempt.await.ok().and_then(&accept) {
+            if let Some(accepted) = attempt.await.ok().filter(&accept) {
                 return Some(accepted);
             }
         }
         None
     }
 
-    async fn attempt(
+    async fn attempt<R: Message + Default>(
         &self,
         address: &str,
         method: Method,
         request: &impl Message,
         limit: Duration,
-    ) -> std::result::Result<Reply, Attempt> {
+    ) -> std::result::Result<R, Attempt> {
         let connection = self.peers.get(address).await.map_err(Attempt::NotSent)?;
-        connection
+        match connection
             .call(method as u16, request, Bytes::new(), limit)
             .await
-            .map_err(|error| Attempt::Failed(error.failure, error.leader_hint))
+        {
+            Ok(reply) => reply
+                .decode()
+                .map_err(|failure| Attempt::Failed(failure, None)),
+            Err(error) => Err(Attempt::Failed(error.failure, error.leader_hint)),
+        }
     }
 
     /// Who answers what only the leader may is the leader. Any member answers reads: one that did is as good a guess as any.

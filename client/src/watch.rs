@@ -5,14 +5,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cairn_protocol::Method;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::feed::{ChangeSet, ChangeSets, ChangesReply, ChangesRequest};
-use cairn_protocol::rpc::Reply;
-use prost::Message;
+use cairn_protocol::messages::feed::{ChangeSet, ChangesReply, ChangesRequest};
 
-use crate::error::{Error, Result, Subject};
+use crate::error::{Result, Subject};
 use crate::file_system::FileSystem;
 
 /// How long one question waits for a change: so often a quiet watch hears that there were none.
@@ -100,24 +97,21 @@ impl Watch {
         let patience = namenode.timeouts().patience;
         let limit = WAIT + namenode.timeouts().request;
         let request = self.request();
-        let answer = namenode.call_reply(Method::Changes, &request, limit, patience);
-        let answer = answer
+        let answer = namenode.call_within(Method::Changes, &request, limit, patience);
+        let mut reply: ChangesReply = answer
             .await
             .map_err(|error| error.into_error(&Subject::Cluster, patience))?;
-        let (mut reply, mut payload) = decode(answer)?;
         if reply.lost {
             // A member that has just started has forgotten what another one may still know.
-            let known = |answer| decode(answer).ok().filter(|(reply, _)| !reply.lost);
-            let found = namenode.ask_each(Method::Changes, &request, limit, known);
-            if let Some(found) = found.await {
-                (reply, payload) = found;
-            }
+            let knows = |reply: &ChangesReply| !reply.lost;
+            let found = namenode.ask_each(Method::Changes, &request, limit, knows);
+            reply = found.await.unwrap_or(reply);
         }
         self.index = reply.upto_index;
         if reply.lost {
             return Ok(WatchEvent::Lost);
         }
-        let ChangeSets { mut sets } = ChangeSets::decode(payload).map_err(|_| malformed())?;
+        let mut sets = reply.sets;
         if self.options.others_only {
             sets.retain(|set| !self.fs.is_own_change(set));
         }
@@ -144,13 +138,4 @@ impl Watch {
             wait_ms: WAIT.as_millis() as u32,
         }
     }
-}
-
-fn decode(answer: Reply) -> Result<(ChangesReply, Bytes)> {
-    let reply = answer.decode().map_err(|_| malformed())?;
-    Ok((reply, answer.payload))
-}
-
-fn malformed() -> Error {
-    Error::unexpected(&Subject::Cluster)
 }

@@ -38,6 +38,7 @@ pub(crate) mod touch;
 pub(crate) mod tree;
 pub(crate) mod truncate;
 pub(crate) mod up;
+pub(crate) mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -152,6 +153,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Touch(touch) => touch.run(session).await?,
         Command::Tree(tree) => tree.run(session).await?,
         Command::Truncate(truncate) => truncate.run(session).await?,
+        Command::Watch(watch) => watch.run(session).await?,
         Command::Status(status) => status.run(session).await?,
         Command::Fsck(fsck) => return fsck.run(session).await,
         Command::Completions(_)

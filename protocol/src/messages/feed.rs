@@ -6,8 +6,6 @@ use super::common::{Caller, InodeKind};
 
 /// Asks for changes after an index; the answer waits until there are some, or for `wait_ms`. Any member answers, after it has
 /// applied all that was acknowledged before the question; so an answer without changes says that there were none.
-///
-/// The reply's header is [`ChangesReply`], its payload [`ChangeSets`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ChangesRequest {
     /// Who asks. Names in directories that the caller may not read are left out.
@@ -30,7 +28,7 @@ pub struct ChangesRequest {
     pub wait_ms: u32,
 }
 
-/// How far the answer goes.
+/// Changes in the order in which they happened.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ChangesReply {
     /// These are all the changes up to this entry; the next question goes on from here.
@@ -39,13 +37,8 @@ pub struct ChangesReply {
     /// Changes are missing: whatever was read at or before `upto_index` may be out of date.
     #[prost(bool, tag = "2")]
     pub lost: bool,
-}
-
-/// Changes in the order in which they happened.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct ChangeSets {
     /// One for each mutation that changed something.
-    #[prost(message, repeated, tag = "1")]
+    #[prost(message, repeated, tag = "3")]
     pub sets: Vec<ChangeSet>,
 }
 
@@ -106,7 +99,7 @@ mod tests {
     use bytes::Bytes;
     use prost::Message;
 
-    use super::{Change, ChangeKind, ChangeSet, ChangeSets, ChangesReply, ChangesRequest};
+    use super::{Change, ChangeKind, ChangeSet, ChangesReply, ChangesRequest};
     use crate::messages::common::{Caller, InodeKind};
 
     #[test]
@@ -128,11 +121,6 @@ mod tests {
             0x0A, 4, 8, 1, 16, 2, 0x10, 3, 0x18, 4, 0x22, 2, 5, 6, 0x28, 7, 0x30, 8,
         ];
         assert_eq!(request.encode_to_vec(), golden);
-        let reply = ChangesReply {
-            upto_index: 9,
-            lost: true,
-        };
-        assert_eq!(reply.encode_to_vec(), [8, 9, 16, 1]);
         let change = Change {
             inode: 1,
             inode_kind: InodeKind::File as i32,
@@ -140,7 +128,9 @@ mod tests {
             kind: ChangeKind::Unnamed as i32,
             name: Bytes::from_static(b"a"),
         };
-        let sets = ChangeSets {
+        let reply = ChangesReply {
+            upto_index: 9,
+            lost: true,
             sets: vec![ChangeSet {
                 index: 3,
                 session: 4,
@@ -148,8 +138,8 @@ mod tests {
             }],
         };
         let golden = [
-            0x0A, 17, 8, 3, 16, 4, 0x1A, 11, 8, 1, 16, 1, 24, 2, 32, 4, 0x2A, 1, b'a',
+            8, 9, 16, 1, 0x1A, 17, 8, 3, 16, 4, 0x1A, 11, 8, 1, 16, 1, 24, 2, 32, 4, 0x2A, 1, b'a',
         ];
-        assert_eq!(sets.encode_to_vec(), golden);
+        assert_eq!(reply.encode_to_vec(), golden);
     }
 }

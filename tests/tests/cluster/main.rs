@@ -20,3 +20,4 @@ mod sharing;
 mod space;
 mod sync;
 mod transactions;
+mod watch;

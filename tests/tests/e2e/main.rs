@@ -7,3 +7,4 @@ mod commands;
 mod failures;
 mod program;
 mod settings;
+mod watch;
