@@ -19,12 +19,12 @@ impl Watching {
         let mut command = cluster.command(["watch"]);
         command.args(arguments);
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = command.spawn().expect("start dfs");
         let mut said = String::new();
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
-        errors.read_line(&mut said).unwrap();
+        let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+        errors.read_line(&mut said).expect("read what it says");
         assert!(said.starts_with("dfs: watching "), "{said}");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         Self { child, lines }
     }
 
@@ -32,7 +32,7 @@ impl Watching {
     fn until(&mut self, last: &str) -> Vec<String> {
         let mut said: Vec<String> = Vec::new();
         for line in self.lines.by_ref() {
-            let line = line.unwrap();
+            let line = line.expect("a line");
             if said.last() != Some(&line) {
                 said.push(line);
             }
@@ -45,7 +45,7 @@ impl Watching {
 
     fn interrupt(mut self) -> Option<i32> {
         signal("INT", self.child.id());
-        self.child.wait().unwrap().code()
+        self.child.wait().expect("it ends").code()
     }
 }
 
