@@ -5,6 +5,7 @@
 //! mounted; only what makes an inode runs in the name of the process, for its owner and group.
 
 mod data;
+mod keeper;
 mod xattrs;
 
 use std::future::Future;
@@ -17,10 +18,15 @@ use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 
+use crate::caches::KernelCaches;
 use crate::errno::errno;
 use crate::handles::Directories;
 pub use crate::identity::Requester;
-use crate::inodes::{Inodes, Opened};
+use crate::inodes::Inodes;
+
+/// How often attributes are asked for again that were older than what is known. A second answer is newer; only if others, or
+/// this mount, change the file all the time is it old again.
+const ASKS_MAX: u32 = 8;
 
 /// A result whose error is the kernel's number.
 pub type Outcome<T> = Result<T, i32>;
@@ -31,6 +37,7 @@ pub struct MountedFs {
     fs: FileSystem,
     inodes: Inodes,
     directories: Directories,
+    caches: KernelCaches,
 }
 
 /// What `setattr` changes.
@@ -51,72 +58,109 @@ fn number(error: Error) -> i32 {
 }
 
 impl MountedFs {
-    /// Over a connected cluster.
-    pub fn new(fs: FileSystem) -> Self {
+    /// Over a connected cluster, for a kernel that keeps what these caches hold.
+    pub fn new(fs: FileSystem, caches: KernelCaches) -> Self {
         Self {
             fs,
             inodes: Inodes::default(),
             directories: Directories::default(),
+            caches,
         }
     }
 
-    /// What is written and not committed is part of what this mount sees.
-    fn with_own_writes(&self, mut attributes: Attributes) -> Attributes {
-        if let Some(file) = self.inodes.file(attributes.inode) {
-            file.observe(&attributes);
-            if file.is_dirty() {
-                attributes.size = file.size();
+    /// Attributes as this mount has to see them, never older than what it has done itself.
+    async fn ask(&self, place: Place) -> Outcome<Attributes> {
+        let mut asks = 0;
+        loop {
+            let attributes = self.fs.stat_link(&place).await.map_err(number)?;
+            asks += 1;
+            match self.inodes.see(attributes.clone()) {
+                Some(seen) => return Ok(seen),
+                None if asks == ASKS_MAX => return Ok(self.inodes.see_old(attributes)),
+                None => {}
             }
         }
-        attributes
     }
 
-    /// Makes an inode in the name of a process.
-    async fn on_behalf<T, F>(&self, who: Requester, make: impl Fn(FileSystem) -> F) -> Outcome<T>
+    /// Attributes that a change of our own was answered with. What is newer by now is asked for.
+    async fn seen(&self, attributes: Attributes) -> Outcome<Attributes> {
+        let inode = InodeId(attributes.inode);
+        match self.inodes.see(attributes) {
+            Some(seen) => Ok(seen),
+            None => self.ask(inode.into()).await,
+        }
+    }
+
+    /// Commits what an open file has gathered: only then are its times and its space known, and what is told of them now
+    /// stays true. Whether it works is for flush, fsync and close to tell.
+    async fn commit_gathered(&self, inode: u64) {
+        if let Some(file) = self.inodes.file(inode) {
+            file.try_commit().await;
+        }
+    }
+
+    /// Makes an inode with this mode in the name of a process.
+    async fn on_behalf<T, F>(
+        &self,
+        who: Requester,
+        mode: u32,
+        make: impl Fn(FileSystem) -> F,
+    ) -> Outcome<T>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let result = make(self.fs.with_caller(who.caller())).await;
-        match result {
-            // The kernel has allowed it already, perhaps through a group that it did not tell.
-            Err(error) if error.code() == ErrorCode::PermissionDenied => {
-                make(self.fs.with_caller(who.caller_with_groups()))
-                    .await
-                    .map_err(number)
+        // Whether a set-group-id program may be made depends on all groups.
+        let plain = mode & libc::S_ISGID == 0;
+        if plain {
+            let result = make(self.fs.with_caller(who.caller())).await;
+            match result {
+                // The kernel has allowed it already, perhaps through a group that it did not tell.
+                Err(error) if error.code() == ErrorCode::PermissionDenied => {}
+                result => return result.map_err(number),
             }
-            result => result.map_err(number),
         }
+        make(self.fs.with_caller(who.caller_with_groups()))
+            .await
+            .map_err(number)
     }
 
     /// A name in a directory.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Outcome<Attributes> {
-        let attributes = self.fs.stat_link(entry(parent, name)).await;
-        attributes
-            .map(|attributes| self.with_own_writes(attributes))
-            .map_err(number)
+        let found = self.ask(entry(parent, name)).await?;
+        let gathers = self.inodes.file(found.inode).is_some_and(|f| f.is_dirty());
+        if gathers {
+            self.commit_gathered(found.inode).await;
+            return self.ask(entry(parent, name)).await;
+        }
+        Ok(found)
     }
 
     /// Attributes of an inode.
     pub async fn attributes(&self, inode: u64) -> Outcome<Attributes> {
-        let attributes = self.fs.stat_link(InodeId(inode)).await;
-        attributes
-            .map(|attributes| self.with_own_writes(attributes))
-            .map_err(number)
+        self.commit_gathered(inode).await;
+        self.ask(InodeId(inode).into()).await
     }
 
-    /// Changes attributes and size.
-    pub async fn set_attributes(&self, inode: u64, new: NewAttributes) -> Outcome<Attributes> {
+    /// Changes attributes and size, for a process that the kernel has allowed it.
+    pub async fn set_attributes(
+        &self,
+        who: Requester,
+        inode: u64,
+        mut new: NewAttributes,
+    ) -> Outcome<Attributes> {
         let file = self.inodes.file(inode);
         let mut attributes = None;
         if let Some(size) = new.size {
-            attributes = Some(match &file {
-                Some(file) => file.truncate(size).await.map_err(number)?,
-                None => self
-                    .fs
-                    .truncate(InodeId(inode), size)
-                    .await
-                    .map_err(number)?,
-            });
+            let cut = match &file {
+                Some(file) => file.truncate(size).await,
+                None => self.fs.truncate(InodeId(inode), size).await,
+            };
+            let cut = cut.map_err(number)?;
+            // As a write does.
+            if who.uid != 0 && new.change.mode.is_none() {
+                new.change.mode = without_set_ids(cut.mode);
+            }
+            attributes = Some(cut);
         }
         if new.change != AttributeChange::default() {
             // Bytes that are committed later would set the times anew.
@@ -127,9 +171,23 @@ impl MountedFs {
             attributes = Some(changed.map_err(number)?);
         }
         match attributes {
-            Some(attributes) => Ok(self.with_own_writes(attributes)),
+            Some(attributes) => self.seen(attributes).await,
             None => self.attributes(inode).await,
         }
+    }
+
+    /// Takes set-user-id and set-group-id away from a file that somebody changes who may not keep them.
+    async fn drop_set_ids(&self, inode: u64) -> Outcome<()> {
+        let Some(mode) = self.inodes.mode(inode).and_then(without_set_ids) else {
+            return Ok(());
+        };
+        let change = AttributeChange {
+            mode: Some(mode),
+            ..AttributeChange::default()
+        };
+        let changed = self.fs.set_attributes(InodeId(inode), change).await;
+        self.inodes.see(changed.map_err(number)?);
+        Ok(())
     }
 
     /// Where a symbolic link points.
@@ -152,7 +210,7 @@ impl MountedFs {
             let place = entry(parent, name);
             fs.make_node(place, kind, mode, rdev.into()).await
         };
-        self.on_behalf(who, make).await
+        self.on_behalf(who, mode, make).await
     }
 
     /// Makes a directory.
@@ -164,7 +222,7 @@ impl MountedFs {
         mode: u32,
     ) -> Outcome<Attributes> {
         let make = |fs: FileSystem| async move { fs.mkdir(entry(parent, name), mode).await };
-        self.on_behalf(who, make).await
+        self.on_behalf(who, mode, make).await
     }
 
     /// Makes a symbolic link.
@@ -176,18 +234,17 @@ impl MountedFs {
         target: &[u8],
     ) -> Outcome<Attributes> {
         let make = |fs: FileSystem| async move { fs.symlink(target, entry(parent, name)).await };
-        self.on_behalf(who, make).await
+        self.on_behalf(who, 0o777, make).await
     }
 
     /// Another name for an inode.
     pub async fn link(&self, inode: u64, parent: u64, name: &[u8]) -> Outcome<Attributes> {
         let linked = self.fs.link(InodeId(inode), entry(parent, name)).await;
-        linked
-            .map(|attributes| self.with_own_writes(attributes))
-            .map_err(number)
+        self.seen(linked.map_err(number)?).await
     }
 
-    /// Makes or opens a file; `exclusive` if it must be new, `truncate` if an old content goes.
+    /// Makes a file and opens it. The kernel has looked for the name before; if somebody else has made it since, it looks
+    /// again (`ESTALE`), opens what is there, and checks who may do so. With `exclusive` that is an error.
     pub async fn create(
         &self,
         who: Requester,
@@ -195,55 +252,29 @@ impl MountedFs {
         name: &[u8],
         mode: u32,
         exclusive: bool,
-        truncate: bool,
-    ) -> Outcome<(Attributes, bool)> {
-        let if_exists = if exclusive {
-            IfExists::Fail
-        } else {
-            IfExists::Open
+    ) -> Outcome<Attributes> {
+        let make = |fs: FileSystem| async move {
+            let place = entry(parent, name);
+            fs.create(place, mode, IfExists::Fail).await
         };
-        let make =
-            |fs: FileSystem| async move { fs.create(entry(parent, name), mode, if_exists).await };
-        let (mut attributes, created) = self.on_behalf(who, make).await?;
-        if attributes.kind != InodeKind::File as i32 {
-            return Err(libc::EEXIST);
-        }
-        let Opened { file, unchanged } = self.inodes.open(&self.fs, &attributes);
-        if truncate && !created && attributes.size > 0 {
-            match file.truncate(0).await {
-                Ok(cut) => attributes = cut,
-                Err(error) => {
-                    self.inodes.close(attributes.inode);
-                    return Err(number(error));
-                }
-            }
-        }
-        Ok((attributes, unchanged))
-    }
-
-    /// Keeps an inode that is open here and is about to lose a name.
-    async fn keep_if_open(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        if self.inodes.is_empty() {
-            return Ok(());
-        }
-        let Ok(attributes) = self.fs.stat_link(entry(parent, name)).await else {
-            return Ok(());
-        };
-        if !self.inodes.claim(attributes.inode) {
-            return Ok(());
-        }
-        let claimed = self.fs.claim(InodeId(attributes.inode)).await;
-        claimed.map_err(|error| {
-            self.inodes.unclaim(attributes.inode);
-            number(error)
-        })
+        let made = self.on_behalf(who, mode, make).await;
+        let (attributes, _) = made.map_err(|errno| match errno {
+            libc::EEXIST if !exclusive => libc::ESTALE,
+            errno => errno,
+        })?;
+        // New, so nothing newer is known of it.
+        self.inodes.open(&self.fs, &attributes);
+        Ok(attributes)
     }
 
     /// Removes a name of anything but a directory.
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        self.keep_if_open(parent, name).await?;
         let removed = self.fs.unlink(entry(parent, name)).await;
-        removed.map(drop).map_err(number)
+        let removed = removed.map_err(number)?;
+        if removed.nlink == 0 {
+            self.keep_unlinked(removed.inode).await;
+        }
+        Ok(())
     }
 
     /// Removes an empty directory.
@@ -259,9 +290,7 @@ impl MountedFs {
         (new_parent, new_name): (u64, &[u8]),
         mode: RenameMode,
     ) -> Outcome<()> {
-        if mode == RenameMode::Replace {
-            self.keep_if_open(new_parent, new_name).await?;
-        }
+        // What it replaces may be open here: the keeper finds that, well before the cluster lets it go.
         let target = entry(new_parent, new_name);
         let renamed = self.fs.rename(entry(parent, name), target, mode).await;
         renamed.map(drop).map_err(number)
@@ -278,14 +307,29 @@ impl MountedFs {
         Ok(attributes.parent.max(InodeId::ROOT.0))
     }
 
-    /// Entries of an open directory from this index on, at most a page; none at the end.
-    pub async fn read_directory(&self, handle: u64, index: usize) -> Outcome<Vec<ListingEntry>> {
+    /// Entries of an open directory from this index on; none at the end. Not all of them have attributes, if `attributes` are
+    /// wanted: those that were told before have none.
+    pub async fn read_directory(
+        &self,
+        handle: u64,
+        index: usize,
+        attributes: bool,
+    ) -> Outcome<Vec<ListingEntry>> {
         let directory = self.directories.get(handle).ok_or(libc::EBADF)?;
-        let mut page = directory.page(&self.fs, index).await.map_err(number)?;
+        let page = directory.page(&self.fs, index, attributes).await;
+        let mut page = page.map_err(number)?;
         for entry in &mut page {
-            entry.attributes = entry.attributes.take().map(|a| self.with_own_writes(a));
+            let attributes = entry.attributes.take();
+            entry.attributes = attributes.and_then(|attributes| self.inodes.see(attributes));
         }
         Ok(page)
+    }
+
+    /// The kernel took the entries up to this index; `full` if there was no room for another one.
+    pub async fn told_directory(&self, handle: u64, to: usize, full: bool) {
+        if let Some(directory) = self.directories.get(handle) {
+            directory.told(to, full).await;
+        }
     }
 
     /// Closes a directory.
@@ -313,4 +357,27 @@ impl MountedFs {
 
 fn entry(parent: u64, name: &[u8]) -> Place {
     Place::entry(InodeId(parent), name)
+}
+
+/// The mode after a change of content by somebody who may not keep these bits; `None` if it has none. Set-group-id without
+/// group execution meant mandatory locking once and is left alone, as Linux does.
+fn without_set_ids(mode: u32) -> Option<u32> {
+    let mut without = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        without &= !libc::S_ISGID;
+    }
+    (without != mode).then_some(without & 0o7777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_set_ids;
+
+    #[test]
+    fn set_ids_go_but_not_the_mark_of_mandatory_locks() {
+        assert_eq!(without_set_ids(0o6755), Some(0o755));
+        assert_eq!(without_set_ids(0o4644), Some(0o644));
+        assert_eq!(without_set_ids(0o2644), None);
+        assert_eq!(without_set_ids(0o1777), None);
+    }
 }

@@ -8,27 +8,33 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cairn_client::AttributeChange;
 use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::operation::{RenameMode, XattrMode};
+use cairn_protocol::messages::query::ListingEntry;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+mod convert;
+
+use self::convert::{file_attr, file_type, nanoseconds, open_flags, reply_xattr};
 use crate::fs::{MountedFs, NewAttributes, Outcome, Requester};
 
 /// Largest request, and what the kernel can put into one.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Block size that programs are told.
 const BLOCK_BYTES: u32 = 4096;
+/// Requests that the kernel sends on its own account before it waits for answers.
+const BACKGROUND_MAX: u16 = 64;
 /// Inode numbers are never used again.
 const GENERATION: Generation = Generation(0);
 
@@ -96,74 +102,38 @@ impl Adapter {
     }
 }
 
+/// Offsets 1 and 2 are behind the two entries that the cluster does not list.
+fn entry_index(offset: u64) -> usize {
+    usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX)
+}
+
+/// The offset behind the entry of this index.
+fn cookie(index: usize) -> u64 {
+    index as u64 + 3
+}
+
+/// Entries from an offset on, and the directory itself if its own two entries are still to come.
+async fn read_directory(
+    fs: &MountedFs,
+    inode: INodeNo,
+    handle: FileHandle,
+    offset: u64,
+    attributes: bool,
+) -> Outcome<(Option<Attributes>, Vec<ListingEntry>)> {
+    let own = match offset {
+        0 | 1 => Some(fs.attributes(inode.0).await?),
+        _ => None,
+    };
+    let index = entry_index(offset);
+    let entries = fs.read_directory(handle.0, index, attributes).await?;
+    Ok((own, entries))
+}
+
 fn requester(request: &Request) -> Requester {
     Requester {
         uid: request.uid(),
         gid: request.gid(),
         pid: request.pid(),
-    }
-}
-
-fn time(ns: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(ns)
-}
-
-/// Nanoseconds since 1970; times before that are 1970.
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn file_type(kind: i32) -> FileType {
-    match InodeKind::try_from(kind) {
-        Ok(InodeKind::Directory) => FileType::Directory,
-        Ok(InodeKind::Symlink) => FileType::Symlink,
-        Ok(InodeKind::Fifo) => FileType::NamedPipe,
-        Ok(InodeKind::Socket) => FileType::Socket,
-        Ok(InodeKind::CharDevice) => FileType::CharDevice,
-        Ok(InodeKind::BlockDevice) => FileType::BlockDevice,
-        Ok(InodeKind::File | InodeKind::Unspecified) | Err(_) => FileType::RegularFile,
-    }
-}
-
-fn file_attr(attributes: &Attributes) -> FileAttr {
-    let kind = file_type(attributes.kind);
-    FileAttr {
-        ino: INodeNo(attributes.inode),
-        size: attributes.size,
-        blocks: attributes.allocated.div_ceil(512),
-        atime: time(attributes.atime_ns),
-        mtime: time(attributes.mtime_ns),
-        ctime: time(attributes.ctime_ns),
-        crtime: time(attributes.btime_ns),
-        kind,
-        perm: (attributes.mode & 0o7777) as u16,
-        nlink: attributes.nlink,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        rdev: attributes.rdev as u32,
-        blksize: BLOCK_BYTES,
-        flags: 0,
-    }
-}
-
-fn open_flags(flags: i32, unchanged: bool) -> FopenFlags {
-    let mut open = FopenFlags::empty();
-    if flags & libc::O_APPEND != 0 {
-        // The kernel's own idea of the end may be behind: bytes go where the cluster says.
-        open |= FopenFlags::FOPEN_DIRECT_IO;
-    } else if unchanged {
-        open |= FopenFlags::FOPEN_KEEP_CACHE;
-    }
-    open
-}
-
-/// A value, or its length if there is room for nothing.
-fn reply_xattr(reply: ReplyXattr, value: &[u8], room: u32) {
-    match u32::try_from(value.len()) {
-        Ok(length) if room == 0 => reply.size(length),
-        Ok(length) if length <= room => reply.data(value),
-        Ok(_) | Err(_) => reply.error(Errno::ERANGE),
     }
 }
 
@@ -175,12 +145,18 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_MAX_PAGES,
+            // A target never changes, and inode numbers are not used again.
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // Else it asks for security.capability before each write. `fs` takes the bits away.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // For handles that append; it then also keeps their pages in step with other handles'.
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ];
         for flag in wanted {
             let _ = config.add_capabilities(flag);
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
-        let _ = config.set_max_background(64);
+        let _ = config.set_max_background(BACKGROUND_MAX);
         Ok(())
     }
 
@@ -199,7 +175,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -230,8 +206,8 @@ impl Filesystem for Adapter {
             ..AttributeChange::default()
         };
         let new = NewAttributes { change, size };
-        let (fs, cache) = (self.fs.clone(), self.cache);
-        let work = async move { fs.set_attributes(inode.0, new).await };
+        let (fs, cache, who) = (self.fs.clone(), self.cache, requester(request));
+        let work = async move { fs.set_attributes(who, inode.0, new).await };
         self.answer(reply, work, move |reply, attributes| {
             reply.attr(&cache, &file_attr(&attributes));
         });
@@ -381,15 +357,14 @@ impl Filesystem for Adapter {
             requester(request),
         );
         let exclusive = flags & libc::O_EXCL != 0;
-        let truncate = flags & libc::O_TRUNC != 0;
         let cache = self.cache;
         let work = async move {
-            fs.create(who, parent.0, &name, mode & 0o7777, exclusive, truncate)
+            fs.create(who, parent.0, &name, mode & 0o7777, exclusive)
                 .await
         };
-        self.answer(reply, work, move |reply, (attributes, unchanged)| {
+        self.answer(reply, work, move |reply, attributes| {
             let attr = file_attr(&attributes);
-            let open = open_flags(flags, unchanged);
+            let open = open_flags(flags, false);
             reply.created(&cache, &attr, GENERATION, FileHandle(0), open);
         });
     }
@@ -436,11 +411,13 @@ impl Filesystem for Adapter {
         // Pages of a memory map go where they were, however the file was opened.
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let append = flags.0 & libc::O_APPEND != 0 && !from_cache;
+        let drop_set_ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let work = async move {
             if append {
-                fs.append(inode.0, bytes).await.map(drop)
+                let appended = fs.append(inode.0, offset, bytes, drop_set_ids).await;
+                appended.map(drop)
             } else {
-                fs.write(inode.0, offset, bytes).await
+                fs.write(inode.0, offset, bytes, drop_set_ids).await
             }
         };
         self.answer(reply, work, move |reply, ()| reply.written(length));
@@ -493,37 +470,35 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        // Offsets 1 and 2 are behind the two entries that the cluster does not list.
-        let index = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        let fs = self.fs.clone();
-        let work = async move {
-            let parent = fs.parent(inode.0).await?;
-            Ok((parent, fs.read_directory(handle.0, index).await?))
-        };
-        self.tasks.spawn_on(
-            async move {
-                let (parent, entries) = match work.await {
-                    Ok(found) => found,
-                    Err(errno) => return reply.refuse(Errno::from_i32(errno)),
-                };
+        let (fs, index) = (self.fs.clone(), entry_index(offset));
+        let answered = async move {
+            let found = read_directory(&fs, inode, handle, offset, false).await;
+            let (own, entries) = match found {
+                Ok(found) => found,
+                Err(errno) => return reply.refuse(Errno::from_i32(errno)),
+            };
+            if let Some(own) = own {
                 let directory = FileType::Directory;
-                if offset == 0 && reply.add(inode, 1, directory, ".") {
+                let parent = INodeNo(own.parent.max(1));
+                if offset == 0 && reply.add(inode, 1, directory, ".")
+                    || offset <= 1 && reply.add(parent, 2, directory, "..")
+                {
                     return reply.ok();
                 }
-                if offset <= 1 && reply.add(INodeNo(parent), 2, directory, "..") {
-                    return reply.ok();
+            }
+            let mut to = index;
+            for entry in &entries {
+                let next = cookie(to);
+                let name = OsStr::from_bytes(&entry.name);
+                if reply.add(INodeNo(entry.inode), next, file_type(entry.kind), name) {
+                    break;
                 }
-                for (at, entry) in entries.iter().enumerate() {
-                    let next = (index + at) as u64 + 3;
-                    let name = OsStr::from_bytes(&entry.name);
-                    if reply.add(INodeNo(entry.inode), next, file_type(entry.kind), name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            },
-            &self.runtime,
-        );
+                to += 1;
+            }
+            fs.told_directory(handle.0, to, false).await;
+            reply.ok();
+        };
+        self.tasks.spawn_on(answered, &self.runtime);
     }
 
     fn readdirplus(
@@ -534,47 +509,47 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let index = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        let (fs, cache) = (self.fs.clone(), self.cache);
-        self.tasks.spawn_on(
-            async move {
-                let found = async {
-                    let own = fs.attributes(inode.0).await?;
-                    Ok::<_, i32>((own, fs.read_directory(handle.0, index).await?))
-                };
-                let (own, entries) = match found.await {
-                    Ok(found) => found,
-                    Err(errno) => return reply.refuse(Errno::from_i32(errno)),
-                };
+        let (fs, cache, index) = (self.fs.clone(), self.cache, entry_index(offset));
+        let answered = async move {
+            let found = read_directory(&fs, inode, handle, offset, true).await;
+            let (own, entries) = match found {
+                Ok(found) => found,
+                Err(errno) => return reply.refuse(Errno::from_i32(errno)),
+            };
+            if let Some(own) = own {
                 // The kernel takes nothing but the number from these two.
                 let mut attr = file_attr(&own);
-                if offset == 0 && reply.add(inode, 1, ".", &cache, &attr, GENERATION) {
+                if offset == 0 && reply.add(attr.ino, 1, ".", &cache, &attr, GENERATION) {
                     return reply.ok();
                 }
                 attr.ino = INodeNo(own.parent.max(1));
                 if offset <= 1 && reply.add(attr.ino, 2, "..", &cache, &attr, GENERATION) {
                     return reply.ok();
                 }
-                for (at, entry) in entries.into_iter().enumerate() {
-                    let next = (index + at) as u64 + 3;
-                    let attributes = match entry.attributes {
-                        Some(attributes) => attributes,
-                        // Gone since it was listed: a name that has no inode is not told.
-                        None => match fs.attributes(entry.inode).await {
-                            Ok(attributes) => attributes,
-                            Err(_) => continue,
-                        },
-                    };
-                    let attr = file_attr(&attributes);
-                    let name = OsStr::from_bytes(&entry.name);
-                    if reply.add(attr.ino, next, name, &cache, &attr, GENERATION) {
-                        break;
-                    }
+            }
+            let (mut to, mut full) = (index, false);
+            for entry in entries {
+                let attributes = match entry.attributes {
+                    Some(attributes) => Ok(attributes),
+                    None => fs.attributes(entry.inode).await,
+                };
+                // Gone since it was listed: a name that has no inode is not told.
+                let Ok(attributes) = attributes else {
+                    to += 1;
+                    continue;
+                };
+                let attr = file_attr(&attributes);
+                let name = OsStr::from_bytes(&entry.name);
+                full = reply.add(attr.ino, cookie(to), name, &cache, &attr, GENERATION);
+                if full {
+                    break;
                 }
-                reply.ok();
-            },
-            &self.runtime,
-        );
+                to += 1;
+            }
+            fs.told_directory(handle.0, to, full).await;
+            reply.ok();
+        };
+        self.tasks.spawn_on(answered, &self.runtime);
     }
 
     fn releasedir(
@@ -637,6 +612,9 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if let Some(errno) = MountedFs::get_xattr_at_once(name.as_bytes()) {
+            return reply.error(Errno::from_i32(errno));
+        }
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
         let work = async move { fs.get_xattr(inode.0, &name).await };
         self.answer(reply, work, move |reply, value| {
@@ -660,7 +638,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -668,8 +646,8 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let work = async move { fs.allocate(inode.0, offset, length, mode).await };
+        let (fs, who) = (self.fs.clone(), requester(request));
+        let work = async move { fs.allocate(who, inode.0, (offset, length), mode).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
@@ -700,7 +678,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         source: INodeNo,
         _source_handle: FileHandle,
         source_offset: u64,
@@ -711,11 +689,9 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let fs = self.fs.clone();
-        let work = async move {
-            fs.copy_range((source.0, source_offset), (target.0, target_offset), length)
-                .await
-        };
+        let (fs, who) = (self.fs.clone(), requester(request));
+        let (from, to) = ((source.0, source_offset), (target.0, target_offset));
+        let work = async move { fs.copy_range(who, from, to, length).await };
         self.answer(reply, work, |reply, copied| {
             // At most COPY_BYTES_MAX.
             reply.written(u32::try_from(copied).unwrap_or(u32::MAX));

@@ -1,7 +1,8 @@
-//! Numbers that the kernel holds for open directories, and what has been listed of each.
+//! Numbers that the kernel holds for open directories, and what has been told of each.
 //!
-//! A handle keeps the names in the order in which it told them: an offset means the same entry for as long as it is open,
-//! whatever others do to the directory, and the next page goes on after the last name.
+//! A handle keeps the names that it told, in that order: an offset means the same entry for as long as it is open, whatever
+//! others do to the directory, and what comes next is asked for after the last of them. Attributes are told only if they were
+//! asked for in the same request: older ones would undo in the kernel what has happened since.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,10 @@ use cairn_client::{Error, FileSystem};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::query::ListingEntry;
 
-/// Entries that are asked for at once.
-const PAGE_ENTRIES: u32 = 1000;
+/// Names that are asked for at once.
+const NAMES_MAX: usize = 1000;
+/// Entries with attributes that are asked for at first; then as many as the kernel took.
+const ENTRIES_FIRST: usize = 64;
 
 /// An open directory.
 #[derive(Debug)]
@@ -21,38 +24,73 @@ pub(crate) struct OpenDirectory {
     listed: tokio::sync::Mutex<Listed>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Listed {
-    entries: Vec<ListingEntry>,
+    /// Names that the kernel has got, without attributes.
+    told: Vec<ListingEntry>,
+    /// What came after them when it was last asked; nothing of it has been told.
+    next: Vec<ListingEntry>,
+    /// There may be entries behind `next`.
     more: bool,
+    /// How many entries with attributes the kernel took from an answer.
+    fits: usize,
 }
 
 impl OpenDirectory {
-    /// The entries from this index on, as far as one page reaches; none at the end. Index 0 begins anew.
+    /// Some entries from this index on; none at the end. Index 0 begins anew. Entries that were told before come without
+    /// attributes.
     pub(crate) async fn page(
         &self,
         fs: &FileSystem,
         index: usize,
+        attributes: bool,
     ) -> Result<Vec<ListingEntry>, Error> {
         let mut listed = self.listed.lock().await;
         if index == 0 {
-            listed.entries.clear();
-            listed.more = true;
+            *listed = Listed {
+                more: true,
+                fits: listed.fits.max(ENTRIES_FIRST),
+                ..Listed::default()
+            };
         }
-        while listed.entries.len() <= index && listed.more {
-            let after = listed.entries.last().map(|entry| entry.name.clone());
+        if index < listed.told.len() {
+            return Ok(listed.told[index..].to_vec());
+        }
+        // What the kernel did not take then is asked for again, unless names are all it wants.
+        let aged = attributes && !listed.next.is_empty();
+        if aged || (listed.next.is_empty() && listed.more) {
+            let after = listed.told.last().map(|entry| entry.name.clone());
+            let limit = if attributes { listed.fits } else { NAMES_MAX };
             let page = fs
-                .list_page(self.inode, after.unwrap_or_default(), PAGE_ENTRIES, true)
+                .list_page(
+                    self.inode,
+                    after.unwrap_or_default(),
+                    limit as u32,
+                    attributes,
+                )
                 .await?;
-            // Attributes age, and take room: only names are kept of what was told before.
-            for entry in &mut listed.entries {
-                entry.attributes = None;
-            }
             listed.more = page.more && !page.entries.is_empty();
-            listed.entries.extend(page.entries);
+            listed.next = page.entries;
         }
-        let page = listed.entries.iter().skip(index);
-        Ok(page.take(PAGE_ENTRIES as usize).cloned().collect())
+        Ok(listed.next.clone())
+    }
+
+    /// The kernel took entries up to this index, of those that [`OpenDirectory::page`] returned; `full` if it had no room for
+    /// another one with attributes.
+    pub(crate) async fn told(&self, to: usize, full: bool) {
+        let mut listed = self.listed.lock().await;
+        let count = to.saturating_sub(listed.told.len()).min(listed.next.len());
+        if full {
+            listed.fits = count.max(1);
+        } else if count >= listed.fits {
+            listed.fits = (count * 2).min(NAMES_MAX);
+        }
+        let rest = listed.next.split_off(count);
+        let told = std::mem::replace(&mut listed.next, rest);
+        listed.told.extend(told.into_iter().map(|mut entry| {
+            entry.attributes = None;
+            entry
+        }));
     }
 }
 
@@ -67,8 +105,9 @@ impl Directories {
     pub(crate) fn open(&self, inode: InodeId) -> u64 {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let listed = tokio::sync::Mutex::new(Listed {
-            entries: Vec::new(),
             more: true,
+            fits: ENTRIES_FIRST,
+            ..Listed::default()
         });
         let directory = Arc::new(OpenDirectory { inode, listed });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,8 @@
 //! Files that are open in this mount: one `OpenFile` for all handles of an inode, whether the cluster keeps it for us after
 //! its last name is gone, and which version of it the kernel's page cache holds.
+//!
+//! The kernel believes what it is told last, so nothing may be told that is older than what this mount has done itself: an
+//! answer that was on its way while a commit of ours arrived is asked for again ([`Inodes::see`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +13,9 @@ use cairn_protocol::messages::common::Attributes;
 /// Closed files whose version is remembered.
 const VERSIONS_MAX: usize = 65_536;
 
+/// How many looks of the keeper a closed file may stay that could not be committed.
+const LINGER_LOOKS: u32 = 8;
+
 /// All of them. Locks are held for look-ups alone.
 #[derive(Debug, Default)]
 pub(crate) struct Inodes(Mutex<State>);
@@ -17,23 +23,54 @@ pub(crate) struct Inodes(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     open: BTreeMap<u64, Open>,
-    /// Of closed files: version when the kernel last read pages.
-    versions: BTreeMap<u64, u64>,
+    closed: BTreeMap<u64, Versions>,
+}
+
+/// What is remembered of a closed file.
+#[derive(Clone, Copy, Debug)]
+struct Versions {
+    /// When the kernel last read pages.
+    cached: u64,
+    /// The newest that this mount knows of.
+    newest: u64,
 }
 
 #[derive(Debug)]
 struct Open {
     file: OpenFile,
+    /// None left: the last close could not commit, and the bytes are still there.
     handles: u32,
+    lingers: u32,
     claimed: bool,
+    mode: u32,
+    cached: u64,
 }
 
 /// What opening gave.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) file: OpenFile,
     /// The file is as it was when the kernel cached it.
     pub(crate) unchanged: bool,
+}
+
+/// A file for the keeper to look after.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) inode: u64,
+    pub(crate) claimed: bool,
+}
+
+impl State {
+    fn remember(&mut self, inode: u64, open: &Open) {
+        if self.closed.len() >= VERSIONS_MAX {
+            self.closed.clear();
+        }
+        let versions = Versions {
+            cached: open.cached,
+            newest: open.file.version(),
+        };
+        self.closed.insert(inode, versions);
+    }
 }
 
 impl Inodes {
@@ -41,42 +78,75 @@ impl Inodes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more handle of an inode with these attributes, just asked for.
-    pub(crate) fn open(&self, fs: &FileSystem, attributes: &Attributes) -> Opened {
+    /// One more handle of an inode with these attributes; `None` if they are older than what was known when it was closed,
+    /// and so must be asked for again.
+    pub(crate) fn open(&self, fs: &FileSystem, attributes: &Attributes) -> Option<Opened> {
+        let (inode, version) = (attributes.inode, attributes.version);
         let mut state = self.lock();
-        let known = state.versions.get(&attributes.inode).copied();
-        if state.versions.len() >= VERSIONS_MAX {
-            state.versions.clear();
-        }
-        state.versions.insert(attributes.inode, attributes.version);
-        let open = state.open.entry(attributes.inode).or_insert_with(|| Open {
+        let before = match state.closed.get(&inode) {
+            Some(closed) if closed.newest > version => return None,
+            Some(closed) => closed.cached,
+            None => 0,
+        };
+        state.closed.remove(&inode);
+        let open = state.open.entry(inode).or_insert_with(|| Open {
             file: fs.open_file_known(attributes),
             handles: 0,
+            lingers: 0,
             claimed: false,
+            mode: attributes.mode,
+            cached: before,
         });
         open.handles += 1;
-        let file = open.file.clone();
-        drop(state);
-        file.observe(attributes);
-        Opened {
-            file,
-            unchanged: known == Some(attributes.version),
+        open.lingers = 0;
+        let unchanged = open.cached == version;
+        open.cached = version;
+        if open.file.observe(attributes).is_some() {
+            open.mode = attributes.mode;
         }
+        Some(Opened { unchanged })
     }
 
-    /// One handle fewer; true if it was the last of an inode that is claimed.
+    /// One handle fewer; true if it was the last of an inode that is claimed. A file that could not be committed stays a while,
+    /// so that what is written to it next does not overtake what was written before.
     pub(crate) fn close(&self, inode: u64) -> bool {
         let mut state = self.lock();
         let Some(open) = state.open.get_mut(&inode) else {
             return false;
         };
-        open.handles -= 1;
-        if open.handles > 0 {
+        open.handles = open.handles.saturating_sub(1);
+        if open.handles > 0 || open.file.is_dirty() {
             return false;
         }
-        let claimed = open.claimed;
-        state.open.remove(&inode);
-        claimed
+        state.forget(inode)
+    }
+
+    /// Attributes that the cluster has answered with, as this mount has to see them: what is written and not committed is part
+    /// of them. `None` if they are older than what is known.
+    pub(crate) fn see(&self, mut attributes: Attributes) -> Option<Attributes> {
+        let mut state = self.lock();
+        let Some(open) = state.open.get_mut(&attributes.inode) else {
+            let closed = state.closed.get(&attributes.inode);
+            return closed
+                .is_none_or(|closed| closed.newest <= attributes.version)
+                .then_some(attributes);
+        };
+        attributes.size = open.file.observe(&attributes)?;
+        open.mode = attributes.mode;
+        Some(attributes)
+    }
+
+    /// The same of attributes that are a little old: another commit is always on its way. At least the size is right.
+    pub(crate) fn see_old(&self, mut attributes: Attributes) -> Attributes {
+        if let Some(file) = self.file(attributes.inode) {
+            attributes.size = file.size();
+        }
+        attributes
+    }
+
+    /// Mode of an open file as last heard of.
+    pub(crate) fn mode(&self, inode: u64) -> Option<u32> {
+        self.lock().open.get(&inode).map(|open| open.mode)
     }
 
     /// The file, if it is open.
@@ -90,22 +160,46 @@ impl Inodes {
         state.open.values().map(|open| open.file.clone()).collect()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().open.is_empty()
-    }
-
-    /// Marks an open inode as claimed; true if that is new, and so must be told to the cluster.
+    /// Marks an open inode as claimed; false if it is not open.
     pub(crate) fn claim(&self, inode: u64) -> bool {
         match self.lock().open.get_mut(&inode) {
-            Some(open) => !std::mem::replace(&mut open.claimed, true),
+            Some(open) => {
+                open.claimed = true;
+                true
+            }
             None => false,
         }
     }
 
-    /// Takes the mark back: the cluster did not take the claim.
-    pub(crate) fn unclaim(&self, inode: u64) {
-        if let Some(open) = self.lock().open.get_mut(&inode) {
-            open.claimed = false;
+    /// What the keeper has to look after. Closed files that nothing is left of go, and those that have lingered for too long;
+    /// their inodes are returned, too, if they are claimed.
+    pub(crate) fn look(&self) -> (Vec<Kept>, Vec<u64>) {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        for (inode, open) in &mut state.open {
+            if open.handles == 0 {
+                open.lingers += 1;
+                if !open.file.is_dirty() || open.lingers > LINGER_LOOKS {
+                    gone.push(*inode);
+                }
+            }
         }
+        gone.retain(|&inode| state.forget(inode));
+        let kept = |(&inode, open): (&u64, &Open)| Kept {
+            inode,
+            claimed: open.claimed,
+        };
+        (state.open.iter().map(kept).collect(), gone)
+    }
+}
+
+impl State {
+    /// The file is closed; true if it is claimed.
+    fn forget(&mut self, inode: u64) -> bool {
+        let Some(open) = self.open.remove(&inode) else {
+            return false;
+        };
+        self.remember(inode, &open);
+        open.claimed
     }
 }

@@ -5,10 +5,12 @@
 //! | `fuse` | the kernel's requests and replies; only here: fuser |
 //! | `fs` | what they mean, over `cairn_client::FileSystem`; knows no kernel |
 //! | `inodes`, `handles` | files and directories that are open |
+//! | `caches` | what the kernel keeps and must drop |
 //! | `identity` | in whose name things are made |
 //! | `errno` | failures as the kernel's numbers |
 //! | `mount`, `config` | the life of a mount, its settings |
 
+mod caches;
 mod config;
 mod errno;
 mod fs;
@@ -18,6 +20,7 @@ mod identity;
 mod inodes;
 mod mount;
 
+pub use caches::{Forget, Forgets, KernelCaches};
 pub use config::MountConfig;
-pub use fs::MountedFs;
+pub use fs::{MountedFs, NewAttributes, Outcome, Requester};
 pub use mount::{Mount, check_mountpoint};

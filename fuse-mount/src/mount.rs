@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cairn_client::FileSystem;
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use crate::caches::{Forgets, KernelCaches};
 use crate::config::MountConfig;
 use crate::fs::MountedFs;
 use crate::fuse::Adapter;
@@ -28,6 +31,8 @@ pub struct Mount {
     fs: Arc<MountedFs>,
     session: BackgroundSession,
     tasks: TaskTracker,
+    /// Ended by [`Mount::finish`].
+    keeper: JoinHandle<()>,
     config: MountConfig,
 }
 
@@ -83,11 +88,12 @@ impl Mount {
     /// A sentence that says what to do.
     pub fn start(fs: FileSystem, config: MountConfig, runtime: Handle) -> anyhow::Result<Self> {
         check_mountpoint(&config.mountpoint)?;
-        let fs = Arc::new(MountedFs::new(fs));
+        let (caches, forgets) = KernelCaches::new();
+        let fs = Arc::new(MountedFs::new(fs, caches));
         let tasks = TaskTracker::new();
         let adapter = Adapter {
             fs: fs.clone(),
-            runtime,
+            runtime: runtime.clone(),
             tasks: tasks.clone(),
             cache: config.cache,
         };
@@ -102,11 +108,18 @@ impl Mount {
             };
             anyhow::Error::new(error).context(format!("mount on {shown}{way_out}"))
         })?;
+        let notifier = session.notifier();
+        std::thread::Builder::new()
+            .name("forgets".to_owned())
+            .spawn(move || tell_what_to_forget(forgets, &notifier))
+            .context("start a thread")?;
+        let keeper = runtime.spawn(look_after(fs.clone()));
         raise_read_ahead(&config.mountpoint);
         Ok(Self {
             fs,
             session,
             tasks,
+            keeper,
             config,
         })
     }
@@ -132,7 +145,28 @@ impl Mount {
     pub async fn finish(self) -> anyhow::Result<()> {
         self.tasks.close();
         self.tasks.wait().await;
+        self.keeper.abort();
         self.fs.shut_down().await.context("commit what was written")
+    }
+}
+
+/// Passes on what the kernel must forget, until nobody can ask any more.
+fn tell_what_to_forget(mut forgets: Forgets, notifier: &Notifier) {
+    while let Some(forget) = forgets.next_blocking() {
+        let from = i64::try_from(forget.from).unwrap_or(i64::MAX);
+        if let Err(error) = notifier.inval_inode(INodeNo(forget.inode), from, 0) {
+            // The mount is gone, and all caches with it.
+            tracing::debug!(inode = forget.inode, %error, "kernel not told");
+        }
+        forget.done();
+    }
+}
+
+/// Looks after open files for as long as the mount is up.
+async fn look_after(fs: Arc<MountedFs>) {
+    loop {
+        sleep(fs.keeper_pause()).await;
+        fs.look_after_open_files().await;
     }
 }
 

@@ -13,6 +13,7 @@ use cairn_protocol::checksum::combine;
 use cairn_protocol::messages::common::{Attributes, Location};
 use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, OperationKind};
 use futures::future::try_join_all;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
@@ -52,6 +53,7 @@ struct Work {
     alone: bool,
     commit: bool,
     flushes: Vec<Waiter>,
+    attempts: Vec<oneshot::Sender<()>>,
     settles: Vec<Waiter>,
 }
 
@@ -125,6 +127,7 @@ impl Engine {
             return Next::Sleep(now + STREAM_IDLE);
         }
         if !state.is_dirty() && state.flushes.is_empty() {
+            state.attempts.clear();
             if self.stream.is_none() || ending || now >= self.stream_until {
                 state.running = false;
                 return Next::End;
@@ -145,6 +148,7 @@ impl Engine {
             taken,
             commit: due.commit,
             flushes: std::mem::take(&mut state.flushes),
+            attempts: std::mem::take(&mut state.attempts),
             settles: Vec::new(),
         })
     }
@@ -183,6 +187,8 @@ impl Engine {
             }
         }
         answer(work.settles, &Ok(None));
+        // They have waited for this, whatever came of it.
+        drop(work.attempts);
     }
 
     async fn write(&mut self, taken: Vec<Taken>, alone: bool, commit: bool) -> Result<()> {

@@ -210,6 +210,11 @@ impl OpenFile {
         lock(&self.inner().state).is_dirty()
     }
 
+    /// The version of the file as this client last heard of it: attributes with a smaller one are older.
+    pub fn version(&self) -> u64 {
+        lock(&self.inner().state).version()
+    }
+
     /// Commits all that was written before: visible to all. The attributes after the last commit; `None` if there was none
     /// since the last flush.
     ///
@@ -217,6 +222,24 @@ impl OpenFile {
     /// later attempt may commit are kept, and tried again by the next flush and in the background. Cancel-safe.
     pub async fn flush(&self) -> Result<Option<Attributes>> {
         self.inner().flush().await
+    }
+
+    /// Commits all that was written before, as [`OpenFile::flush`] does, or tries to: whether it worked is for the next flush
+    /// to tell. For those who ask for times and sizes, which only a commit decides. Cancel-safe.
+    pub async fn try_commit(&self) {
+        let inner = self.inner();
+        let answered = {
+            let mut state = lock(&inner.state);
+            if !state.is_dirty() {
+                return;
+            }
+            let (answer, answered) = oneshot::channel();
+            state.attempts.push(answer);
+            answered
+        };
+        Engine::wake(inner);
+        // An engine that ended has tried.
+        let _ = answered.await;
     }
 
     /// Flushes, and makes the file durable on every replica. Cancel-safe.
@@ -240,6 +263,21 @@ impl OpenFile {
         }
         inner.changed(&attributes);
         Ok(attributes)
+    }
+
+    /// Makes the file at least this large, and never shorter, whatever others do meanwhile. Flushes first. Not cancel-safe.
+    pub async fn grow(&self, size: u64) -> Result<Attributes> {
+        let inner = self.inner();
+        let _order = inner.order.write().await;
+        inner.flush().await?;
+        let commit = OperationKind::Commit(Commit {
+            location: Location::inode(inner.inode),
+            size_at_least: size,
+            ..Commit::default()
+        });
+        let outcome = inner.fs.change(&inner.subject, commit).await?;
+        inner.changed(&outcome.attributes);
+        Ok(outcome.attributes)
     }
 
     /// Makes a range read as zeros; with `extend` the file may grow to its end. Flushes first. Not cancel-safe.
@@ -272,15 +310,18 @@ impl OpenFile {
     }
 
     /// Attributes that were just learnt elsewhere: if the file has changed since what is known of it, that is forgotten.
-    pub fn observe(&self, attributes: &Attributes) {
+    /// Returns the size with what is written and not yet committed; `None` if the attributes are older than what is known.
+    pub fn observe(&self, attributes: &Attributes) -> Option<u64> {
         let inner = self.inner();
-        let newer = {
+        let (newer, size) = {
             let mut state = lock(&inner.state);
-            attributes.version > state.version() && state.learn(attributes)
+            let newer = attributes.version > state.version();
+            (newer, state.learn(attributes).then(|| state.size()))
         };
         if newer {
             inner.forget();
         }
+        size
     }
 
     fn inner(&self) -> &Arc<Inner> {

@@ -70,6 +70,8 @@ pub(super) struct State {
     refreshed: u64,
 
     pub(super) flushes: Vec<Waiter>,
+    /// Who waits for the next attempt to commit everything, and asks no questions about it.
+    pub(super) attempts: Vec<oneshot::Sender<()>>,
     /// Who waits until nothing is sent.
     pub(super) settles: Vec<Waiter>,
     /// Nothing is taken: an operation is on its way that must not meet a commit.
@@ -115,6 +117,7 @@ impl State {
             invalidations: 0,
             refreshed: 0,
             flushes: Vec::new(),
+            attempts: Vec::new(),
             settles: Vec::new(),
             held_back: false,
             room_waiters: 0,
@@ -204,7 +207,7 @@ impl State {
 
     /// What is to be done at `now`; else until when nothing is.
     pub(super) fn due(&self, now: Instant, urgent: bool) -> std::result::Result<Due, Instant> {
-        let asked = !self.flushes.is_empty();
+        let asked = !self.flushes.is_empty() || !self.attempts.is_empty();
         let aged_at = self
             .dirty_since
             .map_or(now + AGE_MAX, |since| since + AGE_MAX)

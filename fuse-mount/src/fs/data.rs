@@ -6,7 +6,7 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::InodeKind;
 
-use super::{MountedFs, Outcome, number};
+use super::{ASKS_MAX, MountedFs, Outcome, Requester, number};
 use crate::inodes::Opened;
 
 /// Most bytes that one request copies.
@@ -19,12 +19,17 @@ impl MountedFs {
 
     /// Opens a file: what others have committed by now is seen. True if nothing changed since it was last open here.
     pub async fn open(&self, inode: u64) -> Outcome<bool> {
-        let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
-        if attributes.kind != InodeKind::File as i32 {
-            return Err(libc::EINVAL);
+        for _ in 0..ASKS_MAX {
+            let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
+            if attributes.kind != InodeKind::File as i32 {
+                return Err(libc::EINVAL);
+            }
+            if let Some(Opened { unchanged }) = self.inodes.open(&self.fs, &attributes) {
+                return Ok(unchanged);
+            }
         }
-        let Opened { unchanged, .. } = self.inodes.open(&self.fs, &attributes);
-        Ok(unchanged)
+        // An answer to a question that was asked later than the last close is never older.
+        Err(libc::EIO)
     }
 
     /// Bytes, fewer only at the end.
@@ -32,14 +37,37 @@ impl MountedFs {
         self.file(inode)?.read(offset, length).await.map_err(number)
     }
 
-    /// Takes bytes over.
-    pub async fn write(&self, inode: u64, offset: u64, bytes: Bytes) -> Outcome<()> {
+    /// Takes bytes over. `drop_set_ids`: the writer may not keep set-user-id and set-group-id.
+    pub async fn write(
+        &self,
+        inode: u64,
+        offset: u64,
+        bytes: Bytes,
+        drop_set_ids: bool,
+    ) -> Outcome<()> {
+        if drop_set_ids {
+            self.drop_set_ids(inode).await?;
+        }
         self.file(inode)?.write(offset, bytes).await.map_err(number)
     }
 
-    /// Puts bytes at the end, wherever that is by now, in one piece. Returns where.
-    pub async fn append(&self, inode: u64, bytes: Bytes) -> Outcome<u64> {
-        self.file(inode)?.append(bytes).await.map_err(number)
+    /// Puts bytes at the end, wherever that is by now, in one piece. The kernel took them to be at `expected`, and forgets
+    /// what other handles of the file have cached from there on. Returns where they are.
+    pub async fn append(
+        &self,
+        inode: u64,
+        expected: u64,
+        bytes: Bytes,
+        drop_set_ids: bool,
+    ) -> Outcome<u64> {
+        if drop_set_ids {
+            self.drop_set_ids(inode).await?;
+        }
+        let appended = self.file(inode)?.append(bytes).await.map_err(number)?;
+        self.caches
+            .forget_pages(inode, expected.min(appended))
+            .await;
+        Ok(appended)
     }
 
     /// Commits what was written: others that open the file see it.
@@ -57,38 +85,38 @@ impl MountedFs {
     pub async fn release(&self, inode: u64) -> Outcome<()> {
         let flushed = self.flush(inode).await;
         if self.inodes.close(inode) {
-            self.fs.release(InodeId(inode)).await.map_err(number)?;
+            self.let_go(inode).await;
         }
         flushed
     }
 
     /// As fallocate(2): space is not reserved, sizes and holes are as it says.
-    pub async fn allocate(&self, inode: u64, offset: u64, length: u64, mode: i32) -> Outcome<()> {
+    pub async fn allocate(
+        &self,
+        who: Requester,
+        inode: u64,
+        range: (u64, u64),
+        mode: i32,
+    ) -> Outcome<()> {
         let file = self.file(inode)?;
+        let (offset, length) = range;
         let end = offset.checked_add(length).ok_or(libc::EFBIG)?;
-        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 if keep_size => Ok(()),
-            0 => {
-                // Others may have made it longer, and that must not be cut off.
-                file.flush().await.map_err(number)?;
-                let size = self.attributes(inode).await?.size;
-                if end > size {
-                    let grown = file.punch_hole(size, end - size, true).await;
-                    grown.map(drop).map_err(number)?;
-                }
-                Ok(())
-            }
-            libc::FALLOC_FL_PUNCH_HOLE if keep_size => {
-                let punched = file.punch_hole(offset, length, false).await;
-                punched.map(drop).map_err(number)
-            }
-            libc::FALLOC_FL_ZERO_RANGE => {
-                let zeroed = file.punch_hole(offset, length, !keep_size).await;
-                zeroed.map(drop).map_err(number)
-            }
-            _ => Err(libc::EOPNOTSUPP),
+        if end > i64::MAX as u64 {
+            return Err(libc::EFBIG);
         }
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let changed = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 if keep_size => return Ok(()),
+            0 => file.grow(end).await,
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => file.punch_hole(offset, length, false).await,
+            libc::FALLOC_FL_ZERO_RANGE => file.punch_hole(offset, length, !keep_size).await,
+            _ => return Err(libc::EOPNOTSUPP),
+        };
+        self.inodes.see(changed.map_err(number)?);
+        if who.uid != 0 {
+            self.drop_set_ids(inode).await?;
+        }
+        Ok(())
     }
 
     /// Where data (or else a hole) begins, at or after `offset`.
@@ -105,6 +133,7 @@ impl MountedFs {
     /// Shares a range of one file with another; no data moves.
     pub async fn copy_range(
         &self,
+        who: Requester,
         (source, source_offset): (u64, u64),
         (target, target_offset): (u64, u64),
         length: u64,
@@ -119,6 +148,9 @@ impl MountedFs {
             .clone_range(from, source_offset, length, to, target_offset);
         let shared = shared.await;
         target_file.invalidate();
+        if who.uid != 0 {
+            self.drop_set_ids(target).await?;
+        }
         shared.map_err(|error| match error.code() {
             // The kernel then copies by itself.
             ErrorCode::InvalidArgument => libc::EOPNOTSUPP,

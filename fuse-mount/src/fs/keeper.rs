@@ -1,0 +1,84 @@
+//! Files that lose their last name while they are open here. The cluster keeps them for a while, in which this mount claims
+//! them: at once if it took the name away itself, else when the keeper looks.
+
+use std::time::Duration;
+
+use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::InodeId;
+use futures::StreamExt;
+use futures::stream;
+
+use super::MountedFs;
+use crate::inodes::Kept;
+
+/// Looks of the keeper in the time for which the cluster keeps what nobody names.
+const LOOKS: u32 = 4;
+/// Bounds of the pause between two looks.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Files that are asked about at the same time.
+const QUESTIONS_MAX: usize = 16;
+
+impl MountedFs {
+    /// Time between two calls of [`MountedFs::look_after_open_files`].
+    pub fn keeper_pause(&self) -> Duration {
+        let grace = Duration::from_millis(self.fs.settings().reclaim_grace_ms);
+        (grace / LOOKS).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+
+    /// Claims open files whose last name somebody else has taken away, and claims again what it has: a claim ends with the
+    /// session, and a mount that was cut off for long has a new one. Also learns what others have written.
+    pub async fn look_after_open_files(&self) {
+        let (kept, gone) = self.inodes.look();
+        let gone =
+            stream::iter(gone).for_each_concurrent(QUESTIONS_MAX, |inode| self.let_go(inode));
+        gone.await;
+        let kept =
+            stream::iter(kept).for_each_concurrent(QUESTIONS_MAX, |kept| self.look_after(kept));
+        kept.await;
+    }
+
+    async fn look_after(&self, kept: Kept) {
+        let Kept { inode, claimed } = kept;
+        let unlinked = claimed
+            || match self.fs.stat_link(InodeId(inode)).await {
+                Ok(attributes) => {
+                    let unlinked = attributes.nlink == 0;
+                    self.inodes.see(attributes);
+                    unlinked
+                }
+                // Another look follows.
+                Err(_) => false,
+            };
+        if unlinked {
+            self.keep_unlinked(inode).await;
+        }
+    }
+
+    /// Claims an inode without a name, if it is open here. Whoever has it open hears of a failure when it is gone.
+    pub(super) async fn keep_unlinked(&self, inode: u64) {
+        if !self.inodes.claim(inode) {
+            return;
+        }
+        match self.fs.claim(InodeId(inode)).await {
+            // Closed meanwhile, and its release may have overtaken this.
+            Ok(()) if self.inodes.file(inode).is_none() => self.let_go(inode).await,
+            Ok(()) => {}
+            Err(error) if error.code() == ErrorCode::NotFound => {
+                tracing::warn!(
+                    inode,
+                    "a file that is open was removed elsewhere, and is gone"
+                );
+            }
+            Err(error) => tracing::warn!(inode, %error, "an unlinked file is not claimed yet"),
+        }
+    }
+
+    /// Nobody here has it open any more.
+    pub(super) async fn let_go(&self, inode: u64) {
+        if let Err(error) = self.fs.release(InodeId(inode)).await {
+            // It goes with the session.
+            tracing::debug!(inode, %error, "claim not released");
+        }
+    }
+}
