@@ -13,6 +13,7 @@ mod leader;
 mod linearizable;
 mod locks;
 mod members;
+mod mount;
 mod open_file;
 mod permissions;
 mod restart;

@@ -1,0 +1,454 @@
+//! What a mount does with the kernel's requests, without a kernel: `fs.rs` over a cluster in this process.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_client::{ClusterConfig, FileSystem};
+use cairn_fuse_mount::{Forget, Forgets, KernelCaches, MountedFs, NewAttributes, Requester};
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::messages::operation::{RenameMode, XattrMode};
+use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
+use tokio::task::JoinSet;
+
+const ROOT: u64 = 1;
+const SUPERUSER: Requester = Requester {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
+const SOMEBODY: Requester = Requester {
+    uid: 1000,
+    gid: 1000,
+    pid: 0,
+};
+
+/// A mount without a kernel, and what its kernel would be told to forget.
+fn mount(fs: FileSystem) -> (Arc<MountedFs>, Forgets) {
+    let (caches, forgets) = KernelCaches::new();
+    (Arc::new(MountedFs::new(fs, caches)), forgets)
+}
+
+/// A mount whose kernel forgets whatever it is told to.
+fn forgetful_mount(fs: FileSystem, tasks: &mut JoinSet<()>) -> Arc<MountedFs> {
+    let (mount, mut forgets) = mount(fs);
+    tasks.spawn(async move {
+        while let Some(forget) = forgets.next().await {
+            forget.done();
+        }
+    });
+    mount
+}
+
+async fn make(mount: &MountedFs, name: &str) -> u64 {
+    let made = mount.create(SUPERUSER, ROOT, name.as_bytes(), 0o644, true);
+    made.await.unwrap().inode
+}
+
+async fn put(mount: &MountedFs, name: &str, bytes: impl Into<Bytes>) -> u64 {
+    let inode = make(mount, name).await;
+    mount.write(inode, 0, bytes.into(), false).await.unwrap();
+    mount.flush(inode).await.unwrap();
+    inode
+}
+
+/// The cluster has let an inode go.
+async fn wait_gone(fs: &FileSystem, inode: u64) {
+    let gone = async {
+        while fs.stat(cairn_protocol::ids::InodeId(inode)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .unwrap();
+}
+
+/// What was deleted before this is gone by now, unless somebody keeps it.
+async fn sweep(fs: &FileSystem, mount: &MountedFs) {
+    let other = put(mount, "swept", "x").await;
+    mount.release(other).await.unwrap();
+    fs.unlink("/swept").await.unwrap();
+    wait_gone(fs, other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_loses_its_name_here_stays_while_it_is_open() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "abc").await;
+    mount.unlink(ROOT, b"file").await.unwrap();
+    sweep(&fs, &mount).await;
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "abc");
+    mount.write(inode, 3, "def".into(), false).await.unwrap();
+    mount.sync(inode).await.unwrap();
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "abcdef");
+    assert_eq!(mount.attributes(inode).await.unwrap().nlink, 0);
+    // It goes with its last handle.
+    mount.open(inode).await.unwrap();
+    mount.release(inode).await.unwrap();
+    sweep(&fs, &mount).await;
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "abcdef");
+    mount.release(inode).await.unwrap();
+    wait_gone(&fs, inode).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_loses_its_name_elsewhere_stays_while_it_is_open() {
+    // Long enough for the keeper, whom this test calls itself.
+    let options = ClusterOptions {
+        reclaim_grace: Duration::from_secs(2),
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    fs.mkdir("/tree", 0o755).await.unwrap();
+    let unlinked = put(&mount, "unlinked", "1").await;
+    let replaced = put(&mount, "replaced", "2").await;
+    let tree = mount.lookup(ROOT, b"tree").await.unwrap().inode;
+    let below = mount.create(SUPERUSER, tree, b"below", 0o644, true).await;
+    let below = below.unwrap().inode;
+    mount.write(below, 0, "3".into(), false).await.unwrap();
+    mount.flush(below).await.unwrap();
+    let other = put(&mount, "other", "4").await;
+    fs.unlink("/unlinked").await.unwrap();
+    fs.remove_tree("/tree").await.unwrap();
+    // Also through this mount: the kernel does not say what a rename replaces.
+    let replace = mount.rename((ROOT, b"other"), (ROOT, b"replaced"), RenameMode::Replace);
+    replace.await.unwrap();
+    // A tree loses its names in the background.
+    while fs
+        .stat(cairn_protocol::ids::InodeId(below))
+        .await
+        .unwrap()
+        .nlink
+        > 0
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    mount.look_after_open_files().await;
+    sweep(&fs, &mount).await;
+    for (inode, bytes) in [(unlinked, "1"), (replaced, "2"), (below, "3"), (other, "4")] {
+        assert_eq!(mount.read(inode, 0, 10).await.unwrap(), bytes);
+        assert!(mount.attributes(inode).await.is_ok(), "{bytes}");
+        mount.release(inode).await.unwrap();
+    }
+    for inode in [unlinked, replaced, below] {
+        wait_gone(&fs, inode).await;
+    }
+    assert_eq!(fs.read_file("/replaced").await.unwrap(), "4");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlink_between_look_up_and_open_takes_nothing_away() {
+    let options = ClusterOptions {
+        reclaim_grace: Duration::from_secs(2),
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "abc").await;
+    mount.release(inode).await.unwrap();
+    mount.unlink(ROOT, b"file").await.unwrap();
+    mount.open(inode).await.unwrap();
+    mount.look_after_open_files().await;
+    sweep(&fs, &mount).await;
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "abc");
+    mount.release(inode).await.unwrap();
+    wait_gone(&fs, inode).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_makes_the_kernel_forget_from_where_it_expected_it() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, mut forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "log", "0123456789").await;
+    fs.record_append("/log", "elsewhere ".into()).await.unwrap();
+    let appending = {
+        let mount = mount.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { mount.append(inode, 10, "here".into(), false).await });
+        tasks
+    };
+    let forget: Forget = forgets.next().await.unwrap();
+    assert_eq!((forget.inode, forget.from), (inode, 10));
+    forget.done();
+    assert_eq!(appending.join_all().await, [Ok(20)]);
+    assert_eq!(mount.attributes(inode).await.unwrap().size, 24);
+    assert_eq!(
+        mount.read(inode, 0, 100).await.unwrap(),
+        "0123456789elsewhere here"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_is_older_than_what_this_mount_has_written() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = make(&mount, "file").await;
+    let directory = mount.open_directory(ROOT);
+    let mut tasks = JoinSet::new();
+    for reader in 0..3 {
+        let mount = mount.clone();
+        tasks.spawn(async move {
+            let mut before = 0;
+            while before < 300 {
+                let size = match reader {
+                    0 => mount.attributes(inode).await.unwrap().size,
+                    1 => mount.lookup(ROOT, b"file").await.unwrap().size,
+                    _ => {
+                        let page = mount.read_directory(directory, 0, true).await.unwrap();
+                        match &page[0].attributes {
+                            Some(attributes) => attributes.size,
+                            None => continue,
+                        }
+                    }
+                };
+                assert!(size >= before, "{size} after {before}");
+                before = size;
+            }
+        });
+    }
+    for at in 0..300 {
+        mount.write(inode, at, "x".into(), false).await.unwrap();
+        if at % 3 == 0 {
+            mount.flush(inode).await.unwrap();
+        }
+        // Closed and opened again, so that what is known of closed files counts, too.
+        if at % 10 == 0 {
+            mount.release(inode).await.unwrap();
+            mount.open(inode).await.unwrap();
+            assert_eq!(mount.attributes(inode).await.unwrap().size, at + 1);
+        }
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_that_were_told_of_a_written_file_stay() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = make(&mount, "file").await;
+    let empty = mount.attributes(inode).await.unwrap();
+    mount
+        .write(inode, 0, content(1, 5000), false)
+        .await
+        .unwrap();
+    let told = mount.attributes(inode).await.unwrap();
+    assert!(told.mtime_ns > empty.mtime_ns);
+    assert_eq!((told.size, told.allocated), (5000, 5000));
+    mount.write(inode, 10, content(2, 10), false).await.unwrap();
+    let told = mount.lookup(ROOT, b"file").await.unwrap();
+    mount.flush(inode).await.unwrap();
+    mount.release(inode).await.unwrap();
+    let closed = mount.attributes(inode).await.unwrap();
+    assert_eq!(
+        (closed.mtime_ns, closed.ctime_ns),
+        (told.mtime_ns, told.ctime_ns)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_somebody_else_made_since_is_looked_up_again() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    fs.write_file(
+        "/file",
+        "abc".into(),
+        &cairn_client::WriteOptions::default(),
+    )
+    .await
+    .unwrap();
+    let create = |exclusive| mount.create(SOMEBODY, ROOT, b"file", 0o644, exclusive);
+    assert_eq!(create(false).await.unwrap_err(), libc::ESTALE);
+    assert_eq!(create(true).await.unwrap_err(), libc::EEXIST);
+    assert_eq!(fs.read_file("/file").await.unwrap(), "abc");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_a_file_and_may_not_keep_set_ids_loses_them() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    let mount = forgetful_mount(cluster.client().await.unwrap(), &mut tasks);
+    let inode = put(&mount, "program", "abc").await;
+    let set = async |mode| {
+        let mut new = NewAttributes::default();
+        new.change.mode = Some(mode);
+        let set = mount.set_attributes(SUPERUSER, inode, new).await.unwrap();
+        assert_eq!(set.mode, mode);
+    };
+    let mode = async || mount.attributes(inode).await.unwrap().mode;
+    set(0o6755).await;
+    mount.write(inode, 0, "d".into(), false).await.unwrap();
+    assert_eq!(mode().await, 0o6755, "the superuser may");
+    mount.write(inode, 0, "d".into(), true).await.unwrap();
+    assert_eq!(mode().await, 0o755);
+    set(0o6755).await;
+    mount.append(inode, 0, "d".into(), true).await.unwrap();
+    assert_eq!(mode().await, 0o755);
+    set(0o6745).await;
+    let cut = NewAttributes {
+        size: Some(1),
+        ..NewAttributes::default()
+    };
+    let cut = mount.set_attributes(SOMEBODY, inode, cut).await.unwrap();
+    assert_eq!((cut.size, cut.mode), (1, 0o2745), "no group execution");
+    set(0o6755).await;
+    let grown = mount.allocate(SOMEBODY, inode, (0, 100), 0).await;
+    grown.unwrap();
+    assert_eq!(mode().await, 0o755);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_changes_while_it_is_read_tells_each_other_name_once() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let name = |index: usize| format!("{index:05}-{}", "n".repeat(index % 200));
+    let mut tasks = JoinSet::new();
+    for worker in 0..8 {
+        let mount = mount.clone();
+        tasks.spawn(async move {
+            for index in (worker..2500).step_by(8) {
+                let name = name(index);
+                let make = mount.mkdir(SUPERUSER, ROOT, name.as_bytes(), 0o755);
+                make.await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    for attributes in [true, false] {
+        let handle = mount.open_directory(ROOT);
+        let mut seen = BTreeSet::new();
+        let mut index = 0;
+        let mut requests = 0;
+        loop {
+            let entries = mount
+                .read_directory(handle, index, attributes)
+                .await
+                .unwrap();
+            if entries.is_empty() {
+                break;
+            }
+            // As much as a buffer of the kernel holds.
+            let mut room = 32 << 10;
+            let mut taken = 0;
+            for entry in &entries {
+                room -= 176 + entry.name.len() as i32;
+                if room < 0 {
+                    break;
+                }
+                assert_eq!(entry.attributes.is_some(), attributes);
+                assert!(seen.insert(entry.name.clone()), "{:?}", entry.name);
+                taken += 1;
+            }
+            index += taken;
+            mount.told_directory(handle, index, room < 0).await;
+            requests += 1;
+            // Before and behind the reader.
+            if requests % 2 == 0 {
+                let gone = name(requests);
+                let _ = fs.rmdir(format!("/{gone}")).await;
+                let _ = fs.rmdir(format!("/{}", name(2499 - requests))).await;
+                let made = format!("/{:05}-new-{attributes}", 2000 - requests);
+                fs.mkdir(made, 0o755).await.unwrap();
+            }
+        }
+        assert!((15..100).contains(&requests), "{requests}");
+        // What was there all the time.
+        for index in 200..2200 {
+            assert!(seen.contains(name(index).as_bytes()), "{index}");
+        }
+        // A place from before means the same entry.
+        let again = mount.read_directory(handle, 100, attributes).await.unwrap();
+        assert_eq!(Some(&again[0].name), seen.iter().nth(100));
+        mount.close_directory(handle);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fallocate_cuts_nothing_that_others_append_meanwhile() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "").await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        for turn in 0..50_u64 {
+            let line = format!("{turn:04}\n");
+            fs.record_append("/file", line.into()).await.unwrap();
+        }
+    });
+    for turn in 1..=50 {
+        let grown = mount.allocate(SUPERUSER, inode, (0, turn * 7), 0);
+        grown.await.unwrap();
+    }
+    tasks.join_all().await;
+    mount.open(inode).await.unwrap();
+    let bytes = mount.read(inode, 0, 10_000).await.unwrap();
+    let lines: Vec<u8> = bytes.iter().copied().filter(|&byte| byte != 0).collect();
+    let expected: String = (0..50).map(|turn| format!("{turn:04}\n")).collect();
+    assert_eq!(String::from_utf8(lines).unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_close_could_not_commit_are_not_overtaken() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let mut config = ClusterConfig::new(cluster.addresses().to_vec(), Caller::default());
+    config.timeouts.patience = Duration::from_millis(500);
+    config.timeouts.pipeline = Duration::from_millis(300);
+    let (mount, _forgets) = mount(FileSystem::connect(config).await.unwrap());
+    let inode = put(&mount, "file", "first").await;
+    for datanode in 0..3 {
+        cluster.kill_datanode(datanode).await;
+    }
+    mount
+        .write(inode, 0, "older bytes".into(), false)
+        .await
+        .unwrap();
+    assert!(mount.release(inode).await.is_err(), "nothing takes them");
+    mount.open(inode).await.unwrap();
+    mount.write(inode, 0, "newer".into(), false).await.unwrap();
+    assert_eq!(mount.read(inode, 0, 100).await.unwrap(), "newer bytes");
+    for datanode in 0..3 {
+        cluster.start_datanode(datanode).await.unwrap();
+    }
+    for datanode in 0..3 {
+        cluster.wait_registered(datanode).await.unwrap();
+    }
+    while mount.flush(inode).await.is_err() {}
+    mount.release(inode).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    assert_eq!(fs.read_file("/file").await.unwrap(), "newer bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_that_nobody_would_obey_are_refused() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = make(&mount, "file").await;
+    let set = async |name: &[u8]| mount.set_xattr(inode, name, b"value", XattrMode::Set).await;
+    assert_eq!(set(b"user.name").await, Ok(()));
+    for refused in [&b"security.capability"[..], b"system.posix_acl_access"] {
+        assert_eq!(set(refused).await, Err(libc::EOPNOTSUPP));
+        assert!(MountedFs::get_xattr_at_once(refused).is_some());
+    }
+    fs.set_xattr(
+        "/file",
+        "system.posix_acl_access",
+        "x",
+        XattrMode::Set,
+        false,
+    )
+    .await
+    .unwrap();
+    assert_eq!(mount.list_xattrs(inode).await.unwrap(), b"user.name\0");
+    assert_eq!(MountedFs::get_xattr_at_once(b"user.name"), None);
+}
