@@ -8,7 +8,7 @@
 //! | `caches` | what the kernel keeps and must drop |
 //! | `identity` | in whose name things are made |
 //! | `errno` | failures as the kernel's numbers |
-//! | `mount`, `config` | the life of a mount, its settings |
+//! | `mount`, `mount::attach`, `config` | the life of a mount, mount(2), its settings |
 
 mod caches;
 mod config;
@@ -23,4 +23,4 @@ mod mount;
 pub use caches::{Forget, Forgets, KernelCaches};
 pub use config::MountConfig;
 pub use fs::{MountedFs, NewAttributes, Outcome, Requester};
-pub use mount::{Mount, check_mountpoint};
+pub use mount::{Mount, check_mountpoint, remount};

@@ -5,6 +5,11 @@
 mod administration;
 mod commands;
 mod failures;
+mod mount_files;
+mod mount_life;
+mod mount_posix;
+mod mount_work;
+mod mounted;
 mod program;
 mod settings;
 mod watch;
