@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cairn_client::{ClusterConfig, FileSystem, Timeouts};
+use cairn_daemon::users::Users;
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::net;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::arguments::Global;
 use crate::session::Session;
-use crate::users::{self, Users};
+use crate::users;
 
 /// Port of a namenode unless an address says otherwise.
 pub(crate) const DEFAULT_PORT: u16 = 9000;
@@ -207,7 +208,7 @@ pub(crate) async fn session(global: &Global, purpose: &str) -> anyhow::Result<Se
 
 pub(crate) fn caller(global: &Global) -> anyhow::Result<Caller> {
     match &global.user {
-        Some(user) => Users::load().caller(user).context("--user or CAIRN_USER"),
+        Some(user) => users::caller(user).context("--user or CAIRN_USER"),
         None => Ok(users::own_caller()),
     }
 }

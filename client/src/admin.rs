@@ -41,13 +41,13 @@ pub async fn found_cluster(
 impl FileSystem {
     /// The whole cluster at a glance.
     pub async fn status(&self) -> Result<StatusReply> {
-        let caller = self.core().namenode.caller();
+        let caller = self.asker();
         self.ask(Method::Status, &StatusRequest { caller }).await
     }
 
     /// One page of consistency checks: `cursor` is empty for the first, and comes from the last reply for the next.
     pub async fn fsck_page(&self, cursor: Vec<u8>, limit: u32) -> Result<FsckReply> {
-        let caller = self.core().namenode.caller();
+        let caller = self.asker();
         self.ask(
             Method::Fsck,
             &FsckRequest {
@@ -66,7 +66,7 @@ impl FileSystem {
         replaces: Option<NamenodeId>,
     ) -> Result<()> {
         let request = AddNamenodeRequest {
-            caller: self.core().namenode.caller(),
+            caller: self.asker(),
             address: address.into(),
             replaces: replaces.map_or(0, |id| id.0),
         };
@@ -77,7 +77,7 @@ impl FileSystem {
 
     /// Removes a namenode.
     pub async fn remove_namenode(&self, namenode: NamenodeId) -> Result<()> {
-        let caller = self.core().namenode.caller();
+        let caller = self.asker();
         let request = RemoveNamenodeRequest {
             caller,
             namenode: namenode.0,
@@ -89,7 +89,7 @@ impl FileSystem {
 
     /// Hands leadership over, to the member that is furthest if `to` is `None`.
     pub async fn transfer_leadership(&self, to: Option<NamenodeId>) -> Result<()> {
-        let caller = self.core().namenode.caller();
+        let caller = self.asker();
         let request = TransferLeadershipRequest {
             caller,
             to: to.map_or(0, |id| id.0),
@@ -121,7 +121,7 @@ impl FileSystem {
         forget: bool,
     ) -> Result<()> {
         let request = SetDatanodeStateRequest {
-            caller: self.core().namenode.caller(),
+            caller: self.asker(),
             datanode: datanode.0,
             state: state as i32,
             forget,

@@ -54,8 +54,19 @@ const LOCK_WAITS_MAX: usize = 256;
 #[derive(Clone)]
 pub struct FileSystem {
     pub(crate) inner: Arc<Inner>,
-    /// Who changes the namespace, if not the one who connected.
-    caller: Option<Arc<Caller>>,
+    /// In whose name, if not in that of the one who connected.
+    acting: Acting,
+}
+
+/// In whose name a [`FileSystem`] asks and changes.
+#[derive(Clone)]
+enum Acting {
+    /// The one who connected.
+    Connected,
+    /// Changes of the namespace only.
+    Changes(Arc<Caller>),
+    /// Everything.
+    Everything(Arc<Caller>),
 }
 
 /// What the operations share. Dropped with the last clone, and with it every background task.
@@ -185,7 +196,7 @@ impl FileSystem {
                 core,
                 tasks,
             }),
-            caller: None,
+            acting: Acting::Connected,
         })
     }
 
@@ -195,15 +206,33 @@ impl FileSystem {
     pub fn with_caller(&self, caller: Caller) -> Self {
         Self {
             inner: self.inner.clone(),
-            caller: Some(Arc::new(caller)),
+            acting: Acting::Changes(Arc::new(caller)),
+        }
+    }
+
+    /// The same file system, for somebody else in everything: questions, changes, and what may be opened. A gateway acts so for
+    /// each request. Session, connections and limits are shared. What has been opened is read and written without asking again who
+    /// it is.
+    pub fn on_behalf_of(&self, caller: Caller) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            acting: Acting::Everything(Arc::new(caller)),
         }
     }
 
     /// Who changes the namespace.
     pub(crate) fn caller(&self) -> Caller {
-        match &self.caller {
-            Some(caller) => Caller::clone(caller),
-            None => self.core().namenode.caller(),
+        match &self.acting {
+            Acting::Changes(caller) | Acting::Everything(caller) => Caller::clone(caller),
+            Acting::Connected => self.core().namenode.caller(),
+        }
+    }
+
+    /// Who asks.
+    pub(crate) fn asker(&self) -> Caller {
+        match &self.acting {
+            Acting::Everything(caller) => Caller::clone(caller),
+            Acting::Changes(_) | Acting::Connected => self.core().namenode.caller(),
         }
     }
 

@@ -231,9 +231,14 @@ impl Namenode {
     }
 
     /// One read.
-    pub(crate) async fn query(&self, subject: &Subject, kind: QueryKind) -> Result<QueryResult> {
+    pub(crate) async fn query(
+        &self,
+        subject: &Subject,
+        kind: QueryKind,
+        caller: Caller,
+    ) -> Result<QueryResult> {
         let request = QueryRequest {
-            caller: self.caller(),
+            caller,
             freshness: Freshness::Linearizable as i32,
             session: self.feed.session(),
             kind: Some(kind),

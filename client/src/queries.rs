@@ -165,7 +165,10 @@ impl FileSystem {
     }
 
     async fn query(&self, subject: &Subject, kind: QueryKind) -> Result<QueryResult> {
-        self.core().namenode.query(subject, kind).await
+        self.core()
+            .namenode
+            .query(subject, kind, self.asker())
+            .await
     }
 }
 

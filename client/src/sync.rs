@@ -14,7 +14,7 @@ impl FileSystem {
         let patience = namenode.timeouts().patience;
         let request = SyncRequest {
             inode: inode.0,
-            caller: namenode.caller(),
+            caller: self.asker(),
         };
         let reply: std::result::Result<SyncReply, _> = namenode
             .call_within(Method::Sync, &request, patience / 2, patience)

@@ -4,6 +4,7 @@
 //! Checking what values mean is not done here: each daemon's config has its own `validate()`.
 
 pub mod duration;
+mod gateway;
 mod size;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use gateway::{BadGatewaySetting, GatewayAuth, GatewaySettings};
 pub use size::ByteSize;
 
 /// Longer files are certainly not ours.

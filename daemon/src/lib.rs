@@ -1,4 +1,4 @@
-//! What every process needs: config, tasks, clock, disk, durable files, telemetry. Depends on nothing of ours.
+//! What every process needs: config, tasks, clock, disk, durable files, telemetry, users. Depends on nothing of ours.
 //!
 //! The doors to the world are here: [`disk`] (files), [`clock`] (time), [`blocking()`] (threads) and [`tasks`] (tasks).
 //! The simulator (`cfg(cairn_sim)`) puts something deterministic behind each of them.
@@ -11,6 +11,7 @@ pub mod durable;
 pub mod identity;
 pub mod tasks;
 pub mod telemetry;
+pub mod users;
 
 pub use blocking::blocking;
 pub use clock::Clock;

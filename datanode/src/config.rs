@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use cairn_daemon::config::{ByteSize, duration};
+use cairn_daemon::config::{ByteSize, GatewaySettings, duration};
 
 use crate::error::DatanodeError;
 
@@ -19,6 +19,10 @@ pub struct DatanodeConfig {
     pub listen: String,
     /// `host:port` under which clients and other datanodes reach this one; empty: `host` with the port of `listen`.
     pub advertise: String,
+    /// Where to listen for HTTP, `host:port`; empty for none. Default `0.0.0.0:9864`.
+    pub http: String,
+    /// `host:port` under which HTTP clients reach this one; empty: the host of `advertise` with the port of `http`.
+    pub http_advertise: String,
     /// Directories, one for each disk; made if absent. At least one.
     pub volumes: Vec<PathBuf>,
     /// Space to leave free on each volume, so that a full one can still seal and delete. At least 64 MiB, default 1 GiB.
@@ -42,6 +46,8 @@ pub struct DatanodeConfig {
     /// How fast sealed replicas are verified in the background, bytes per second over all volumes; 0 is never.
     /// Default 8 MiB: 4 TiB in six days.
     pub scrub_rate: ByteSize,
+    /// The HTTP gateway.
+    pub gateway: GatewaySettings,
 }
 
 impl Default for DatanodeConfig {
@@ -50,6 +56,8 @@ impl Default for DatanodeConfig {
             namenodes: Vec::new(),
             listen: "0.0.0.0:9866".to_owned(),
             advertise: String::new(),
+            http: "0.0.0.0:9864".to_owned(),
+            http_advertise: String::new(),
             volumes: Vec::new(),
             reserve: ByteSize::gib(1),
             rack: "/default".to_owned(),
@@ -60,6 +68,7 @@ impl Default for DatanodeConfig {
             reads_max: 64,
             copies_max: 2,
             scrub_rate: ByteSize::mib(8),
+            gateway: GatewaySettings::default(),
         }
     }
 }
@@ -123,6 +132,8 @@ impl DatanodeConfig {
                 "`heartbeat_interval` is {interval}, 100ms to 30s are allowed"
             ));
         }
+        let gateway = self.gateway.check();
+        gateway.map_err(|error| DatanodeError::Config(error.to_string()))?;
         let counts = [
             ("write_streams_max", self.write_streams_max, 100_000),
             ("reads_max", self.reads_max, 10_000),
@@ -138,15 +149,21 @@ impl DatanodeConfig {
     }
 
     fn addresses(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let advertise = Some(self.advertise.as_str()).filter(|address| !address.is_empty());
+        let optional = [
+            ("advertise", self.advertise.as_str()),
+            ("http", self.http.as_str()),
+            ("http_advertise", self.http_advertise.as_str()),
+        ];
         let namenodes = self
             .namenodes
             .iter()
             .map(|address| ("namenodes", address.as_str()));
         let ours = [("listen", self.listen.as_str())].into_iter();
-        namenodes
-            .chain(ours)
-            .chain(advertise.map(|address| ("advertise", address)))
+        namenodes.chain(ours).chain(
+            optional
+                .into_iter()
+                .filter(|(_, address)| !address.is_empty()),
+        )
     }
 }
 
@@ -177,7 +194,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         type Change = fn(&mut DatanodeConfig);
-        let cases: [(&str, Change); 8] = [
+        let cases: [(&str, Change); 10] = [
             ("`namenodes` is empty", |c| c.namenodes.clear()),
             ("`namenodes`: `a` is not host:port", |c| {
                 c.namenodes = vec!["a".into()]
@@ -190,6 +207,10 @@ mod tests {
             ("`reserve` is 1 MiB", |c| c.reserve = ByteSize::mib(1)),
             ("`rack`", |c| c.rack = "rack1".into()),
             ("`reads_max` is 0", |c| c.reads_max = 0),
+            ("`http`: `x` is not host:port", |c| c.http = "x".into()),
+            ("`gateway.connections_max`", |c| {
+                c.gateway.connections_max = 0
+            }),
         ];
         for (expected, change) in cases {
             let mut config = good();

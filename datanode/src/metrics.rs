@@ -53,6 +53,11 @@ impl Metrics {
         }
     }
 
+    /// Where they are registered.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// All of them as text for Prometheus.
     pub(crate) fn render(&self) -> String {
         self.registry.render()

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use cairn_daemon::disk::Disk;
+use cairn_daemon::telemetry::Metrics as Registry;
 use cairn_daemon::{Tasks, blocking};
 use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::admin::MetricsReply;
@@ -43,6 +44,7 @@ const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Datanode {
     address: String,
+    host: String,
     bound: SocketAddr,
     registered: Arc<watch::Sender<Option<DatanodeId>>>,
     store: Arc<ChunkStore>,
@@ -83,6 +85,7 @@ impl Datanode {
         let introduction = introduction(&config, bound, rng.clone());
         let datanode = Self {
             address: introduction.address.clone(),
+            host: introduction.host.clone(),
             bound,
             registered: Arc::new(watch::Sender::new(None)),
             store: Arc::clone(&volumes.store),
@@ -107,6 +110,11 @@ impl Datanode {
         &self.address
     }
 
+    /// Name of its machine.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Where it listens.
     pub fn bound(&self) -> SocketAddr {
         self.bound
@@ -128,9 +136,9 @@ impl Datanode {
         &self.store
     }
 
-    /// Its metrics as OpenMetrics text.
-    pub fn metrics(&self) -> String {
-        self.metrics.render()
+    /// Its metrics, for others to add theirs and to show all.
+    pub fn metrics(&self) -> &Registry {
+        self.metrics.registry()
     }
 }
 
@@ -259,8 +267,10 @@ fn introduction(config: &DatanodeConfig, bound: SocketAddr, mut rng: StdRng) -> 
     };
     let mut boot_nonce = vec![0; 16];
     rng.fill_bytes(&mut boot_nonce);
+    let address = advertised(config, &host, bound);
     Introduction {
-        address: advertised(config, &host, bound),
+        http_address: advertised_http(config, &address),
+        address,
         host,
         rack: config.rack.clone(),
         boot_nonce,
@@ -282,6 +292,19 @@ fn advertised(config: &DatanodeConfig, host: &str, bound: SocketAddr) -> String 
         "" | "0.0.0.0" | "[::]" => format!("{host}:{port}"),
         name => format!("{name}:{port}"),
     }
+}
+
+/// Where HTTP clients reach us: as configured, else on the machine that others reach us at.
+fn advertised_http(config: &DatanodeConfig, address: &str) -> String {
+    if config.http.is_empty() || !config.http_advertise.is_empty() {
+        return config.http_advertise.clone();
+    }
+    let (listening, port) = config.http.rsplit_once(':').unwrap_or_default();
+    let host = match listening {
+        "" | "0.0.0.0" | "[::]" => address.rsplit_once(':').map_or("", |(name, _)| name),
+        name => name,
+    };
+    format!("{host}:{port}")
 }
 
 /// The machine's name, as the kernel has it.

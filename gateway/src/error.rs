@@ -20,9 +20,6 @@ pub enum GatewayError {
         /// Why not.
         source: io::Error,
     },
-    /// The listening socket broke.
-    #[error("serve HTTP: {0}")]
-    Serve(#[source] io::Error),
 }
 
 /// A failed request to the cluster as an answer.

@@ -6,33 +6,83 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
-use cairn_client::{ClusterConfig, Error, FileSystem};
-use cairn_daemon::Tasks;
-use cairn_daemon::telemetry::METRICS_CONTENT_TYPE;
+use axum::routing::{any, get};
+use cairn_client::{ClusterConfig, Error, FileSystem, Subject};
+use cairn_daemon::config::GatewaySettings;
+use cairn_daemon::telemetry::{METRICS_CONTENT_TYPE, Metrics as Registry};
+use cairn_daemon::{Clock, Tasks};
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::net;
+use cairn_protocol::messages::admin::StatusReply;
+use cairn_protocol::net::{self, TcpListener};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use crate::datanodes::Datanodes;
 use crate::error::{Answer, GatewayError};
-use crate::{page, status};
+use crate::metrics::Metrics;
+use crate::who::Names;
+use crate::{connections, page, status, webhdfs};
 
 /// A cluster that takes longer to answer is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
+/// Who looks at the status page waits no longer than this for the cluster.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// For open chunks to be given back at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// All lines of a request's head together; its number of lines is limited, too.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Read ahead for each download: many run at once.
+const READ_AHEAD_BYTES: usize = 2 << 20;
+
+/// Uploaded and not yet part of a file, over all uploads.
+const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+
+/// In flight in one upload's pipeline.
+const WRITE_WINDOW_BYTES: usize = 4 << 20;
+
 /// What the gateway needs.
 #[derive(Clone)]
 pub struct GatewayOptions {
-    /// Where to listen, `host:port`; port 0 takes a free one.
-    pub listen: String,
-    /// The cluster, and as whom to ask it.
+    /// The cluster, and as whom to ask it: the superuser, who then asks in the name of others.
     pub cluster: ClusterConfig,
-    /// Metrics of this process as text.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The counters of the daemon that the gateway is part of; it adds its own.
+    pub metrics: Registry,
+    /// From the daemon's file.
+    pub settings: GatewaySettings,
+}
+
+/// A socket that listens, before there is a gateway: its port may have to be told to others first.
+#[derive(Debug)]
+pub struct HttpListener {
+    listener: TcpListener,
+    bound: SocketAddr,
+}
+
+impl HttpListener {
+    /// Listens on `host:port`; port 0 takes a free one.
+    pub async fn on(address: &str) -> Result<Self, GatewayError> {
+        let failed = |source| GatewayError::Listen {
+            address: address.to_owned(),
+            source,
+        };
+        let listener = net::listen(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, bound })
+    }
+
+    /// Where it listens.
+    pub fn bound(&self) -> SocketAddr {
+        self.bound
+    }
 }
 
 /// A running gateway. It stops with the [`Tasks`] that it was started in.
@@ -42,44 +92,97 @@ pub struct Gateway {
 }
 
 /// What requests share.
-struct Shared {
+pub(crate) struct Shared {
     options: GatewayOptions,
+    bound: SocketAddr,
+    tasks: Tasks,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    names: Names,
+    datanodes: Datanodes,
     /// Connected with the first request that needs it: the cluster may come up after us.
     fs: OnceCell<FileSystem>,
 }
 
 impl Shared {
-    async fn fs(&self) -> Result<&FileSystem, Error> {
+    fn new(mut options: GatewayOptions, bound: SocketAddr, tasks: &Tasks) -> Self {
+        options.cluster.read_ahead_bytes = READ_AHEAD_BYTES;
+        options.cluster.in_flight_bytes_max = IN_FLIGHT_BYTES_MAX;
+        options.cluster.write_window_bytes = WRITE_WINDOW_BYTES;
+        Self {
+            metrics: Arc::new(Metrics::new(options.metrics.clone())),
+            options,
+            bound,
+            tasks: tasks.clone(),
+            clock: Clock::system(),
+            names: Names::default(),
+            datanodes: Datanodes::default(),
+            fs: OnceCell::new(),
+        }
+    }
+
+    /// As the superuser.
+    pub(crate) async fn fs(&self) -> Result<&FileSystem, Error> {
         self.fs
             .get_or_try_init(|| FileSystem::connect(self.options.cluster.clone()))
             .await
     }
+
+    pub(crate) fn settings(&self) -> &GatewaySettings {
+        &self.options.settings
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(crate) fn datanodes(&self) -> &Datanodes {
+        &self.datanodes
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Where it listens.
+    pub(crate) fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// The date, in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ns() / 1_000_000
+    }
 }
 
 impl Gateway {
-    /// Listens, and serves in `tasks`.
-    pub async fn start(options: GatewayOptions, tasks: &Tasks) -> Result<Self, GatewayError> {
-        let address = options.listen.clone();
-        let failed = |source| GatewayError::Listen {
-            address: address.clone(),
-            source,
-        };
-        let listener = net::listen(&address).await.map_err(failed)?;
-        let bound = listener.local_addr().map_err(failed)?;
-        let shared = Arc::new(Shared {
-            options,
-            fs: OnceCell::new(),
-        });
-        let shutdown = tasks.shutdown_token();
-        tasks.component("http", |_stop| async move {
-            let serving = axum::serve(listener, router(shared));
-            serving
-                .with_graceful_shutdown(shutdown.cancelled_owned())
-                .await
-                .map_err(GatewayError::Serve)
+    /// Serves in `tasks`.
+    pub fn start(listening: HttpListener, options: GatewayOptions, tasks: &Tasks) -> Self {
+        let HttpListener { listener, bound } = listening;
+        let shared = Arc::new(Shared::new(options, bound, tasks));
+        let serving = connections::serve(
+            listener,
+            router(Arc::clone(&shared)),
+            shared.settings().clone(),
+            Arc::clone(&shared.metrics),
+            tasks.clone(),
+        );
+        tasks.component("http", |stop| async move {
+            serving.await?;
+            // Requests end before this is cancelled, and those that we stand on end after us.
+            stop.cancelled().await;
+            if let Some(fs) = shared.fs.get() {
+                // Without it the cluster cleans up when the session expires.
+                let _ = timeout(CLOSE_WITHIN, fs.clone().close()).await;
+            }
+            Ok::<(), GatewayError>(())
         });
         tracing::info!(%bound, "HTTP listens");
-        Ok(Self { bound })
+        Self { bound }
     }
 
     /// Where it listens.
@@ -89,20 +192,48 @@ impl Gateway {
 }
 
 fn router(shared: Arc<Shared>) -> Router {
+    let webhdfs = any(webhdfs::serve);
     Router::new()
         .route("/", get(status_page))
         .route("/api/v1/status", get(status_json))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
+        .route(webhdfs::PREFIX, webhdfs.clone())
+        .route("/webhdfs/v1/", webhdfs.clone())
+        .route("/webhdfs/v1/{*path}", webhdfs)
+        .layer(middleware::from_fn(bounded_head))
         .with_state(shared)
 }
 
+/// Refuses requests whose head is too large.
+async fn bounded_head(request: Request, next: Next) -> Response {
+    let lines = request.headers().iter();
+    let bytes: usize = lines
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    if bytes + target > HEAD_BYTES_MAX {
+        let text = format!("the request's head has more than {HEAD_BYTES_MAX} bytes\n");
+        return (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).into_response();
+    }
+    next.run(request).await
+}
+
+async fn cluster_status(shared: &Shared) -> Result<StatusReply, Error> {
+    let asked = timeout(STATUS_WITHIN, async { shared.fs().await?.status().await });
+    asked.await.unwrap_or_else(|_| {
+        Err(Error::Unreachable {
+            subject: Subject::Cluster,
+            patience: STATUS_WITHIN,
+            failure: ErrorCode::TimedOut.into(),
+        })
+    })
+}
+
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
-    let status = match shared.fs().await {
-        Ok(fs) => fs.status().await,
-        Err(error) => Err(error),
-    };
+    let status = cluster_status(&shared).await;
     let code = if status.is_ok() {
         StatusCode::OK
     } else {
@@ -117,13 +248,7 @@ async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn status_json(State(shared): State<Arc<Shared>>) -> Result<Response, Answer> {
-    let status = shared
-        .fs()
-        .await
-        .map_err(Answer)?
-        .status()
-        .await
-        .map_err(Answer)?;
+    let status = cluster_status(&shared).await.map_err(Answer)?;
     Ok((
         [(header::CACHE_CONTROL, "no-store")],
         Json(status::as_json(&status)),
@@ -134,7 +259,7 @@ async fn status_json(State(shared): State<Arc<Shared>>) -> Result<Response, Answ
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     (
         [(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)],
-        (shared.options.metrics)(),
+        shared.metrics.render(),
     )
         .into_response()
 }
@@ -155,16 +280,17 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use cairn_client::{ClusterConfig, Timeouts};
     use cairn_daemon::Tasks;
+    use cairn_daemon::config::GatewaySettings;
+    use cairn_daemon::telemetry::Metrics as Registry;
     use cairn_protocol::messages::common::Caller;
     use cairn_protocol::net;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::{Gateway, GatewayOptions};
+    use super::{Gateway, GatewayOptions, HttpListener};
 
     async fn get(gateway: &Gateway, path: &str) -> String {
         let mut stream = net::connect(&gateway.bound().to_string()).await.unwrap();
@@ -189,15 +315,16 @@ mod tests {
             ..Timeouts::default()
         };
         let options = GatewayOptions {
-            listen: "127.0.0.1:0".to_owned(),
             cluster,
-            metrics: Arc::new(|| "dfs_test 1\n# EOF\n".to_owned()),
+            metrics: Registry::new("test"),
+            settings: GatewaySettings::default(),
         };
-        let gateway = Gateway::start(options.clone(), &tasks).await.unwrap();
+        let listener = HttpListener::on("127.0.0.1:0").await.unwrap();
+        let gateway = Gateway::start(listener, options, &tasks);
         assert!(get(&gateway, "/healthz").await.starts_with("HTTP/1.1 200"));
         let metrics = get(&gateway, "/metrics").await;
         assert!(
-            metrics.contains("openmetrics-text") && metrics.contains("dfs_test 1"),
+            metrics.contains("openmetrics-text") && metrics.contains("dfs_test_http_connections 1"),
             "{metrics}"
         );
         assert!(get(&gateway, "/readyz").await.starts_with("HTTP/1.1 503"));
@@ -209,12 +336,13 @@ mod tests {
         assert!(get(&gateway, "/api/v1/status").await.contains("\"error\""));
         assert!(get(&gateway, "/nothing").await.starts_with("HTTP/1.1 404"));
 
-        let taken = GatewayOptions {
-            listen: gateway.bound().to_string(),
-            ..options
-        };
-        let error = Gateway::start(taken, &tasks).await.unwrap_err().to_string();
-        assert!(error.contains(&gateway.bound().to_string()), "{error}");
+        let files = get(&gateway, "/webhdfs/v1/?op=LISTSTATUS&user.name=root").await;
+        assert!(files.starts_with("HTTP/1.1 401"), "{files}");
+        assert!(files.contains("SecurityException"), "{files}");
+
+        let taken = gateway.bound().to_string();
+        let error = HttpListener::on(&taken).await.unwrap_err().to_string();
+        assert!(error.contains(&taken), "{error}");
         tasks.shutdown();
         tasks
             .run_until_shutdown(Duration::from_secs(10))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cairn_daemon::config::ByteSize;
+use cairn_daemon::config::{ByteSize, GatewaySettings};
 use cairn_protocol::messages::common::ClusterSettings;
 use serde::Deserialize;
 
@@ -46,7 +46,7 @@ pub struct NamenodeConfig {
     /// namenode found`, which is told to the first of them, looks at it. Default: this one alone.
     #[serde(default)]
     pub namenodes: Vec<String>,
-    /// Address of the HTTP status page, `host:port`; empty for none. Default `0.0.0.0:9870`.
+    /// Where to listen for HTTP, `host:port`; empty for none. Default `0.0.0.0:9870`.
     #[serde(default = "default_http")]
     pub http: String,
     /// Settings of the cluster when it is founded; afterwards they are replicated state.
@@ -58,6 +58,9 @@ pub struct NamenodeConfig {
     /// Timing of the Raft group; the same on all namenodes.
     #[serde(default)]
     pub raft: RaftSettings,
+    /// The HTTP gateway.
+    #[serde(default)]
+    pub gateway: GatewaySettings,
 }
 
 fn default_listen() -> String {
@@ -177,6 +180,7 @@ impl NamenodeConfig {
             cluster: FoundingSettings::default(),
             cache: default_cache(),
             raft: RaftSettings::default(),
+            gateway: GatewaySettings::default(),
         }
     }
 
@@ -264,6 +268,8 @@ impl NamenodeConfig {
             u64::MAX,
             self.raft.snapshot_every_entries,
         )?;
+        let gateway = self.gateway.check();
+        gateway.map_err(|error| bad(error.key, error.rule, error.found))?;
         let raft = &self.raft;
         if raft.heartbeat_interval * 2 > raft.election_timeout_min
             || raft.election_timeout_min >= raft.election_timeout_max

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{expand, for_each};
 use crate::session::{Session, Usage, about};
-use crate::users::Users;
+use cairn_daemon::users::Users;
 
 /// Change owner and group.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use crate::output::{
 };
 use crate::paths::join;
 use crate::session::Session;
-use crate::users::Users;
+use cairn_daemon::users::Users;
 
 /// List directories, or tell about files.
 ///

@@ -12,7 +12,7 @@ use crate::output::{
     JsonArray, escape, json_attributes, kind, kind_name, mode_string, time_in_full,
 };
 use crate::session::Session;
-use crate::users::Users;
+use cairn_daemon::users::Users;
 
 /// Tell all that is known of files and directories.
 ///
@@ -178,7 +178,7 @@ mod tests {
     use cairn_protocol::messages::common::{Attributes, InodeKind};
 
     use super::formatted;
-    use crate::users::Users;
+    use cairn_daemon::users::Users;
 
     #[test]
     fn formats_are_filled_in() {

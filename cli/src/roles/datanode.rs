@@ -11,7 +11,7 @@ use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::serve;
+use super::{listen_for_http, serve, start_gateway};
 use crate::session::Usage;
 
 /// How to run a datanode.
@@ -32,6 +32,9 @@ pub(crate) struct DatanodeRole {
     /// A directory for each disk, instead of `volumes` in the file.
     #[arg(long = "volume", value_name = "DIR")]
     volumes: Vec<PathBuf>,
+    /// Where to listen for HTTP, instead of `http` in the file; empty for none.
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
     /// Failure domain, instead of `rack` in the file.
     #[arg(long, value_name = "/RACK")]
     rack: Option<String>,
@@ -65,6 +68,9 @@ impl DatanodeRole {
         if !self.volumes.is_empty() {
             settings.volumes.clone_from(&self.volumes);
         }
+        if let Some(http) = &self.http {
+            settings.http.clone_from(http);
+        }
         if let Some(rack) = &self.rack {
             settings.rack.clone_from(rack);
         }
@@ -89,10 +95,27 @@ pub(crate) async fn run(role: DatanodeRole) -> anyhow::Result<()> {
     .await
 }
 
-/// Starts a datanode in `tasks`.
-pub(crate) async fn start(settings: DatanodeConfig, tasks: &Tasks) -> anyhow::Result<Datanode> {
+/// Starts a datanode and its gateway in `tasks`.
+pub(crate) async fn start(mut settings: DatanodeConfig, tasks: &Tasks) -> anyhow::Result<Datanode> {
+    let listening = listen_for_http(&settings.http).await?;
+    // It tells the namenodes where its gateway is.
+    if let Some(listening) = &listening {
+        settings.http = with_port(&settings.http, listening.bound().port());
+    }
+    let (gateway, namenodes) = (settings.gateway.clone(), settings.namenodes.clone());
     let rng = StdRng::seed_from_u64(rand::random());
-    Ok(Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?)
+    let datanode = Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?;
+    if let Some(listening) = listening {
+        let (host, metrics) = (datanode.host().to_owned(), datanode.metrics().clone());
+        start_gateway(listening, namenodes, host, metrics, gateway, tasks);
+    }
+    Ok(datanode)
+}
+
+/// The address with the port that was really bound.
+fn with_port(address: &str, port: u16) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    format!("{host}:{port}")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const DATANODE_PORTS: u16 = 10;
 pub(crate) struct Layout {
     pub(super) namenodes: Vec<String>,
     pub(super) datanodes: Vec<String>,
-    /// Empty for none.
+    /// Of the first namenode; the others follow. Empty for none.
     pub(super) http: String,
     /// The cluster exists. From then on a namenode without data is one that lost it, and nothing is founded any more.
     #[serde(default)]
@@ -207,14 +207,25 @@ impl Layout {
     }
 
     /// All, for a look whether they are free.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
-        let all = self
-            .namenodes
-            .iter()
-            .chain(&self.datanodes)
-            .chain([&self.http]);
-        all.map(String::as_str)
-            .filter(|address| !address.is_empty())
+    pub(super) fn addresses(&self) -> impl Iterator<Item = String> {
+        let http = (0..self.namenodes.len()).map(|index| self.namenode_http(index));
+        let all = self.namenodes.iter().chain(&self.datanodes).cloned();
+        all.chain(http).filter(|address| !address.is_empty())
+    }
+
+    /// Where a namenode listens for HTTP.
+    pub(super) fn namenode_http(&self, index: usize) -> String {
+        match (port_of(&self.http), u16::try_from(index)) {
+            (Ok(port), Ok(index)) if port > 0 => loopback(port + index),
+            _ => String::new(),
+        }
+    }
+
+    /// Everybody on this machine is believed, as with the other ports of the cluster: they listen on 127.0.0.1 only.
+    fn gateway_config() -> toml::Value {
+        let mut gateway = toml::Table::new();
+        gateway.insert("auth".to_owned(), "simple".into());
+        gateway.into()
     }
 
     /// A laptop's settings: little memory, short times, and a root that the current user can write to.
@@ -228,12 +239,7 @@ impl Layout {
         file.insert("listen".to_owned(), self.namenodes[index].clone().into());
         file.insert("advertise".to_owned(), self.namenodes[index].clone().into());
         file.insert("namenodes".to_owned(), self.namenodes.clone().into());
-        let http = if index == 0 {
-            self.http.clone()
-        } else {
-            String::new()
-        };
-        file.insert("http".to_owned(), http.into());
+        file.insert("http".to_owned(), self.namenode_http(index).into());
         file.insert("cache".to_owned(), "64 MiB".into());
         let mut cluster = toml::Table::new();
         let replication = i64::try_from(self.datanodes.len().min(3)).unwrap_or(3);
@@ -246,6 +252,7 @@ impl Layout {
         cluster.insert("root_uid".to_owned(), i64::from(own.uid).into());
         cluster.insert("root_gid".to_owned(), i64::from(own.gid).into());
         file.insert("cluster".to_owned(), cluster.into());
+        file.insert("gateway".to_owned(), Self::gateway_config());
         file.to_string()
     }
 
@@ -260,6 +267,14 @@ impl Layout {
         );
         file.insert("reserve".to_owned(), "256 MiB".into());
         file.insert("write_memory".to_owned(), "256 MiB".into());
+        // Any free port: clients are told by the namenodes.
+        let http = if self.http.is_empty() {
+            String::new()
+        } else {
+            loopback(0)
+        };
+        file.insert("http".to_owned(), http.into());
+        file.insert("gateway".to_owned(), Self::gateway_config());
         file.to_string()
     }
 }
@@ -368,7 +383,7 @@ mod tests {
         let mut up = up(Path::new("x"));
         (up.port, up.namenodes, up.http) = (Some(0), Some(5), Some(0));
         let layout = new_layout(&up).await.unwrap();
-        let mut all: Vec<&str> = layout.addresses().collect();
+        let mut all: Vec<String> = layout.addresses().collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!((all.len(), layout.http.as_str()), (8, ""));

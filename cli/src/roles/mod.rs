@@ -8,11 +8,51 @@ pub(crate) mod up;
 
 use std::time::Duration;
 
+use anyhow::Context;
 use cairn_daemon::Tasks;
-use cairn_daemon::telemetry::init_logs;
+use cairn_daemon::config::GatewaySettings;
+use cairn_daemon::telemetry::{Metrics, init_logs};
+use cairn_gateway::{Gateway, GatewayOptions, HttpListener};
+use cairn_protocol::messages::common::Caller;
+
+use crate::cluster::client_config;
 
 /// For requests to end and components to stop. What is cut off loses nothing acknowledged.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the gateway tries to get an answer from the cluster: longer than an election takes.
+const GATEWAY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Nothing, if there is no address.
+async fn listen_for_http(address: &str) -> anyhow::Result<Option<HttpListener>> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let listening = HttpListener::on(address).await;
+    listening.map(Some).context("HTTP gateway")
+}
+
+/// Starts the gateway of a daemon on `host`, if that is known.
+fn start_gateway(
+    listening: HttpListener,
+    namenodes: Vec<String>,
+    host: String,
+    metrics: Metrics,
+    settings: GatewaySettings,
+    tasks: &Tasks,
+) {
+    let superuser = Caller::default();
+    let mut cluster = client_config(namenodes, superuser, "gateway", GATEWAY_PATIENCE);
+    if !host.is_empty() {
+        cluster.host = host;
+    }
+    let options = GatewayOptions {
+        cluster,
+        metrics,
+        settings,
+    };
+    Gateway::start(listening, options, tasks);
+}
 
 /// Runs one role until a signal or a failure ends it.
 async fn serve(
@@ -98,9 +138,9 @@ mod tests {
         let table = toml::Table::try_from(DatanodeConfig::default()).unwrap();
         for key in table.keys() {
             assert!(
-                datanode
-                    .lines()
-                    .any(|line| line.starts_with(&format!("{key} = "))),
+                datanode.lines().any(
+                    |line| line.starts_with(&format!("{key} = ")) || line == format!("[{key}]")
+                ),
                 "{key}"
             );
         }

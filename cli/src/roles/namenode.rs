@@ -1,18 +1,14 @@
-//! A namenode as a process, with its HTTP status page.
+//! A namenode as a process, with its HTTP gateway.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cairn_daemon::{Tasks, config};
-use cairn_gateway::{Gateway, GatewayOptions};
 use cairn_namenode::config::NamenodeConfig;
 use cairn_namenode::{Doors, Namenode};
-use cairn_protocol::messages::common::Caller;
 use clap::Args;
 
-use super::serve;
-use crate::cluster::client_config;
+use super::{listen_for_http, serve, start_gateway};
 use crate::session::Usage;
 
 /// How to run a namenode.
@@ -33,7 +29,7 @@ pub(crate) struct NamenodeRole {
     /// All founding namenodes, instead of `namenodes` in the file.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     namenodes: Vec<String>,
-    /// Address of the HTTP status page, instead of `http` in the file; empty for none.
+    /// Where to listen for HTTP, instead of `http` in the file; empty for none.
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
     /// Only check the settings.
@@ -88,9 +84,10 @@ pub(crate) async fn run(role: NamenodeRole) -> anyhow::Result<()> {
     .await
 }
 
-/// Starts a namenode and its status page in `tasks`.
+/// Starts a namenode and its gateway in `tasks`.
 pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Result<Namenode> {
-    let http = settings.http.clone();
+    let gateway = settings.gateway.clone();
+    let listening = listen_for_http(&settings.http).await?;
     let directory = settings.directory.clone();
     if directory.as_os_str().is_empty() {
         bail!("directory: a path, not nothing");
@@ -99,27 +96,10 @@ pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Re
     let namenode = Namenode::start(settings, doors, tasks)
         .await
         .with_context(|| format!("namenode in {}", directory.display()))?;
-    if !http.is_empty() {
+    if let Some(listening) = listening {
+        let namenodes = vec![namenode.address().to_owned()];
         let metrics = namenode.metrics().clone();
-        let superuser = Caller {
-            uid: 0,
-            gid: 0,
-            groups: Vec::new(),
-        };
-        let patience = std::time::Duration::from_secs(5);
-        let options = GatewayOptions {
-            listen: http,
-            cluster: client_config(
-                vec![namenode.address().to_owned()],
-                superuser,
-                "gateway",
-                patience,
-            ),
-            metrics: Arc::new(move || metrics.render()),
-        };
-        Gateway::start(options, tasks)
-            .await
-            .context("HTTP status page")?;
+        start_gateway(listening, namenodes, String::new(), metrics, gateway, tasks);
     }
     Ok(namenode)
 }

@@ -33,7 +33,7 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let layout = layout(&up, &folder).await?;
     let roles = write_configs(&layout, &folder)?;
     for address in layout.addresses() {
-        let free = net::listen(address).await;
+        let free = net::listen(&address).await;
         free.with_context(|| {
             format!(
                 "{address} cannot be used; choose others with --port and --http in a new folder"

@@ -44,6 +44,8 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub(crate) struct Introduction {
     pub address: String,
+    /// Of the HTTP gateway; empty without one.
+    pub http_address: String,
     pub host: String,
     pub rack: String,
     /// 16 random bytes of this process.
@@ -119,6 +121,7 @@ impl Reporter {
             .await;
         let Introduction {
             address,
+            http_address,
             host,
             rack,
             boot_nonce,
@@ -137,6 +140,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_nonce,
             volumes,
+            http_address,
         };
         let reply: Result<RegisterDatanodeReply, RpcError> =
             self.leader.call(Method::RegisterDatanode, &request).await;

@@ -327,5 +327,6 @@ pub(super) fn address(datanode: DatanodeId, record: &DatanodeRecord) -> Datanode
         host: record.host.clone(),
         rack: record.rack.clone(),
         local_socket: record.local_socket.clone(),
+        http_address: record.http_address.clone(),
     }
 }

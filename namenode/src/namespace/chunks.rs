@@ -488,6 +488,7 @@ pub(super) fn grant(
             host: record.host,
             rack: record.rack,
             local_socket: record.local_socket,
+            http_address: record.http_address,
         };
         targets.push(ReplicaTarget {
             datanode,

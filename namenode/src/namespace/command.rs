@@ -175,6 +175,9 @@ pub struct RegisterDatanode {
     /// Version of its software.
     #[prost(string, tag = "6")]
     pub version: String,
+    /// `host:port` of its HTTP gateway, or empty.
+    #[prost(string, tag = "7")]
+    pub http_address: String,
 }
 
 /// What a datanode is to be (`protocol::messages::admin::DatanodeAdminState`).

@@ -39,6 +39,7 @@ impl NamenodeService {
             rack: request.rack.clone(),
             local_socket: request.local_socket.clone(),
             version: request.version.clone(),
+            http_address: request.http_address.clone(),
         });
         let proposed = self.group.propose(command).await?;
         if let Some(failure) = outcome_failure(&proposed.outcome) {
@@ -116,6 +117,7 @@ fn check_registration(request: &RegisterDatanodeRequest) -> Result<(), RpcError>
         &request.rack,
         &request.local_socket,
         &request.version,
+        &request.http_address,
     ];
     let fits = texts.iter().all(|text| text.len() <= TEXT_BYTES_MAX);
     if request.uuid.len() != 16

@@ -67,6 +67,7 @@ pub(super) fn address(id: DatanodeId, record: DatanodeRecord) -> DatanodeAddress
         host: record.host,
         rack: record.rack,
         local_socket: record.local_socket,
+        http_address: record.http_address,
     }
 }
 

@@ -241,6 +241,9 @@ pub struct DatanodeRecord {
     /// Replicas of the committed state.
     #[prost(uint64, tag = "8")]
     pub replica_count: u64,
+    /// `host:port` of its HTTP gateway, or empty.
+    #[prost(string, tag = "9")]
+    pub http_address: String,
 }
 
 /// An unlinked inode that somebody may still have open.

@@ -171,6 +171,9 @@ pub struct DatanodeAddress {
     /// Unix socket for short-circuit reads; empty if none.
     #[prost(string, tag = "5")]
     pub local_socket: String,
+    /// `host:port` of its HTTP gateway; empty if none.
+    #[prost(string, tag = "6")]
+    pub http_address: String,
 }
 
 /// One replica as the committed state has it.

@@ -58,6 +58,9 @@ pub struct RegisterDatanodeRequest {
     /// Volumes.
     #[prost(message, repeated, tag = "9")]
     pub volumes: Vec<VolumeReport>,
+    /// `host:port` of its HTTP gateway; empty if none.
+    #[prost(string, tag = "10")]
+    pub http_address: String,
 }
 
 /// Key for tokens.

@@ -47,6 +47,7 @@ pub(super) fn apply(
         version: cmd.version.clone(),
         state,
         replica_count,
+        http_address: cmd.http_address.clone(),
     };
     store::datanode::put(txn, id, &record);
     Ok(done(id.0, false))
@@ -63,10 +64,12 @@ fn check(cmd: &RegisterDatanode) -> Result<(), OpError> {
         &cmd.rack,
         &cmd.local_socket,
         &cmd.version,
+        &cmd.http_address,
     ];
     if texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
-        let message =
-            format!("address, host, rack, socket and version have at most {TEXT_BYTES_MAX} bytes");
+        let message = format!(
+            "addresses, host, rack, socket and version have at most {TEXT_BYTES_MAX} bytes"
+        );
         return Err(OpError::new(ErrorCode::InvalidArgument, message));
     }
     Ok(())

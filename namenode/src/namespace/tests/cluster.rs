@@ -276,6 +276,7 @@ pub(super) fn register(number: u8) -> CommandKind {
         rack: "/rack".into(),
         local_socket: String::new(),
         version: "0.1.0".into(),
+        http_address: String::new(),
     })
 }
 
