@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cairn_client::{ClusterConfig, FileSystem};
 use cairn_daemon::Tasks;
-use cairn_daemon::config::ByteSize;
+use cairn_daemon::config::{ByteSize, GatewaySettings};
 use cairn_daemon::disk::{Disk, RealDisk};
 use cairn_datanode::{Datanode, DatanodeConfig};
 use cairn_namenode::consensus::log_store::LogOptions;
@@ -21,6 +22,8 @@ use cairn_protocol::net;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tempfile::TempDir;
+
+use super::http;
 
 /// Waiting for something that must happen sooner or later gives up after this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +53,8 @@ pub struct ClusterOptions {
     pub scrub_rate: ByteSize,
     /// Intervals and limits of the leader's loops.
     pub controllers: ControllerOptions,
+    /// Whether namenodes and datanodes serve HTTP, which the simulator cannot.
+    pub http: Option<GatewaySettings>,
 }
 
 impl Default for ClusterOptions {
@@ -66,6 +71,7 @@ impl Default for ClusterOptions {
             reserve: ByteSize::mib(64),
             scrub_rate: ByteSize::new(0),
             controllers: eager_controllers(),
+            http: None,
         }
     }
 }
@@ -86,11 +92,15 @@ fn eager_controllers() -> ControllerOptions {
 pub(super) struct RunningNamenode {
     pub(super) tasks: Tasks,
     pub(super) node: Namenode,
+    /// Where it serves HTTP, if it does.
+    http: Option<SocketAddr>,
 }
 
 pub(super) struct RunningDatanode {
     pub(super) tasks: Tasks,
     pub(super) node: Datanode,
+    /// Where it serves HTTP, if it does.
+    http: Option<SocketAddr>,
 }
 
 /// A cluster in this process. Killing a part drops its tasks at once, as `kill -9` would; its files stay.
@@ -191,8 +201,18 @@ impl MiniCluster {
         let node = Namenode::start(config, doors, &tasks)
             .await
             .with_context(|| format!("start namenode {index}"))?;
+        let http = match http::listen(&self.options).await? {
+            Some(listening) => {
+                let bound = listening.bound();
+                let metrics = node.metrics().clone();
+                let namenodes = vec![node.address().to_owned()];
+                http::serve(listening, &self.options, namenodes, metrics, &tasks);
+                Some(bound)
+            }
+            None => None,
+        };
         self.namenodes
-            .insert(index, RunningNamenode { tasks, node });
+            .insert(index, RunningNamenode { tasks, node, http });
         Ok(())
     }
 
@@ -231,6 +251,7 @@ impl MiniCluster {
         DatanodeConfig {
             namenodes: self.addresses.clone(),
             listen: "127.0.0.1:0".to_owned(),
+            http: String::new(),
             volumes: vec![self.volume(index)],
             reserve: self.options.reserve,
             scrub_rate: self.options.scrub_rate,
@@ -242,14 +263,21 @@ impl MiniCluster {
 
     /// Starts a datanode, or one that was killed. It may come back at another port.
     pub async fn start_datanode(&mut self, index: usize) -> anyhow::Result<()> {
-        let config = self.datanode_config(index);
+        let mut config = self.datanode_config(index);
+        let listening = http::listen(&self.options).await?;
+        let http = listening.as_ref().map(|listening| listening.bound());
+        config.http = http.map_or_else(String::new, |bound| bound.to_string());
         let tasks = Tasks::new();
         let rng = StdRng::seed_from_u64(self.rng.next_u64());
         let node = Datanode::start(config, Arc::new(RealDisk), &tasks, rng)
             .await
             .with_context(|| format!("start datanode {index}"))?;
+        if let Some(listening) = listening {
+            let (namenodes, metrics) = (self.addresses.clone(), node.metrics().clone());
+            http::serve(listening, &self.options, namenodes, metrics, &tasks);
+        }
         self.datanodes
-            .insert(index, RunningDatanode { tasks, node });
+            .insert(index, RunningDatanode { tasks, node, http });
         Ok(())
     }
 
@@ -292,6 +320,16 @@ impl MiniCluster {
     /// A running namenode.
     pub fn namenode(&self, index: usize) -> Option<&Namenode> {
         self.namenodes.get(&index).map(|running| &running.node)
+    }
+
+    /// Where a running namenode serves HTTP.
+    pub fn namenode_http(&self, index: usize) -> Option<SocketAddr> {
+        self.namenodes.get(&index).and_then(|running| running.http)
+    }
+
+    /// Where a running datanode serves HTTP.
+    pub fn datanode_http(&self, index: usize) -> Option<SocketAddr> {
+        self.datanodes.get(&index).and_then(|running| running.http)
     }
 
     /// Kills a namenode. Waits for its files to be closed, as a dead process's are.

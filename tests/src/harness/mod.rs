@@ -3,6 +3,7 @@
 mod cluster;
 mod content;
 mod history;
+mod http;
 mod inspect;
 
 pub use cluster::{ClusterOptions, MiniCluster};

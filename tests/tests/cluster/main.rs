@@ -22,3 +22,4 @@ mod space;
 mod sync;
 mod transactions;
 mod watch;
+mod webhdfs;
