@@ -274,12 +274,7 @@ impl FileSystem {
             session: self.core().sessions.current_id(),
             lock: request.message(inode),
         };
-        match self
-            .core()
-            .namenode
-            .query(&subject, QueryKind::TestLock(test))
-            .await?
-        {
+        match self.query(&subject, QueryKind::TestLock(test)).await? {
             QueryResult::LockTest(test) => Ok(test.conflict),
             _ => Err(Error::unexpected(&subject)),
         }
@@ -289,7 +284,7 @@ impl FileSystem {
     pub async fn list_locks(&self, place: impl Into<Place>) -> Result<Vec<LockHolder>> {
         let (location, subject) = place.into().resolve()?;
         let list = QueryKind::ListLocks(ListLocks { location });
-        match self.core().namenode.query(&subject, list).await? {
+        match self.query(&subject, list).await? {
             QueryResult::LockListing(listing) => Ok(listing.locks),
             _ => Err(Error::unexpected(&subject)),
         }

@@ -164,7 +164,7 @@ impl FileSystem {
         }
     }
 
-    async fn query(&self, subject: &Subject, kind: QueryKind) -> Result<QueryResult> {
+    pub(crate) async fn query(&self, subject: &Subject, kind: QueryKind) -> Result<QueryResult> {
         self.core()
             .namenode
             .query(subject, kind, self.asker())

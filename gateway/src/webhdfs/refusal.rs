@@ -184,7 +184,10 @@ fn exception(code: ErrorCode) -> Exception {
         | ErrorCode::BadToken
         | ErrorCode::VersionMismatch
         | ErrorCode::WrongCluster
-        | ErrorCode::StaleTerm => Exception::Io,
+        | ErrorCode::StaleTerm
+        | ErrorCode::NoLocks
+        | ErrorCode::Deadlock
+        | ErrorCode::LockLost => Exception::Io,
         ErrorCode::Internal => Exception::Runtime,
     }
 }

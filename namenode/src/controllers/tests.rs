@@ -647,7 +647,7 @@ async fn a_datanode_that_did_not_register_here_is_told_to() {
 
 #[tokio::test]
 async fn writes_go_on_with_two_replicas_while_the_third_datanode_is_in_maintenance() {
-    let mut world = World::new(3).await;
+    let world = World::new(3).await;
     let state = SetDatanodeState {
         datanode: 3,
         state: DatanodeAdminState::Maintenance.into(),

@@ -116,7 +116,7 @@ fn holes_copies_and_sizes_beyond_a_terabyte() {
     let metadata = file.metadata().expect("stat");
     assert_eq!(metadata.len(), far + 3);
     assert!(metadata.blocks() * 512 < 1 << 20, "{}", metadata.blocks());
-    let mut seek = |from, data: bool| {
+    let seek = |from, data: bool| {
         let from = if data {
             rustix::fs::SeekFrom::Data(from)
         } else {

@@ -169,7 +169,7 @@ fn sqlite_keeps_what_it_committed_when_its_process_is_killed() {
             let numbers: Vec<u64> = numbers.map(|n| n.parse().expect("a number")).collect();
             // The last transaction may have been committed and not yet told.
             assert!(
-                numbers[0] == numbers[1] && numbers[0] % 3 == 0,
+                numbers[0] == numbers[1] && numbers[0].is_multiple_of(3),
                 "{numbers:?}"
             );
             assert!(numbers[0] >= committed, "{numbers:?} of {committed}");

@@ -43,11 +43,21 @@ async fn names_are_made_listed_moved_and_removed() {
 
     // What is in a file's place is no directory.
     let message = web
-        .refused(Method::PUT, "/a/file?op=MKDIRS", 403, "FileAlreadyExistsException")
+        .refused(
+            Method::PUT,
+            "/a/file?op=MKDIRS",
+            403,
+            "FileAlreadyExistsException",
+        )
         .await;
     assert!(message.contains("not a directory"), "{message}");
-    web.refused(Method::PUT, "/a/file/x?op=MKDIRS", 403, "ParentNotDirectoryException")
-        .await;
+    web.refused(
+        Method::PUT,
+        "/a/file/x?op=MKDIRS",
+        403,
+        "ParentNotDirectoryException",
+    )
+    .await;
 
     // The first rename moves into directories and says no; the second names exactly and throws.
     assert_eq!(web.put("/a/file?op=RENAME&destination=/a/b").await, yes);
@@ -56,7 +66,10 @@ async fn names_are_made_listed_moved_and_removed() {
     assert_eq!(web.put("/a/b?op=RENAME&destination=/a/b/c").await, no);
     assert_eq!(web.put("/a/b/file?op=RENAME&destination=/none/x").await, no);
     web.create("/a/other", "other").await;
-    assert_eq!(web.put("/a/b/file?op=RENAME&destination=/a/other").await, no);
+    assert_eq!(
+        web.put("/a/b/file?op=RENAME&destination=/a/other").await,
+        no
+    );
     web.refused(
         Method::PUT,
         "/a/b/file?op=RENAME&destination=/a/other&renameoptions=NONE",
@@ -84,14 +97,24 @@ async fn names_are_made_listed_moved_and_removed() {
     )
     .await;
 
-    web.refused(Method::DELETE, "/a?op=DELETE", 403, "PathIsNotEmptyDirectoryException")
-        .await;
+    web.refused(
+        Method::DELETE,
+        "/a?op=DELETE",
+        403,
+        "PathIsNotEmptyDirectoryException",
+    )
+    .await;
     assert_eq!(web.delete("/a/b/c?op=DELETE").await, yes);
     assert_eq!(web.delete("/a?op=DELETE&recursive=true").await, yes);
     assert_eq!(web.delete("/a?op=DELETE&recursive=true").await, no);
     assert_eq!(web.delete("/?op=DELETE&recursive=true").await, no);
     let message = web
-        .refused(Method::GET, "/a?op=GETFILESTATUS", 404, "FileNotFoundException")
+        .refused(
+            Method::GET,
+            "/a?op=GETFILESTATUS",
+            404,
+            "FileNotFoundException",
+        )
         .await;
     assert_eq!(message, "File does not exist: /a");
 }
@@ -102,8 +125,12 @@ async fn directories_are_listed_whole_and_in_pages() {
     let web = Web::new(&cluster);
     let fs = cluster.client().await.unwrap();
     fs.mkdir("/many", 0o755).await.unwrap();
-    let names: Vec<String> = (0..1203).map(|number| format!("name {number:05}")).collect();
-    let made = names.iter().map(|name| fs.mkdir(format!("/many/{name}"), 0o700));
+    let names: Vec<String> = (0..1203)
+        .map(|number| format!("name {number:05}"))
+        .collect();
+    let made = names
+        .iter()
+        .map(|name| fs.mkdir(format!("/many/{name}"), 0o700));
     for result in futures::future::join_all(made).await {
         result.unwrap();
     }
@@ -137,7 +164,12 @@ async fn directories_are_listed_whole_and_in_pages() {
     let entries = listing["FileStatuses"]["FileStatus"].as_array().unwrap();
     assert_eq!((entries.len(), &entries[0]["pathSuffix"]), (1, &json!("")));
     let message = web
-        .refused(Method::GET, "/none?op=LISTSTATUS", 404, "FileNotFoundException")
+        .refused(
+            Method::GET,
+            "/none?op=LISTSTATUS",
+            404,
+            "FileNotFoundException",
+        )
         .await;
     assert_eq!(message, "File /none does not exist.");
 
@@ -163,7 +195,8 @@ async fn attributes_are_set_and_told() {
     web.put("/dir?op=MKDIRS").await;
     web.put("/file?op=SETPERMISSION&permission=601").await;
     web.put("/file?op=SETOWNER&owner=1000&group=1001").await;
-    web.put("/file?op=SETTIMES&modificationtime=1234&accesstime=-1").await;
+    web.put("/file?op=SETTIMES&modificationtime=1234&accesstime=-1")
+        .await;
     let file = status(&web, "/file").await;
     assert_eq!(
         (&file["permission"], &file["owner"], &file["group"]),
@@ -171,30 +204,60 @@ async fn attributes_are_set_and_told() {
     );
     assert_eq!(file["modificationTime"], 1234);
     assert_ne!(file["accessTime"], 1234);
-    web.refused(Method::PUT, "/file?op=SETOWNER", 400, "IllegalArgumentException").await;
-    web.refused(Method::PUT, "/file?op=SETPERMISSION&permission=1778", 400, "IllegalArgumentException")
-        .await;
+    web.refused(
+        Method::PUT,
+        "/file?op=SETOWNER",
+        400,
+        "IllegalArgumentException",
+    )
+    .await;
+    web.refused(
+        Method::PUT,
+        "/file?op=SETPERMISSION&permission=1778",
+        400,
+        "IllegalArgumentException",
+    )
+    .await;
 
-    let replicate = |path: &str, number: u32| format!("{path}?op=SETREPLICATION&replication={number}");
+    let replicate =
+        |path: &str, number: u32| format!("{path}?op=SETREPLICATION&replication={number}");
     assert_eq!(web.put(&replicate("/file", 2)).await["boolean"], true);
     assert_eq!(status(&web, "/file").await["replication"], 2);
     assert_eq!(web.put(&replicate("/dir", 2)).await["boolean"], false);
     assert_eq!(web.put(&replicate("/none", 2)).await["boolean"], false);
-    web.refused(Method::PUT, &replicate("/file", 0), 403, "IOException").await;
-    web.refused(Method::PUT, &replicate("/file", 99), 403, "IOException").await;
+    web.refused(Method::PUT, &replicate("/file", 0), 403, "IOException")
+        .await;
+    web.refused(Method::PUT, &replicate("/file", 99), 403, "IOException")
+        .await;
 
     let stranger = Web::new(&cluster).user("4711");
     stranger.get("/file?op=CHECKACCESS&fsaction=--x").await;
     stranger
-        .refused(Method::GET, "/file?op=CHECKACCESS&fsaction=r--", 403, "AccessControlException")
+        .refused(
+            Method::GET,
+            "/file?op=CHECKACCESS&fsaction=r--",
+            403,
+            "AccessControlException",
+        )
         .await;
-    web.refused(Method::GET, "/file?op=CHECKACCESS&fsaction=q", 400, "IllegalArgumentException")
-        .await;
+    web.refused(
+        Method::GET,
+        "/file?op=CHECKACCESS&fsaction=q",
+        400,
+        "IllegalArgumentException",
+    )
+    .await;
 
-    let home = Web::new(&cluster).user("4711").get("/?op=GETHOMEDIRECTORY").await;
+    let home = Web::new(&cluster)
+        .user("4711")
+        .get("/?op=GETHOMEDIRECTORY")
+        .await;
     assert_eq!(home, json!({ "Path": "/user/4711" }));
     let acl = &web.get("/file?op=GETACLSTATUS").await["AclStatus"];
-    assert_eq!((&acl["owner"], &acl["entries"]), (&json!("1000"), &json!([])));
+    assert_eq!(
+        (&acl["owner"], &acl["entries"]),
+        (&json!("1000"), &json!([]))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,15 +265,19 @@ async fn xattrs_and_links_are_told_as_hadoop_tells_them() {
     let cluster = MiniCluster::start(options()).await.unwrap();
     let web = Web::new(&cluster);
     web.create("/file", "content").await;
-    web.put("/file?op=SETXATTR&xattr.name=user.a&xattr.value=%22blue%22&flag=CREATE").await;
-    web.put("/file?op=SETXATTR&xattr.name=user.b&xattr.value=0x00ff").await;
+    web.put("/file?op=SETXATTR&xattr.name=user.a&xattr.value=%22blue%22&flag=CREATE")
+        .await;
+    web.put("/file?op=SETXATTR&xattr.name=user.b&xattr.value=0x00ff")
+        .await;
     let all = web.get("/file?op=GETXATTRS&encoding=hex").await;
     let expected = json!({ "XAttrs": [
         { "name": "user.a", "value": "0x626c7565" },
         { "name": "user.b", "value": "0x00ff" },
     ]});
     assert_eq!(all, expected);
-    let one = web.get("/file?op=GETXATTRS&xattr.name=user.a&encoding=text").await;
+    let one = web
+        .get("/file?op=GETXATTRS&xattr.name=user.a&encoding=text")
+        .await;
     assert_eq!(one["XAttrs"][0]["value"], "\"blue\"");
     let names = web.get("/file?op=LISTXATTRS").await;
     assert_eq!(names, json!({ "XAttrNames": "[\"user.a\",\"user.b\"]" }));
@@ -221,21 +288,43 @@ async fn xattrs_and_links_are_told_as_hadoop_tells_them() {
         "IOException",
     )
     .await;
-    web.refused(Method::GET, "/file?op=GETXATTRS&xattr.name=user.none", 403, "IOException").await;
+    web.refused(
+        Method::GET,
+        "/file?op=GETXATTRS&xattr.name=user.none",
+        403,
+        "IOException",
+    )
+    .await;
     web.put("/file?op=REMOVEXATTR&xattr.name=user.a").await;
-    web.refused(Method::PUT, "/file?op=REMOVEXATTR&xattr.name=user.a", 403, "IOException").await;
+    web.refused(
+        Method::PUT,
+        "/file?op=REMOVEXATTR&xattr.name=user.a",
+        403,
+        "IOException",
+    )
+    .await;
 
-    web.put("/up/link?op=CREATESYMLINK&destination=/file&createParent=true").await;
-    assert_eq!(web.get("/up/link?op=GETLINKTARGET").await, json!({ "Path": "/file" }));
+    web.put("/up/link?op=CREATESYMLINK&destination=/file&createParent=true")
+        .await;
+    assert_eq!(
+        web.get("/up/link?op=GETLINKTARGET").await,
+        json!({ "Path": "/file" })
+    );
     let link = &web.get("/up/link?op=GETFILELINKSTATUS").await["FileStatus"];
-    assert_eq!((&link["type"], &link["symlink"]), (&json!("SYMLINK"), &json!("/file")));
+    assert_eq!(
+        (&link["type"], &link["symlink"]),
+        (&json!("SYMLINK"), &json!("/file"))
+    );
     assert_eq!(status(&web, "/up/link").await["length"], 7);
     assert_eq!(web.read("/up/link?op=OPEN").await, b"content");
 
     // Names that need to be encoded, in paths, parameters and answers.
     for name in ["%20%25%3D%2B", "%C3%A4%20%22%5C", "a+b", "%23%3F%26"] {
         web.create(&format!("/odd/{name}"), name).await;
-        assert_eq!(web.read(&format!("/odd/{name}?op=OPEN")).await, name.as_bytes());
+        assert_eq!(
+            web.read(&format!("/odd/{name}?op=OPEN")).await,
+            name.as_bytes()
+        );
     }
     let listing = web.get("/odd?op=LISTSTATUS").await;
     let entries = listing["FileStatuses"]["FileStatus"].as_array().unwrap();
@@ -244,7 +333,9 @@ async fn xattrs_and_links_are_told_as_hadoop_tells_them() {
         .map(|entry| entry["pathSuffix"].as_str().unwrap())
         .collect();
     assert_eq!(listed, [" %=+", "#?&", "a+b", "ä \"\\"]);
-    let moved = web.put("/odd/a+b?op=RENAME&destination=/odd/a%20%2B+c").await;
+    let moved = web
+        .put("/odd/a+b?op=RENAME&destination=/odd/a%20%2B+c")
+        .await;
     assert_eq!(moved["boolean"], true);
     status(&web, "/odd/a%20+%20c").await;
 }

@@ -30,7 +30,10 @@ async fn nobody_is_believed_unless_the_operator_says_so() {
             (Method::PUT, "/x?op=CREATE&namenoderpcaddress=x"),
         ] {
             let message = web.refused(method, rest, 401, "SecurityException").await;
-            assert!(message.contains("tokens are not supported yet"), "{message}");
+            assert!(
+                message.contains("tokens are not supported yet"),
+                "{message}"
+            );
         }
     }
 }
@@ -39,11 +42,25 @@ async fn nobody_is_believed_unless_the_operator_says_so() {
 async fn users_are_those_of_this_machine() {
     let cluster = MiniCluster::start(options()).await.unwrap();
     let web = Web::new(&cluster).user("no-such-user-here");
-    let message = web.refused(Method::GET, "/?op=LISTSTATUS", 401, "SecurityException").await;
+    let message = web
+        .refused(Method::GET, "/?op=LISTSTATUS", 401, "SecurityException")
+        .await;
     assert!(message.contains("no user `no-such-user-here`"), "{message}");
     let root = Web::new(&cluster);
-    root.refused(Method::GET, "/?op=LISTSTATUS&doas=nobody", 403, "AuthorizationException").await;
-    root.refused(Method::GET, "/?op=LISTSTATUS&delegation=abc", 401, "SecurityException").await;
+    root.refused(
+        Method::GET,
+        "/?op=LISTSTATUS&doas=nobody",
+        403,
+        "AuthorizationException",
+    )
+    .await;
+    root.refused(
+        Method::GET,
+        "/?op=LISTSTATUS&delegation=abc",
+        401,
+        "SecurityException",
+    )
+    .await;
     // Without a name: nobody, who makes nothing here.
     let nobody = format!("{}/x?op=MKDIRS", root.base);
     let refused = root.client.put(nobody).send().await.unwrap();
@@ -67,10 +84,12 @@ async fn what_makes_no_sense_is_named() {
         (Method::POST, "/x?op=CONCAT&sources=,"),
         (Method::GET, "/x%00y?op=GETFILESTATUS"),
     ] {
-        web.refused(method, rest, 400, "IllegalArgumentException").await;
+        web.refused(method, rest, 400, "IllegalArgumentException")
+            .await;
     }
     let long = format!("/{}?op=GETFILESTATUS", "x".repeat(300));
-    web.refused(Method::GET, &long, 403, "PathComponentTooLongException").await;
+    web.refused(Method::GET, &long, 403, "PathComponentTooLongException")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +98,12 @@ async fn what_cairn_has_not_is_never_a_success() {
     let web = Web::new(&cluster);
     web.create("/f", "x").await;
     for (method, op, status, exception) in [
-        (Method::PUT, "ALLOWSNAPSHOT", 400, "UnsupportedOperationException"),
+        (
+            Method::PUT,
+            "ALLOWSNAPSHOT",
+            400,
+            "UnsupportedOperationException",
+        ),
         (Method::PUT, "DISALLOWSNAPSHOT", 403, "SnapshotException"),
         (Method::PUT, "CREATESNAPSHOT", 403, "SnapshotException"),
         (Method::PUT, "RENAMESNAPSHOT", 403, "SnapshotException"),
@@ -89,28 +113,67 @@ async fn what_cairn_has_not_is_never_a_success() {
         (Method::PUT, "SETACL", 403, "AclException"),
         (Method::PUT, "MODIFYACLENTRIES", 403, "AclException"),
         (Method::PUT, "REMOVEACL", 403, "AclException"),
-        (Method::PUT, "SETQUOTA", 400, "UnsupportedOperationException"),
-        (Method::PUT, "SETQUOTABYSTORAGETYPE", 400, "UnsupportedOperationException"),
-        (Method::PUT, "SETECPOLICY&ecpolicy=RS-6-3-1024k", 400, "HadoopIllegalArgumentException"),
+        (
+            Method::PUT,
+            "SETQUOTA",
+            400,
+            "UnsupportedOperationException",
+        ),
+        (
+            Method::PUT,
+            "SETQUOTABYSTORAGETYPE",
+            400,
+            "UnsupportedOperationException",
+        ),
+        (
+            Method::PUT,
+            "SETECPOLICY&ecpolicy=RS-6-3-1024k",
+            400,
+            "HadoopIllegalArgumentException",
+        ),
         (Method::GET, "GETECPOLICY", 403, "NoECPolicySetException"),
         (Method::POST, "UNSETECPOLICY", 403, "NoECPolicySetException"),
-        (Method::PUT, "SATISFYSTORAGEPOLICY", 400, "UnsupportedOperationException"),
-        (Method::PUT, "SETSTORAGEPOLICY&storagepolicy=COLD", 400, "HadoopIllegalArgumentException"),
+        (
+            Method::PUT,
+            "SATISFYSTORAGEPOLICY",
+            400,
+            "UnsupportedOperationException",
+        ),
+        (
+            Method::PUT,
+            "SETSTORAGEPOLICY&storagepolicy=COLD",
+            400,
+            "HadoopIllegalArgumentException",
+        ),
         (Method::PUT, "RENEWDELEGATIONTOKEN", 403, "InvalidToken"),
         (Method::PUT, "CANCELDELEGATIONTOKEN", 403, "InvalidToken"),
     ] {
-        web.refused(method, &format!("/f?op={op}"), status, exception).await;
+        web.refused(method, &format!("/f?op={op}"), status, exception)
+            .await;
     }
-    web.refused(Method::PUT, "/none?op=SETACL", 404, "FileNotFoundException").await;
-    assert_eq!(web.get("/?op=GETDELEGATIONTOKEN").await, json!({ "Token": null }));
-    assert_eq!(web.get("/?op=GETSNAPSHOTTABLEDIRECTORYLIST").await["SnapshottableDirectoryList"], json!([]));
-    assert_eq!(web.get("/?op=GETECPOLICIES").await["ErasureCodingPolicies"]["ErasureCodingPolicy"], json!([]));
+    web.refused(Method::PUT, "/none?op=SETACL", 404, "FileNotFoundException")
+        .await;
+    assert_eq!(
+        web.get("/?op=GETDELEGATIONTOKEN").await,
+        json!({ "Token": null })
+    );
+    assert_eq!(
+        web.get("/?op=GETSNAPSHOTTABLEDIRECTORYLIST").await["SnapshottableDirectoryList"],
+        json!([])
+    );
+    assert_eq!(
+        web.get("/?op=GETECPOLICIES").await["ErasureCodingPolicies"]["ErasureCodingPolicy"],
+        json!([])
+    );
     let policy = web.get("/f?op=GETSTORAGEPOLICY").await;
     assert_eq!(policy["BlockStoragePolicy"]["name"], "HOT");
     web.put("/f?op=SETSTORAGEPOLICY&storagepolicy=HOT").await;
     web.post("/f?op=UNSETSTORAGEPOLICY").await;
     let all = web.get("/?op=GETALLSTORAGEPOLICY").await;
-    assert_eq!(all["BlockStoragePolicies"]["BlockStoragePolicy"][0]["id"], 7);
+    assert_eq!(
+        all["BlockStoragePolicies"]["BlockStoragePolicy"][0]["id"],
+        7
+    );
     let defaults = web.get("/?op=GETSERVERDEFAULTS").await;
     assert_eq!(defaults["FsServerDefaults"]["replication"], 3);
     let space = web.get("/?op=GETSTATUS").await;
@@ -130,7 +193,10 @@ async fn java_is_told_no_type_of_json() {
     ] {
         let request = web.client.get(web.url(rest)).header(USER_AGENT, agent);
         let answer = request.send().await.unwrap();
-        let found = answer.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap());
+        let found = answer
+            .headers()
+            .get(CONTENT_TYPE)
+            .map(|kind| kind.to_str().unwrap());
         assert_eq!(found, expected, "{rest} {agent}");
     }
 }
@@ -157,11 +223,16 @@ async fn too_much_is_refused_in_words() {
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };
-    let lines: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
+    let lines: String = (0..200)
+        .map(|number| format!("x-{number}: y\r\n"))
+        .collect();
     let many = ask(format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")).await;
     assert!(many.starts_with("HTTP/1.1 431"), "{many}");
     let long = "y".repeat(100_000);
-    let large = ask(format!("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-a: {long}\r\n\r\n")).await;
+    let large = ask(format!(
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-a: {long}\r\n\r\n"
+    ))
+    .await;
     assert!(large.starts_with("HTTP/1.1 431"), "{large}");
 
     // Two that say nothing are open: a third is too many, until they have been silent for too long.
@@ -203,10 +274,18 @@ async fn both_daemons_tell_how_they_are() {
         (cluster.datanode_http(0).unwrap(), "datanode"),
     ] {
         for (path, expected) in [("healthz", "alive\n"), ("readyz", "ready\n")] {
-            let answer = client.get(format!("http://{address}/{path}")).send().await.unwrap();
+            let answer = client
+                .get(format!("http://{address}/{path}"))
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.text().await.unwrap(), expected);
         }
-        let metrics = client.get(format!("http://{address}/metrics")).send().await.unwrap();
+        let metrics = client
+            .get(format!("http://{address}/metrics"))
+            .send()
+            .await
+            .unwrap();
         let metrics = metrics.text().await.unwrap();
         let own = format!("dfs_{daemon}_http_connections ");
         assert!(metrics.contains(&own), "{metrics}");
@@ -214,9 +293,17 @@ async fn both_daemons_tell_how_they_are() {
     }
     let address = cluster.datanode_http(0).unwrap();
     cluster.kill_namenode(0).await;
-    let ready = client.get(format!("http://{address}/readyz")).send().await.unwrap();
+    let ready = client
+        .get(format!("http://{address}/readyz"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
-    let alive = client.get(format!("http://{address}/healthz")).send().await.unwrap();
+    let alive = client
+        .get(format!("http://{address}/healthz"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(alive.status(), StatusCode::OK);
 }
 
@@ -256,7 +343,12 @@ async fn every_change_leaves_a_line_in_the_audit_log_and_denied_ones_too() {
     web.get("/?op=LISTSTATUS").await;
     let stranger = Web::new(&cluster).user("4711");
     stranger
-        .refused(Method::DELETE, "/g%20h?op=DELETE", 403, "AccessControlException")
+        .refused(
+            Method::DELETE,
+            "/g%20h?op=DELETE",
+            403,
+            "AccessControlException",
+        )
         .await;
     let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<Value> = text
@@ -267,7 +359,12 @@ async fn every_change_leaves_a_line_in_the_audit_log_and_denied_ones_too() {
         .iter()
         .map(|line| {
             let text = |key: &str| line[key].as_str().unwrap();
-            (text("user"), text("operation"), text("path"), text("outcome"))
+            (
+                text("user"),
+                text("operation"),
+                text("path"),
+                text("outcome"),
+            )
         })
         .collect();
     assert_eq!(

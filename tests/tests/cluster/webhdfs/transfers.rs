@@ -33,10 +33,25 @@ async fn a_transfer_goes_to_a_datanode_in_two_steps() {
     assert_eq!(first.status(), StatusCode::TEMPORARY_REDIRECT);
     let location = first.headers()[LOCATION].to_str().unwrap().to_owned();
     assert!(datanodes.contains(&authority(&location)), "{location}");
-    assert!(location.contains("/webhdfs/v1/a%20b?op=CREATE"), "{location}");
+    assert!(
+        location.contains("/webhdfs/v1/a%20b?op=CREATE"),
+        "{location}"
+    );
     // Nothing happens in the first step.
-    web.refused(Method::GET, "/a%20b?op=GETFILESTATUS", 404, "FileNotFoundException").await;
-    let put = web.client.put(&location).body("hello").send().await.unwrap();
+    web.refused(
+        Method::GET,
+        "/a%20b?op=GETFILESTATUS",
+        404,
+        "FileNotFoundException",
+    )
+    .await;
+    let put = web
+        .client
+        .put(&location)
+        .body("hello")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(put.status(), StatusCode::CREATED);
     assert!(put.headers().contains_key(LOCATION));
 
@@ -50,7 +65,10 @@ async fn a_transfer_goes_to_a_datanode_in_two_steps() {
     // Those that failed the client are left out; if none is left, the one that was asked does it.
     let two: Vec<&String> = datanodes.iter().take(2).collect();
     for _ in 0..4 {
-        let rest = format!("/new?op=CREATE&noredirect=true&excludedatanodes={},{}", two[0], two[1]);
+        let rest = format!(
+            "/new?op=CREATE&noredirect=true&excludedatanodes={},{}",
+            two[0], two[1]
+        );
         let json = web.put(&rest).await;
         let chosen = authority(json["Location"].as_str().unwrap());
         assert_eq!(Some(&chosen), datanodes.last());
@@ -59,7 +77,10 @@ async fn a_transfer_goes_to_a_datanode_in_two_steps() {
     let rest = format!("/new?op=CREATE&excludedatanodes={}", all.join(","));
     let alone = web.send(Method::PUT, &rest, "").await;
     let location = alone.headers()[LOCATION].to_str().unwrap().to_owned();
-    assert_eq!(authority(&location), cluster.namenode_http(0).unwrap().to_string());
+    assert_eq!(
+        authority(&location),
+        cluster.namenode_http(0).unwrap().to_string()
+    );
     let put = web.client.put(&location).body("x").send().await.unwrap();
     assert_eq!(put.status(), StatusCode::CREATED);
 }
@@ -85,11 +106,21 @@ async fn what_is_uploaded_is_downloaded_in_any_part() {
     assert!(web.read("/large?op=OPEN&offset=20999990").await == large[20_999_990..]);
     assert!(web.read("/large?op=OPEN&offset=20999990&length=100").await == large[20_999_990..]);
     let message = web
-        .refused(Method::GET, "/large?op=OPEN&offset=21000000", 403, "IOException")
+        .refused(
+            Method::GET,
+            "/large?op=OPEN&offset=21000000",
+            403,
+            "IOException",
+        )
         .await;
     assert!(message.contains("out of the range"), "{message}");
 
-    let ranged = |range: &'static str| web.client.get(web.url("/large?op=OPEN")).header(RANGE, range).send();
+    let ranged = |range: &'static str| {
+        web.client
+            .get(web.url("/large?op=OPEN"))
+            .header(RANGE, range)
+            .send()
+    };
     let middle = ranged("bytes=1000-1999").await.unwrap();
     assert_eq!(middle.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(middle.headers()[CONTENT_RANGE], "bytes 1000-1999/21000000");
@@ -98,11 +129,18 @@ async fn what_is_uploaded_is_downloaded_in_any_part() {
     assert!(tail.bytes().await.unwrap() == large[20_999_995..]);
     let beyond = ranged("bytes=21000000-").await.unwrap();
     assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
-    let head = web.client.head(web.url("/large?op=OPEN&offset=1000")).send().await.unwrap();
+    let head = web
+        .client
+        .head(web.url("/large?op=OPEN&offset=1000"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(head.status(), StatusCode::OK);
     assert_eq!(head.headers()[CONTENT_LENGTH], "20999000");
-    web.refused(Method::GET, "/?op=OPEN", 404, "FileNotFoundException").await;
-    web.refused(Method::GET, "/none?op=OPEN", 404, "FileNotFoundException").await;
+    web.refused(Method::GET, "/?op=OPEN", 404, "FileNotFoundException")
+        .await;
+    web.refused(Method::GET, "/none?op=OPEN", 404, "FileNotFoundException")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,38 +148,99 @@ async fn files_are_made_appended_joined_and_cut_as_asked() {
     let cluster = MiniCluster::start(options()).await.unwrap();
     let web = Web::new(&cluster);
     let made = web
-        .send(Method::PUT, "/d/f?op=CREATE&permission=600&replication=2&blocksize=1048576", "one ")
+        .send(
+            Method::PUT,
+            "/d/f?op=CREATE&permission=600&replication=2&blocksize=1048576",
+            "one ",
+        )
         .await;
     assert_eq!(made.status(), StatusCode::CREATED);
     let status = &web.get("/d/f?op=GETFILESTATUS").await["FileStatus"];
-    assert_eq!((&status["permission"], &status["replication"]), (&"600".into(), &2.into()));
+    assert_eq!(
+        (&status["permission"], &status["replication"]),
+        (&"600".into(), &2.into())
+    );
     let message = web
-        .refused(Method::PUT, "/d/f?op=CREATE", 403, "FileAlreadyExistsException")
+        .refused(
+            Method::PUT,
+            "/d/f?op=CREATE",
+            403,
+            "FileAlreadyExistsException",
+        )
         .await;
     assert!(message.contains("already exists"), "{message}");
-    web.refused(Method::PUT, "/d?op=CREATE&overwrite=true", 403, "FileAlreadyExistsException")
-        .await;
-    web.refused(Method::PUT, "/no/f?op=CREATE&createparent=false", 404, "FileNotFoundException")
-        .await;
-    web.refused(Method::PUT, "/g?op=CREATE&replication=0", 403, "IOException").await;
-    web.refused(Method::PUT, "/g?op=CREATE&permission=9", 400, "IllegalArgumentException").await;
+    web.refused(
+        Method::PUT,
+        "/d?op=CREATE&overwrite=true",
+        403,
+        "FileAlreadyExistsException",
+    )
+    .await;
+    web.refused(
+        Method::PUT,
+        "/no/f?op=CREATE&createparent=false",
+        404,
+        "FileNotFoundException",
+    )
+    .await;
+    web.refused(
+        Method::PUT,
+        "/g?op=CREATE&replication=0",
+        403,
+        "IOException",
+    )
+    .await;
+    web.refused(
+        Method::PUT,
+        "/g?op=CREATE&permission=9",
+        400,
+        "IllegalArgumentException",
+    )
+    .await;
 
     let appended = web.send(Method::POST, "/d/f?op=APPEND", "two").await;
     assert_eq!(appended.status(), StatusCode::OK);
     assert_eq!(web.read("/d/f?op=OPEN").await, b"one two");
-    web.refused(Method::POST, "/none?op=APPEND", 404, "FileNotFoundException").await;
-    web.refused(Method::POST, "/d?op=APPEND", 404, "FileNotFoundException").await;
+    web.refused(
+        Method::POST,
+        "/none?op=APPEND",
+        404,
+        "FileNotFoundException",
+    )
+    .await;
+    web.refused(Method::POST, "/d?op=APPEND", 404, "FileNotFoundException")
+        .await;
 
     web.create("/d/g", " three").await;
     web.create("/d/h", " four").await;
     web.post("/d/f?op=CONCAT&sources=/d/g,/d/h").await;
     assert_eq!(web.read("/d/f?op=OPEN").await, b"one two three four");
-    web.refused(Method::GET, "/d/g?op=GETFILESTATUS", 404, "FileNotFoundException").await;
-    web.refused(Method::POST, "/d/f?op=CONCAT&sources=/d/g", 404, "FileNotFoundException").await;
-    assert_eq!(web.post("/d/f?op=TRUNCATE&newlength=7").await["boolean"], true);
+    web.refused(
+        Method::GET,
+        "/d/g?op=GETFILESTATUS",
+        404,
+        "FileNotFoundException",
+    )
+    .await;
+    web.refused(
+        Method::POST,
+        "/d/f?op=CONCAT&sources=/d/g",
+        404,
+        "FileNotFoundException",
+    )
+    .await;
+    assert_eq!(
+        web.post("/d/f?op=TRUNCATE&newlength=7").await["boolean"],
+        true
+    );
     assert_eq!(web.read("/d/f?op=OPEN").await, b"one two");
-    web.refused(Method::POST, "/d/f?op=TRUNCATE&newlength=8", 400, "HadoopIllegalArgumentException")
-        .await;
+    web.refused(
+        Method::POST,
+        "/d/f?op=TRUNCATE&newlength=8",
+        400,
+        "HadoopIllegalArgumentException",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,14 +254,22 @@ async fn checksums_and_blocks_are_those_that_hadoop_would_tell() {
     let web = Web::new(&cluster);
     web.create("/empty", "").await;
     let sum = &web.get("/empty?op=GETFILECHECKSUM").await["FileChecksum"];
-    assert_eq!(sum["bytes"], "00000000000000000000000070bc8f4b72a86921468bf8e8441dce51");
+    assert_eq!(
+        sum["bytes"],
+        "00000000000000000000000070bc8f4b72a86921468bf8e8441dce51"
+    );
     let bytes = content(2, 2_500_000);
     web.create("/file", bytes.clone()).await;
     let sum = &web.get("/file?op=GETFILECHECKSUM").await["FileChecksum"];
     assert_eq!(sum["algorithm"], "MD5-of-2048MD5-of-512CRC32C");
     let text = sum["bytes"].as_str().unwrap();
-    assert!(text.starts_with("000002000000000000000800") && text.len() == 56, "{text}");
-    let sum = &web.get("/file?op=GETFILECHECKSUM&combinemode=COMPOSITE_CRC").await["FileChecksum"];
+    assert!(
+        text.starts_with("000002000000000000000800") && text.len() == 56,
+        "{text}"
+    );
+    let sum = &web
+        .get("/file?op=GETFILECHECKSUM&combinemode=COMPOSITE_CRC")
+        .await["FileChecksum"];
     let crc = cairn_protocol::checksum::crc32c(&bytes);
     assert_eq!(sum["algorithm"], "COMPOSITE-CRC32C");
     assert_eq!(sum["bytes"], format!("{crc:08x}"));
@@ -177,26 +284,48 @@ async fn checksums_and_blocks_are_those_that_hadoop_would_tell() {
             (start, block["block"]["numBytes"].as_u64().unwrap())
         })
         .collect();
-    assert_eq!(spans, [(0, 1 << 20), (1 << 20, 1 << 20), (2 << 20, 402_848)]);
+    assert_eq!(
+        spans,
+        [(0, 1 << 20), (1 << 20, 1 << 20), (2 << 20, 402_848)]
+    );
     for block in blocks {
         let locations = block["locations"].as_array().unwrap();
         assert_eq!(locations.len(), 3);
-        assert!(locations[0]["hostName"].as_str().unwrap().starts_with("host-"));
+        assert!(
+            locations[0]["hostName"]
+                .as_str()
+                .unwrap()
+                .starts_with("host-")
+        );
         assert_ne!(locations[0]["infoPort"], 0);
     }
     assert_eq!(located["lastLocatedBlock"], blocks[2]);
-    let locations = web.get("/file?op=GETFILEBLOCKLOCATIONS&offset=1100000&length=10").await;
-    let blocks = locations["BlockLocations"]["BlockLocation"].as_array().unwrap();
+    let locations = web
+        .get("/file?op=GETFILEBLOCKLOCATIONS&offset=1100000&length=10")
+        .await;
+    let blocks = locations["BlockLocations"]["BlockLocation"]
+        .as_array()
+        .unwrap();
     assert_eq!(blocks.len(), 1);
-    assert_eq!((&blocks[0]["offset"], &blocks[0]["length"]), (&(1 << 20).into(), &(1 << 20).into()));
+    assert_eq!(
+        (&blocks[0]["offset"], &blocks[0]["length"]),
+        (&(1 << 20).into(), &(1 << 20).into())
+    );
     assert_eq!(blocks[0]["hosts"].as_array().unwrap().len(), 3);
     let none = web.get("/empty?op=GETFILEBLOCKLOCATIONS").await;
-    assert!(none["BlockLocations"]["BlockLocation"].as_array().unwrap().is_empty());
+    assert!(
+        none["BlockLocations"]["BlockLocation"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 /// Says that it sends so many bytes, and hangs up before.
 async fn upload_that_breaks(address: std::net::SocketAddr, rest: &str, sent: &[u8]) {
-    let mut stream = cairn_protocol::net::connect(&address.to_string()).await.unwrap();
+    let mut stream = cairn_protocol::net::connect(&address.to_string())
+        .await
+        .unwrap();
     let head = format!(
         "PUT {rest}&user.name=root&namenoderpcaddress=x HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n"
     );
@@ -220,7 +349,13 @@ async fn a_broken_upload_leaves_nothing_and_takes_nothing_away() {
         let sent = content(3, sent);
         upload_that_breaks(datanode, "/webhdfs/v1/new?op=CREATE", &sent).await;
         upload_that_breaks(datanode, "/webhdfs/v1/old?op=CREATE&overwrite=true", &sent).await;
-        web.refused(Method::GET, "/new?op=GETFILESTATUS", 404, "FileNotFoundException").await;
+        web.refused(
+            Method::GET,
+            "/new?op=GETFILESTATUS",
+            404,
+            "FileNotFoundException",
+        )
+        .await;
         assert_eq!(web.read("/old?op=OPEN").await, b"as it was");
     }
     let listing = web.get("/?op=LISTSTATUS").await;
@@ -268,7 +403,9 @@ async fn a_copy_reads_and_writes_at_once_on_one_gateway() {
     let there = Web::at(cluster.datanode_http(0).unwrap());
     let bytes = content(4, 9_000_000);
     there.create("/from", bytes.clone()).await;
-    let read = there.send(Method::GET, "/from?op=OPEN&namenoderpcaddress=x", "").await;
+    let read = there
+        .send(Method::GET, "/from?op=OPEN&namenoderpcaddress=x", "")
+        .await;
     let body = Body::wrap_stream(read.bytes_stream());
     let rest = "/to?op=CREATE&namenoderpcaddress=x";
     let made = there.send(Method::PUT, rest, body).await;
@@ -297,7 +434,11 @@ async fn transfers_survive_the_leader() {
     let staying = Web::at(cluster.namenode_http(survivor).unwrap()).staying();
     let json = staying.put("/new?op=CREATE&noredirect=true").await;
     let location = json["Location"].as_str().unwrap().to_owned();
-    let put = web.client.put(location).body(Body::wrap_stream(body)).send();
+    let put = web
+        .client
+        .put(location)
+        .body(Body::wrap_stream(body))
+        .send();
     let all = pieces(&bytes, 1 << 20);
     let half = all.len() / 2;
     let mut all = all.into_iter();
@@ -331,16 +472,27 @@ async fn who_may_not_write_hears_it_before_sending() {
     let stranger = Web::new(&cluster).user("4711").staying();
     let first = stranger.send(Method::PUT, "/mine?op=CREATE", "").await;
     let message = refusal(first, 403, "AccessControlException").await;
-    assert!(message.starts_with("Permission denied: user=4711"), "{message}");
+    assert!(
+        message.starts_with("Permission denied: user=4711"),
+        "{message}"
+    );
     let web = Web::new(&cluster);
     web.create("/secret", "x").await;
     web.put("/secret?op=SETPERMISSION&permission=600").await;
-    for (method, op) in [(Method::GET, "OPEN"), (Method::POST, "APPEND"), (Method::GET, "GETFILECHECKSUM")] {
+    for (method, op) in [
+        (Method::GET, "OPEN"),
+        (Method::POST, "APPEND"),
+        (Method::GET, "GETFILECHECKSUM"),
+    ] {
         let rest = format!("/secret?op={op}");
-        stranger.refused(method.clone(), &rest, 403, "AccessControlException").await;
+        stranger
+            .refused(method.clone(), &rest, 403, "AccessControlException")
+            .await;
         // Nor in the second step.
         let there = Web::at(cluster.datanode_http(0).unwrap()).user("4711");
         let rest = format!("{rest}&namenoderpcaddress=x");
-        there.refused(method, &rest, 403, "AccessControlException").await;
+        there
+            .refused(method, &rest, 403, "AccessControlException")
+            .await;
     }
 }
