@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use cairn_protocol::Method;
 use cairn_protocol::ids::{DatanodeId, NamenodeId};
 use cairn_protocol::messages::admin::{
     AddNamenodeRequest, AdminReply, DatanodeAdminState, FoundClusterReply, FoundClusterRequest,
@@ -10,6 +9,7 @@ use cairn_protocol::messages::admin::{
     StatusRequest, TransferLeadershipRequest,
 };
 use cairn_protocol::messages::common::Caller;
+use cairn_protocol::{ErrorCode, Method};
 use prost::Message;
 
 use crate::config::ClusterConfig;
@@ -82,9 +82,18 @@ impl FileSystem {
             caller,
             namenode: namenode.0,
         };
-        self.ask::<AdminReply>(Method::RemoveNamenode, &request)
-            .await
-            .map(|_| ())
+        let patience = self.core().config.timeouts.patience;
+        let removed = self
+            .core()
+            .namenode
+            .call_within::<AdminReply>(Method::RemoveNamenode, &request, patience / 6, patience)
+            .await;
+        match removed {
+            Ok(_) => Ok(()),
+            // An earlier attempt, whose answer was lost, has done it.
+            Err(error) if error.maybe_done && error.failure.code == ErrorCode::NotFound => Ok(()),
+            Err(error) => Err(error.into_error(&Subject::Cluster, patience)),
+        }
     }
 
     /// Hands leadership over, to the member that is furthest if `to` is `None`.

@@ -68,6 +68,8 @@ pub(crate) struct Namenode {
     /// The cluster as last heard, and when that was.
     info: Mutex<Option<(ClusterInfo, Instant)>>,
     pub(crate) feed: FeedPlace,
+    /// The log entry that the known members come from.
+    members_index: AtomicU64,
 }
 
 /// Sessions of this client that are remembered as its own.
@@ -168,6 +170,7 @@ impl Namenode {
             members: Mutex::new(members),
             info: Mutex::new(None),
             feed: FeedPlace::default(),
+            members_index: AtomicU64::new(0),
         })
     }
 
@@ -198,6 +201,8 @@ impl Namenode {
         let leader = leader.map(|n| n.address.clone());
         {
             let mut members = lock(&self.members);
+            self.members_index
+                .fetch_max(info.members_index, Ordering::Relaxed);
             members.learn(info.namenodes.iter().map(|n| n.address.clone()));
             if members.leader.is_none() {
                 members.leader = leader;
@@ -249,7 +254,22 @@ impl Namenode {
             .await
             .map_err(|error| error.into_error(subject, patience))?;
         self.feed.answered(reply.changed_index);
+        if reply.members_index > self.members_index.load(Ordering::Relaxed) {
+            self.learn_members(reply.members_index).await;
+        }
         reply.result.ok_or_else(|| Error::unexpected(subject))
+    }
+
+    /// Asks who the namenodes are now: once for each change of them, and while nobody answers again with the next query.
+    async fn learn_members(&self, index: u64) {
+        let known = self.members_index.fetch_max(index, Ordering::Relaxed);
+        if known >= index {
+            return;
+        }
+        if let Err(error) = self.refresh(self.timeouts.request).await {
+            debug!(error = %error.failure, "who the namenodes are is not known yet");
+            self.members_index.store(known, Ordering::Relaxed);
+        }
     }
 
     /// Sends `request` until it is answered. Cancel-safe for requests that change nothing.

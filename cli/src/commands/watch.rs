@@ -261,10 +261,13 @@ mod tests {
         let paths = [Some(b"/a".to_vec()), Some(b"/b".to_vec())];
         assert_eq!(
             json("renamed", Some(&change), &paths).to_string(),
-            r#"{"event":"renamed","from":"/a","inode":5,"kind":"file","path":"/b"}"#
+            r#"{"event":"renamed","from":"/a","inode":5,"kind":"regular file","path":"/b"}"#
         );
         let unknown = json("written", Some(&change), &[None]).to_string();
-        assert_eq!(unknown, r#"{"event":"written","inode":5,"kind":"file"}"#);
+        assert_eq!(
+            unknown,
+            r#"{"event":"written","inode":5,"kind":"regular file"}"#
+        );
         assert_eq!(json("lost", None, &[]).to_string(), r#"{"event":"lost"}"#);
     }
 }

@@ -348,6 +348,16 @@ impl Group {
             let message = format!("namenode {id} is the only one left: add another first");
             return Err(RpcError::new(ErrorCode::InvalidArgument, message));
         }
+        if id == self.id {
+            // A leader cannot see its own removal through: whoever leads next does it.
+            self.transfer(None).await?;
+            let mut leadership = self.leadership();
+            let led_by_another =
+                leadership.wait_for(|it| it.leader.is_some_and(|it| it != self.id));
+            // Whether or not it came about, the caller asks again.
+            let _ = tokio::time::timeout(READ_TIMEOUT, led_by_another).await;
+            return Err(RpcError::not_leader(self.leader_hint()));
+        }
         if member.voter {
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
                 .await?;

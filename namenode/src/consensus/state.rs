@@ -114,6 +114,15 @@ impl State {
         lock(&self.membership).clone()
     }
 
+    /// The last entry that changed who the members are.
+    pub fn members_index(&self) -> u64 {
+        let membership = lock(&self.membership);
+        membership
+            .log_id()
+            .as_ref()
+            .map_or(0, |log_id| log_id.index)
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

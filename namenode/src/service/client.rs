@@ -49,6 +49,8 @@ impl NamenodeService {
                 ),
             ));
         };
+        // Read first: the members may be newer than it says, never older.
+        let members_index = self.group.state().members_index();
         let namenodes = self
             .group
             .members()
@@ -65,6 +67,7 @@ impl NamenodeService {
             leader,
             settings,
             time_ms,
+            members_index,
         }))
     }
 
@@ -265,6 +268,7 @@ impl NamenodeService {
         Ok(Reply::new(&QueryReply {
             applied_index,
             changed_index,
+            members_index: self.group.state().members_index(),
             result: Some(result),
         }))
     }

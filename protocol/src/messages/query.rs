@@ -64,6 +64,9 @@ pub struct QueryReply {
     /// changes up to here knows nothing older than this answer.
     #[prost(uint64, tag = "2")]
     pub changed_index: u64,
+    /// The last entry that changed who the namenodes are: a client that knows an older one asks for `ClusterInfo`.
+    #[prost(uint64, tag = "3")]
+    pub members_index: u64,
     /// What.
     #[prost(oneof = "QueryResult", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub result: Option<QueryResult>,

@@ -36,6 +36,9 @@ pub struct ClusterInfo {
     /// The cluster's time (wall clock of the leader's stamps), for token expiry.
     #[prost(uint64, tag = "5")]
     pub time_ms: u64,
+    /// The log entry that `namenodes` comes from.
+    #[prost(uint64, tag = "6")]
+    pub members_index: u64,
 }
 
 /// Registers a session.

@@ -81,6 +81,7 @@ fn cluster_info(state: &State) -> ClusterInfo {
         address: address.clone(),
     };
     ClusterInfo {
+        members_index: 1,
         cluster_id: CLUSTER.to_vec(),
         namenodes: namenodes.map(address).collect(),
         leader: 0,
@@ -402,6 +403,7 @@ fn query(state: &mut State, request: QueryRequest) -> Result<QueryReply, Failure
         _ => return Err(ErrorCode::NotSupported.into()),
     };
     Ok(QueryReply {
+        members_index: 1,
         applied_index: 1,
         changed_index: 1,
         result: Some(result),

@@ -258,6 +258,7 @@ fn an_interest_in_a_directory_is_in_what_lies_in_it_and_below_it_in_all_deeper()
     // Also what was in the directory that is gone by now.
     let expected = [
         near(content, ""),
+        far(content, ""),
         far(unnamed, "far"),
         deep(unnamed, "deep"),
         deep(gone, ""),

@@ -210,7 +210,7 @@ fn flock_and_fcntl_do_not_meet_and_a_refused_change_of_mode_lets_go() {
 #[test]
 fn locks_go_with_their_session_and_with_their_file() {
     let mut locking = Locking::new();
-    for at in 0..2500 {
+    for at in 0..2000 {
         assert!(locking.posix(0, 1, LockMode::Write, (2 * at, 2 * at)));
     }
     assert!(!locking.posix(1, 1, LockMode::Write, ALL));
