@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use cairn_daemon::config::duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands;
+use crate::{commands, quantity};
 
 /// Cairn, a distributed file system: the one command for its users, its operators and its roles.
 ///
@@ -57,7 +56,7 @@ pub(crate) struct Global {
     pub(crate) user: Option<String>,
     /// How long one operation is tried while the cluster does not answer.
     #[arg(
-        long, global = true, default_value = "60s", value_name = "TIME", value_parser = duration::parse,
+        long, global = true, default_value = "60s", value_name = "TIME", value_parser = quantity::time,
         help_heading = "Cluster"
     )]
     pub(crate) timeout: Duration,
@@ -69,9 +68,12 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(alias = "appendToFile")]
     Append(commands::append::Append),
+    #[command(alias = "text")]
     Cat(commands::cat::Cat),
     Checksum(commands::checksum::Checksum),
+    Chgrp(commands::chown::Chgrp),
     Chmod(commands::chmod::Chmod),
     Chown(commands::chown::Chown),
     Concat(commands::concat::Concat),
@@ -80,14 +82,18 @@ pub(crate) enum Command {
     Df(commands::df::Df),
     Du(commands::du::Du),
     Find(commands::find::Find),
+    #[command(alias = "copyToLocal")]
     Get(commands::get::Get),
     Getfattr(commands::getfattr::Getfattr),
+    Getmerge(commands::getmerge::Getmerge),
+    Head(commands::head::Head),
     Ln(commands::ln::Ln),
     Locks(commands::locks::Locks),
     Ls(commands::ls::Ls),
     Mkdir(commands::mkdir::Mkdir),
     Mount(commands::mount::Mount),
     Mv(commands::mv::Mv),
+    #[command(alias = "copyFromLocal")]
     Put(commands::put::Put),
     Readlink(commands::readlink::Readlink),
     Rm(commands::rm::Rm),
@@ -97,6 +103,7 @@ pub(crate) enum Command {
     Stat(commands::stat::Stat),
     Tail(commands::tail::Tail),
     Test(commands::test::Test),
+    #[command(alias = "touchz")]
     Touch(commands::touch::Touch),
     Tree(commands::tree::Tree),
     Truncate(commands::truncate::Truncate),
@@ -129,6 +136,27 @@ mod tests {
     fn usual_lines_are_understood() {
         for line in [
             "dfs ls",
+            "dfs ls -1a /a",
+            "dfs rm -rfv --skip-trash /a",
+            "dfs rm -i /a",
+            "dfs cp -av /a /b",
+            "dfs mv -v /a /b",
+            "dfs mkdir -pv /a",
+            "dfs rmdir -pv /a/b",
+            "dfs chgrp -R users /a",
+            "dfs head -n -3 /a",
+            "dfs head -c 2K /a",
+            "dfs tail -n +28 /a",
+            "dfs tail -F /a",
+            "dfs getmerge --nl /a /b x",
+            "dfs appendToFile x /a",
+            "dfs copyFromLocal -f x /a",
+            "dfs copyToLocal /a .",
+            "dfs put x",
+            "dfs du -d 1 -ac /a",
+            "dfs df /a",
+            "dfs setrep -w 2 /a",
+            "dfs man ls",
             "dfs ls -lhR /a /b --json",
             "dfs --cluster a:1,b:2 put -f -p x y /z",
             "dfs put - /z --cluster a",
@@ -180,13 +208,13 @@ mod tests {
         for line in [
             "dfs",
             "dfs frobnicate",
-            "dfs put x",
+            "dfs put",
             "dfs rm",
             "dfs mv /a",
             "dfs test /a",
             "dfs test -e -d /a",
             "dfs setrep x /a",
-            "dfs ls --timeout 3",
+            "dfs ls --timeout x",
             "dfs up",
             "dfs put -h",
             "dfs up --dir x --namenodes 2",

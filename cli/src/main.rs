@@ -1,11 +1,11 @@
 //! `dfs`, the one binary: every role of a cluster, and the commands of its users and operators.
 //!
 //! ```text
-//! arguments   what can be typed                      commands/   one file per command
+//! arguments   what can be typed; habits too               commands/   one file per command
 //! cluster     where the cluster is, and connecting   roles/      namenode, datanode, `dfs up`
 //! session     what the file commands share           transfer/   engines of put and get
 //! paths glob walk                                    names in the cluster
-//! mode users output progress                         what people read and type
+//! mode users quantity output progress                what people read and type
 //! ```
 //!
 //! Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense,
@@ -15,17 +15,18 @@ mod arguments;
 mod cluster;
 mod commands;
 mod glob;
+mod habits;
 mod mode;
 mod output;
 mod paths;
 mod progress;
+mod quantity;
 mod roles;
 mod session;
 mod transfer;
 mod users;
 mod walk;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ const LEFT_BEHIND: Duration = Duration::from_millis(200);
 fn main() -> ExitCode {
     let arguments = match commands::mount::as_mount_helper(std::env::args_os()) {
         Some(line) => Arguments::parse_from(line),
-        None => Arguments::parse(),
+        None => Arguments::parse_from(habits::translated(std::env::args_os())),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -62,16 +63,10 @@ fn ending(result: anyhow::Result<Ending>) -> Ending {
         Ok(ending) => return ending,
         Err(error) => error,
     };
-    // Whoever read our output, such as `head`, has had enough.
-    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    };
-    if error.chain().any(broken_pipe) {
+    if session::is_broken_pipe(&error) {
         return Ending::Failed;
     }
-    eprintln!("dfs: {error:#}");
+    session::complain(session::told(&error));
     if error.is::<session::Usage>() {
         Ending::Usage
     } else {

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
-/// A name or path as text: what is not UTF-8, and control characters, are escaped as the client library does it.
+/// A name or path as text: what is not UTF-8, control characters and backslashes are escaped.
 pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
-            if char.is_control() {
+            // A backslash, too, or a new line could not be told from the two characters that stand for it.
+            if char.is_control() || char == '\\' {
                 text.extend(char.escape_default());
             } else {
                 text.push(char);
@@ -25,6 +26,11 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Adds a name to a JSON object. A name that is not UTF-8 also gets its bytes in hexadecimal, so that nothing is lost.

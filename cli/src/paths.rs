@@ -1,15 +1,76 @@
 //! Paths in the cluster as people type them. Relative ones begin at `/user/<name>`, as in HDFS.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
-/// The absolute path that `typed` means. What is wrong with it shows when the client library checks it.
-pub(crate) fn absolute(home: &[u8], typed: &OsStr) -> Vec<u8> {
-    let typed = typed.as_bytes();
-    if typed.starts_with(b"/") {
-        return typed.to_vec();
+use cairn_protocol::ErrorCode;
+
+use crate::output::escape;
+
+/// Why something that was typed is no path.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoPath(String);
+
+impl fmt::Display for NoPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
-    join(home, typed)
+}
+
+impl std::error::Error for NoPath {}
+
+/// The absolute path that `typed` means. An empty word is none: it comes from a variable that was never set, and taking it
+/// for the home directory would let `rm -r` have that. What else is wrong shows when the client library checks it.
+pub(crate) fn absolute(home: &[u8], typed: &OsStr) -> Result<Vec<u8>, NoPath> {
+    let bytes = typed.as_bytes();
+    if bytes.is_empty() {
+        return Err(NoPath(format!("'': {}", ErrorCode::NotFound.text())));
+    }
+    if let Some(scheme) = scheme(bytes) {
+        let inside = without_authority(&bytes[scheme.len() + "://".len()..]);
+        return Err(NoPath(format!(
+            "{}: paths here have no scheme and no host: write {}, and --cluster HOST:PORT for another cluster",
+            escape(bytes),
+            escape(inside)
+        )));
+    }
+    if bytes.starts_with(b"/") {
+        return Ok(bytes.to_vec());
+    }
+    // Messages are to name the home itself, not a dot in it.
+    let mut rest = bytes;
+    while let Some(shorter) = rest.strip_prefix(b"./") {
+        let name = shorter.iter().position(|&byte| byte != b'/');
+        rest = &shorter[name.unwrap_or(shorter.len())..];
+    }
+    match rest {
+        b"" | b"." => Ok(home.to_vec()),
+        rest => Ok(join(home, rest)),
+    }
+}
+
+/// `hdfs` of `hdfs://host:port/path`.
+fn scheme(typed: &[u8]) -> Option<&[u8]> {
+    let end = typed.windows(3).position(|window| window == b"://")?;
+    let scheme = &typed[..end];
+    let is_scheme = scheme.first().is_some_and(u8::is_ascii_alphabetic)
+        && scheme
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
+    is_scheme.then_some(scheme)
+}
+
+fn without_authority(rest: &[u8]) -> &[u8] {
+    let slash = rest.iter().position(|&byte| byte == b'/');
+    slash.map_or(b"/", |slash| &rest[slash..])
+}
+
+/// Whether the last component is `.` or `..`, which mean something that has another name.
+pub(crate) fn ends_in_dots(path: &[u8]) -> bool {
+    let mut components = path.rsplit(|&byte| byte == b'/');
+    let last = components.find(|component| !component.is_empty());
+    matches!(last, Some(b"." | b".."))
 }
 
 /// A name below a directory.
@@ -61,13 +122,41 @@ pub(crate) fn temporary_beside(path: &[u8]) -> Vec<u8> {
 mod tests {
     use std::ffi::OsStr;
 
-    use super::{absolute, base_name, join, parent, temporary_beside};
+    use super::{absolute, base_name, ends_in_dots, join, parent, temporary_beside};
 
     #[test]
     fn relative_paths_begin_at_home() {
-        assert_eq!(absolute(b"/user/ada", OsStr::new("a/b")), b"/user/ada/a/b");
-        assert_eq!(absolute(b"/user/ada", OsStr::new("/a")), b"/a");
-        assert_eq!(absolute(b"/user/ada", OsStr::new(".")), b"/user/ada/.");
+        for (typed, meant) in [
+            ("a/b", "/user/ada/a/b"),
+            ("/a", "/a"),
+            (".", "/user/ada"),
+            ("./", "/user/ada"),
+            (".//./x", "/user/ada/x"),
+            ("..", "/user/ada/.."),
+            (".hidden", "/user/ada/.hidden"),
+            ("a:b//c", "/user/ada/a:b//c"),
+        ] {
+            let path = absolute(b"/user/ada", OsStr::new(typed)).unwrap();
+            assert_eq!(path.escape_ascii().to_string(), meant, "{typed}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused_with_a_reason() {
+        let refused = |typed| absolute(b"/user/ada", OsStr::new(typed)).unwrap_err().to_string();
+        assert_eq!(refused(""), "'': No such file or directory");
+        assert!(refused("hdfs://localhost:9000/docs").contains("write /docs,"));
+        assert!(refused("webhdfs://host").contains("write /,"));
+    }
+
+    #[test]
+    fn dots_are_recognised_at_the_end_only() {
+        for path in ["/a/.", "/a/..", "/a/../", "/user/ada/..//"] {
+            assert!(ends_in_dots(path.as_bytes()), "{path}");
+        }
+        for path in ["/a", "/", "/../a", "/a/...", "/a/.b"] {
+            assert!(!ends_in_dots(path.as_bytes()), "{path}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the file commands share: the connected file system, standard output, who asks, and whether anything failed.
 
+use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::Path;
@@ -9,6 +11,7 @@ use cairn_client::{Error, FileSystem};
 use cairn_protocol::ErrorCode;
 
 use crate::output::escape;
+use crate::paths::{self, NoPath};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub(crate) struct Session {
     /// Bits that new files and directories do not get.
     pub(crate) umask: u32,
     failed: bool,
+    /// Whether a path was typed that begins at home.
+    homely: Cell<bool>,
 }
 
 impl Session {
@@ -87,14 +92,51 @@ impl Session {
             gid,
             umask,
             failed: false,
+            homely: Cell::new(false),
         }
+    }
+
+    /// The path that `typed` means.
+    pub(crate) fn path(&self, typed: &OsStr) -> Result<Vec<u8>, NoPath> {
+        let path = paths::absolute(&self.home, typed)?;
+        if !typed.as_encoded_bytes().starts_with(b"/") {
+            self.homely.set(true);
+        }
+        Ok(path)
+    }
+
+    /// What to say to somebody whose command failed and whose paths begin in a directory that nobody has made yet.
+    pub(crate) async fn homeless(&self) -> Option<String> {
+        if !self.homely.get() {
+            return None;
+        }
+        let missing = self.fs.stat(&self.home).await.err()?;
+        if missing.code() != ErrorCode::NotFound {
+            return None;
+        }
+        let home = escape(&self.home);
+        let make = match self.uid {
+            0 => format!("make it with `dfs mkdir -p {home}`"),
+            uid => format!(
+                "the superuser makes it with `dfs mkdir -p {home} && dfs chown {uid}:{} {home}`",
+                self.gid
+            ),
+        };
+        Some(format!(
+            "{home}, your home directory and where relative paths begin, does not exist: {make}"
+        ))
+    }
+
+    /// Whether anything was reported.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Says what failed; the command goes on with what is left and ends with status 1.
     pub(crate) fn report(&mut self, error: impl fmt::Display) {
         // What was printed before belongs before it. A closed standard output shows at the next write.
         let _ = self.out.flush();
-        eprintln!("dfs: {error}");
+        complain(error);
         self.failed = true;
     }
 
@@ -116,6 +158,48 @@ impl Session {
             Ending::Done
         }
     }
+}
+
+/// Says something on standard error. Nobody may be reading that any more; the work matters more.
+pub(crate) fn complain(text: impl fmt::Display) {
+    // One write, so that lines of several processes do not mix.
+    let line = format!("dfs: {text}\n");
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Whether it is that whoever read our output, such as `head`, has had enough.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// An error and its causes, without those that only say again what stands before them.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = without_number(&cause.to_string());
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Without the number that the standard library adds to the kernel's errors.
+fn without_number(text: &str) -> String {
+    let mut text = text.to_owned();
+    while let Some(start) = text.find(" (os error ") {
+        let Some(length) = text[start..].find(')') else {
+            break;
+        };
+        text.replace_range(start..=start + length, "");
+    }
+    text
 }
 
 /// An error about a path that was handled by its inode: names the path.
@@ -152,9 +236,11 @@ pub(crate) fn about(path: &[u8], error: &Error) -> String {
 /// A failure of this machine's own files, worded like the cluster's.
 pub(crate) fn local_error(path: &Path, error: &io::Error) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    format!("{}: {text}", escape(path.as_os_str().as_bytes()))
+    let text = without_number(&error.to_string());
+    match path.as_os_str().as_bytes() {
+        b"" => format!("'': {text}"),
+        path => format!("{}: {text}", escape(path)),
+    }
 }
 
 /// Whether people watch: progress and colours only then.
@@ -171,7 +257,7 @@ mod tests {
     use cairn_protocol::ids::InodeId;
     use cairn_protocol::{ErrorCode, Failure};
 
-    use super::{Ending, Usage, about, local_error};
+    use super::{Ending, Usage, about, local_error, told};
 
     #[test]
     fn endings_have_the_numbers_that_scripts_expect() {
@@ -211,5 +297,19 @@ mod tests {
             local_error(Path::new("x/y"), &error),
             "x/y: No such file or directory"
         );
+        assert!(local_error(Path::new(""), &error).starts_with("'': No such"));
+    }
+
+    #[test]
+    fn a_chain_of_causes_says_nothing_twice() {
+        let cause = io::Error::from_raw_os_error(98);
+        let error = anyhow::anyhow!("listen on a:1: {cause}");
+        let error = anyhow::Error::new(cause).context(error.to_string());
+        let error = error.context("start namenode-1");
+        assert_eq!(
+            told(&error),
+            "start namenode-1: listen on a:1: Address already in use"
+        );
+        assert_eq!(told(&anyhow::anyhow!("plain")), "plain");
     }
 }

@@ -54,6 +54,8 @@ pub fn init_logs(default_filter: &str) -> Result<(), LogError> {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        // Its way to say that standard error is closed would be a panic.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|_| LogError::Twice)
 }

@@ -1,6 +1,6 @@
 //! `dfs append`: adds to files.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -12,7 +12,7 @@ use cairn_protocol::limits::BUFFER_BYTES;
 use cairn_protocol::messages::operation::IfExists;
 use clap::Args;
 
-use crate::paths::absolute;
+use super::file_path;
 use crate::session::{Session, Usage, local_error};
 
 /// Add local files, or standard input, to the end of a file of the cluster. A file that does not exist is made.
@@ -20,61 +20,93 @@ use crate::session::{Session, Usage, local_error};
 #[command(override_usage = "dfs append [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Append {
     /// Local files, `-` for standard input, and last the file that grows.
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
 }
+
+/// `EISDIR`, for the usual wording.
+const IS_A_DIRECTORY: i32 = 21;
+
+/// What is added.
+type Source = Box<dyn Read + Send>;
 
 impl Append {
     pub(crate) async fn run(mut self, session: &mut Session) -> anyhow::Result<()> {
         let Some(target) = self.paths.pop() else {
             return Usage::error("append needs sources and a target");
         };
-        let target = absolute(&session.home, &target);
-        let mut writer = match session.fs.open_append(&target).await {
-            Err(error) if error.code() == ErrorCode::NotFound => {
-                session
-                    .fs
-                    .create(&target, 0o666 & !session.umask, IfExists::Open)
-                    .await?;
-                session.fs.open_append(&target).await?
-            }
-            opened => opened?,
-        };
-        for source in &self.paths {
-            let added = add(&mut writer, source).await?;
+        let target = file_path(session, &target).await.map_err(anyhow::Error::msg)?;
+        let mut writer = None;
+        for name in &self.paths {
+            // Before anything is made: a source that is not there leaves no empty file.
+            let source = open(name).await;
+            let Some(source) = session.check(source) else {
+                continue;
+            };
+            let grows = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(open_or_make(session, &target).await?),
+            };
+            let added = add(grows, name, source).await?;
             session.check(added);
         }
-        writer.close().await?;
+        if let Some(writer) = writer {
+            writer.close().await?;
+        }
         Ok(())
     }
 }
 
-/// The outer error is the cluster's, after which nothing more can be added; the inner one is the local file's.
-async fn add(writer: &mut Writer, source: &OsString) -> cairn_client::Result<Result<(), String>> {
-    let mut reader: Box<dyn Read + Send> = if source == "-" {
-        Box::new(io::stdin())
-    } else {
-        let path = source.clone();
-        match blocking(move || File::open(path)).await {
-            Ok(file) => Box::new(file),
-            Err(error) => return Ok(Err(local_error(Path::new(source), &error))),
+async fn open_or_make(session: &Session, target: &[u8]) -> cairn_client::Result<Writer> {
+    match session.fs.open_append(target).await {
+        Err(error) if error.code() == ErrorCode::NotFound => {
+            let mode = 0o666 & !session.umask;
+            session.fs.create(target, mode, IfExists::Open).await?;
+            session.fs.open_append(target).await
         }
-    };
+        opened => opened,
+    }
+}
+
+async fn open(name: &OsStr) -> Result<Source, String> {
+    if name == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let path = name.to_owned();
+    let opened = blocking(move || {
+        let file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            return Err(io::Error::from_raw_os_error(IS_A_DIRECTORY));
+        }
+        Ok(file)
+    });
+    match opened.await {
+        Ok(file) => Ok(Box::new(file)),
+        Err(error) => Err(local_error(Path::new(name), &error)),
+    }
+}
+
+/// The outer error is the cluster's, after which nothing more can be added; the inner one is the local file's.
+async fn add(
+    writer: &mut Writer,
+    name: &OsStr,
+    mut source: Source,
+) -> cairn_client::Result<Result<(), String>> {
     loop {
         let (back, piece) = blocking(move || {
             let mut piece = Vec::with_capacity(BUFFER_BYTES);
-            let read = reader
+            let read = source
                 .by_ref()
                 .take(BUFFER_BYTES as u64)
                 .read_to_end(&mut piece);
-            (reader, read.map(|_| piece))
+            (source, read.map(|_| piece))
         })
         .await;
-        reader = back;
+        source = back;
         match piece {
             Ok(piece) if piece.is_empty() => return Ok(Ok(())),
             Ok(piece) => writer.write_bytes(piece.into()).await?,
-            Err(error) => return Ok(Err(local_error(Path::new(source), &error))),
+            Err(error) => return Ok(Err(local_error(Path::new(name), &error))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `dfs chown`: owners and groups.
+//! `dfs chown` and `dfs chgrp`: owners and groups.
 
 use std::ffi::OsString;
 
@@ -23,31 +23,63 @@ pub(crate) struct Chown {
     paths: Vec<OsString>,
 }
 
+/// Change the group.
+#[derive(Debug, Args)]
+pub(crate) struct Chgrp {
+    /// Everything below directories, too.
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// A group, as a name of this machine or as a number.
+    group: String,
+    /// Paths.
+    #[arg(required = true)]
+    paths: Vec<OsString>,
+}
+
 impl Chown {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let (uid, gid) = match Users::load().owner(&self.owner) {
+        let owner = match Users::load().owner(&self.owner) {
             Ok(owner) => owner,
-            Err(error) => return Usage::error(format!("{error:#}")),
+            Err(error) => return Usage::error(error.to_string()),
         };
-        let paths = expand(session, &self.paths).await;
-        let fs = session.fs.clone();
-        for_each(session, paths, self.recursive, |found| {
-            let fs = fs.clone();
-            async move {
-                let set = AttributeChange {
-                    uid,
-                    gid,
-                    ..AttributeChange::default()
-                };
-                let changed = fs
-                    .set_attributes(InodeId(found.attributes.inode), set)
-                    .await;
-                changed
-                    .map(|_| ())
-                    .map_err(|error| about(&found.path, &error))
-            }
-        })
-        .await;
+        change(session, &self.paths, self.recursive, owner).await;
         Ok(())
     }
+}
+
+impl Chgrp {
+    pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
+        let gid = match Users::load().gid(&self.group) {
+            Ok(gid) => gid,
+            Err(error) => return Usage::error(error.to_string()),
+        };
+        change(session, &self.paths, self.recursive, (None, Some(gid))).await;
+        Ok(())
+    }
+}
+
+async fn change(
+    session: &mut Session,
+    typed: &[OsString],
+    recursive: bool,
+    (uid, gid): (Option<u32>, Option<u32>),
+) {
+    let paths = expand(session, typed).await;
+    let fs = session.fs.clone();
+    for_each(session, paths, recursive, |found| {
+        let fs = fs.clone();
+        async move {
+            let set = AttributeChange {
+                uid,
+                gid,
+                ..AttributeChange::default()
+            };
+            let inode = InodeId(found.attributes.inode);
+            let changed = fs.set_attributes(inode, set).await;
+            changed
+                .map(|_| ())
+                .map_err(|error| about(&found.path, &error))
+        }
+    })
+    .await;
 }

@@ -6,7 +6,6 @@ use cairn_client::Place;
 use clap::Args;
 
 use super::expand;
-use crate::paths::absolute;
 use crate::session::Session;
 
 /// Move the content of files, in order, to the end of another, and remove them. No data moves.
@@ -21,7 +20,7 @@ pub(crate) struct Concat {
 
 impl Concat {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let target = absolute(&session.home, &self.target);
+        let target = session.path(&self.target)?;
         let sources = expand(session, &self.sources).await;
         // A source that is missing would leave the others joined in an order that nobody asked for.
         if session.ending() == crate::session::Ending::Done {

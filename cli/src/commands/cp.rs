@@ -1,6 +1,7 @@
 //! `dfs cp`: copies inside the cluster. No data moves: copies share the extents of their sources until either changes.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::sync::Arc;
 
 use cairn_client::{AttributeChange, FileSystem};
@@ -10,7 +11,7 @@ use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use clap::Args;
 
-use super::{Destination, expand};
+use super::{Destination, expand, is_tree};
 use crate::output::{escape, is_directory, kind};
 use crate::paths::{base_name, temporary_beside};
 use crate::session::{Session, Usage};
@@ -29,6 +30,15 @@ pub(crate) struct Cp {
     /// Keep mode, times and owner, as far as you may.
     #[arg(short = 'p', long)]
     preserve: bool,
+    /// Directories, too, and keep mode, times and owner: -r -p.
+    #[arg(short = 'a', long)]
+    archive: bool,
+    /// Links as links, as -r has it.
+    #[arg(short = 'd', hide = true)]
+    links: bool,
+    /// Tell what is copied.
+    #[arg(short = 'v', long)]
+    verbose: bool,
     /// Fail instead of replacing a file that exists.
     #[arg(short = 'n', long)]
     no_clobber: bool,
@@ -36,7 +46,7 @@ pub(crate) struct Cp {
     #[arg(short = 'f', long, hide = true)]
     force: bool,
     /// What to copy, and last where it goes: a directory that exists, or a new name.
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
 }
 
@@ -54,12 +64,17 @@ impl Cp {
         let Some(target) = self.paths.pop() else {
             return Usage::error("cp needs sources and a target");
         };
+        self.recursive |= self.archive;
+        self.preserve |= self.archive;
         let sources = expand(session, &self.paths).await;
         if sources.is_empty() {
             return Ok(());
         }
         let destination =
-            Destination::find(session, &target, sources.len(), self.recursive).await?;
+            Destination::find(session, &target, sources.len(), async || {
+                self.recursive && is_tree(session, &sources[0]).await
+            })
+            .await?;
         let copying = Arc::new(Copying {
             fs: session.fs.clone(),
             preserve: self.preserve,
@@ -72,7 +87,7 @@ impl Cp {
         for source in sources {
             let target = destination.name_for(&base_name(&source));
             // With -r links are copied as links, else what they point to.
-            let found = if self.recursive {
+            let found = if self.recursive || self.links {
                 session.fs.stat_link(&source).await
             } else {
                 session.fs.stat(&source).await
@@ -95,6 +110,9 @@ impl Cp {
                 );
                 session.report(text);
                 continue;
+            }
+            if self.verbose {
+                writeln!(session.out, "{} -> {}", escape(&source), escape(&target))?;
             }
             copying
                 .tree(

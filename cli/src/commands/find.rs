@@ -13,13 +13,14 @@ use super::expand;
 use crate::glob::{is_match, matcher};
 use crate::output::{escape, kind};
 use crate::paths::base_name;
+use crate::quantity;
 use crate::session::{Session, Usage};
 use crate::walk::{Found, Step, Walk};
 
 /// Find paths below directories that meet all conditions.
 ///
 /// Conditions: -name PATTERN, -path PATTERN (of the whole path; `*` also stands for slashes there), -type f|d|l|p|s|c|b,
-/// -size [+-]N[c|k|M|G|T] (blocks of 512 bytes without a letter, rounded up), -mtime [+-]DAYS, -mmin [+-]MINUTES, -empty,
+/// -size [+-]N[c|w|b|k|M|G|T] (rounded up; blocks of 512 bytes without a letter), -mtime [+-]DAYS, -mmin [+-]MINUTES, -empty,
 /// -maxdepth N, -mindepth N; -print0 ends names with a NUL and does not escape them.
 #[derive(Debug, Args)]
 #[command(override_usage = "dfs [CLUSTER OPTIONS] find [PATH...] [CONDITION...]")]
@@ -230,15 +231,16 @@ fn kind_of_letter(text: &str) -> Option<InodeKind> {
 }
 
 fn size(text: &str) -> Option<Condition> {
-    let (number, unit) = match text.chars().last()? {
-        'c' => (&text[..text.len() - 1], 1),
-        'k' => (&text[..text.len() - 1], 1 << 10),
-        'M' => (&text[..text.len() - 1], 1 << 20),
-        'G' => (&text[..text.len() - 1], 1 << 30),
-        'T' => (&text[..text.len() - 1], 1 << 40),
-        _ => (text, 512),
+    let sign = usize::from(text.starts_with(['+', '-']));
+    let (number, unit) = quantity::taken_apart(&text[sign..]);
+    let unit_bytes = match unit {
+        "" => 512,
+        "c" => 1,
+        "w" => 2,
+        unit => quantity::unit_bytes(unit)?,
     };
-    Comparison::parse(number).map(|comparison| Condition::Size(comparison, unit))
+    let number = &text[..sign + number.len()];
+    Comparison::parse(number).map(|comparison| Condition::Size(comparison, unit_bytes))
 }
 
 #[cfg(test)]
@@ -279,6 +281,8 @@ mod tests {
             matches("/ -size +1M", "/a", (1 << 20) + 1, 0)
                 && !matches("/ -size +1M", "/a", 1 << 20, 0)
         );
+        assert!(matches("/ -size +10K", "/a", 10_241, 0) && matches("/ -size 1kB", "/a", 9, 0));
+        assert!(matches("/ -size 3w", "/a", 5, 0) && matches("/ -size -2MiB", "/a", 99, 0));
         assert!(matches("/ -size -1k -empty", "/a", 0, 0) && matches("/ -size 5c", "/a", 5, 0));
         assert!(matches("/ -mtime +2", "/a", 0, 3) && !matches("/ -mtime +3", "/a", 0, 3));
         assert!(matches("/ -mtime -1", "/a", 0, 0) && matches("/ -mtime 3", "/a", 0, 3));

@@ -7,8 +7,7 @@ use cairn_protocol::messages::admin::FsckProblem;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::output::{JsonArray, escape, json_name};
-use crate::paths::absolute;
+use crate::output::{JsonArray, counted, escape, json_name};
 use crate::session::{Ending, Session};
 
 /// Check that everything that is stored is consistent and has its replicas.
@@ -41,7 +40,8 @@ impl Fsck {
         let below = self
             .path
             .as_ref()
-            .map(|typed| absolute(&session.home, typed));
+            .map(|typed| session.path(typed))
+            .transpose()?;
         let (mut totals, mut cursor, mut array) =
             (Totals::default(), Vec::new(), JsonArray::default());
         if self.json {
@@ -100,10 +100,12 @@ impl Totals {
         match (self.problems, self.severe) {
             (0, _) => format!("{checked}: healthy"),
             (problems, 0) => {
-                format!("{checked}: {problems} problems, none severe: repair is under way")
+                let problems = counted(problems, "problem", "problems");
+                format!("{checked}: {problems}, none severe: repaired without you as far as there are datanodes for it")
             }
             (problems, severe) => {
-                format!("{checked}: {problems} problems, {severe} of them severe")
+                let problems = counted(problems, "problem", "problems");
+                format!("{checked}: {problems}, {severe} of them severe")
             }
         }
     }

@@ -3,15 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use cairn_daemon::blocking;
 use clap::Args;
 
 use super::{cat, expand};
+use crate::output::escape;
 use crate::paths::base_name;
 use crate::session::{Session, local_error};
 use crate::transfer::download::{DownloadOptions, download};
+use crate::transfer::local_write::Target;
 
 /// Copy files and directories of the cluster to the local disk.
 ///
@@ -26,8 +29,8 @@ pub(crate) struct Get {
     /// Keep mode and times, and as root also owner and group.
     #[arg(short = 'p', long)]
     preserve: bool,
-    /// Directories are always copied with all they hold.
-    #[arg(short = 'r', short_alias = 'R', long, hide = true)]
+    /// Copy symbolic links that are named as links, as cp -r does; directories are copied with all they hold in any case.
+    #[arg(short = 'r', short_alias = 'R', long)]
     recursive: bool,
     /// No progress, even on a terminal.
     #[arg(short = 'q', long)]
@@ -51,7 +54,13 @@ impl Get {
             }
             return Ok(());
         }
-        let target = PathBuf::from(target);
+        if target.is_empty() {
+            bail!(
+                "{}",
+                local_error(Path::new(""), &io::Error::from_raw_os_error(NOT_FOUND))
+            );
+        }
+        let (target, force) = (PathBuf::from(target), self.force);
         let directory = target.is_dir();
         if sources.len() > 1 && !directory {
             let kind = if target.exists() {
@@ -74,17 +83,41 @@ impl Get {
             };
             (source, local)
         });
-        let pairs: Vec<_> = pairs.collect();
+        // All before anything is made: what this very command makes leads nowhere.
+        let mut targets = Vec::new();
+        for (source, local) in pairs {
+            let found = blocking(move || find_target(local, force)).await;
+            targets.extend(session.check(found).map(|target| (source, target)));
+        }
         let options = DownloadOptions {
             overwrite: self.force,
             preserve: self.preserve,
+            links: self.recursive,
             quiet: self.quiet,
         };
-        download(session, pairs, options).await;
+        download(session, targets, options).await;
         Ok(())
     }
 }
 
-/// `ENOTDIR` and `ENOENT`, for the usual wording.
+/// Where a file goes that is to have this local name.
+fn find_target(local: PathBuf, force: bool) -> Result<Target, String> {
+    let target = Target::find(&local);
+    let taken = matches!(&target, Target::File(_)) && local.is_symlink() && !local.is_dir();
+    if taken && !force {
+        let exists = io::Error::from_raw_os_error(EXISTS);
+        return Err(local_error(&local, &exists));
+    }
+    if taken && !local.exists() {
+        return Err(format!(
+            "{}: a symbolic link to nowhere is neither followed nor replaced",
+            escape(local.as_os_str().as_bytes())
+        ));
+    }
+    Ok(target)
+}
+
+/// `EEXIST`, `ENOTDIR` and `ENOENT`, for the usual wording.
+const EXISTS: i32 = 17;
 const NOT_A_DIRECTORY: i32 = 20;
 const NOT_FOUND: i32 = 2;

@@ -3,12 +3,15 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use anyhow::bail;
 use cairn_client::Error;
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use clap::Args;
 
+use super::file_path;
 use crate::output::is_directory;
-use crate::paths::{absolute, base_name, join, temporary_beside};
+use crate::paths::{base_name, join, temporary_beside};
 use crate::session::Session;
 
 /// Give a file another name, or make a symbolic link with -s.
@@ -31,7 +34,10 @@ pub(crate) struct Ln {
 
 impl Ln {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let mut name = absolute(&session.home, &self.name);
+        if self.target.is_empty() {
+            bail!("'': {}", ErrorCode::NotFound.text());
+        }
+        let mut name = file_path(session, &self.name).await.map_err(anyhow::Error::msg)?;
         let into = !self.no_dereference
             && session
                 .fs
@@ -49,7 +55,7 @@ impl Ln {
         let made = if self.symbolic {
             self.symlink(session, &name).await
         } else {
-            let target = absolute(&session.home, &self.target);
+            let target = session.path(&self.target)?;
             let if_exists = if self.force {
                 IfExists::Replace
             } else {

@@ -46,6 +46,9 @@ pub(crate) struct Ls {
     /// Names that begin with a dot are always shown.
     #[arg(short = 'a', short_alias = 'A', hide = true)]
     all: bool,
+    /// One name on each line, as always without -l.
+    #[arg(short = '1', short_alias = 'C', hide = true)]
+    lines: bool,
     /// One JSON array of objects.
     #[arg(long)]
     json: bool,

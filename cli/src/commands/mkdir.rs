@@ -1,11 +1,12 @@
 //! `dfs mkdir`: new directories.
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::Args;
 
 use crate::mode::ModeChange;
-use crate::paths::absolute;
+use crate::output::escape;
 use crate::session::Session;
 
 /// Make directories.
@@ -17,6 +18,9 @@ pub(crate) struct Mkdir {
     /// Mode as chmod takes it, instead of rwxrwxrwx without the umask.
     #[arg(short = 'm', long, allow_hyphen_values = true)]
     mode: Option<String>,
+    /// Tell what was made.
+    #[arg(short = 'v', long)]
+    verbose: bool,
     /// Directories to make.
     #[arg(required = true)]
     paths: Vec<OsString>,
@@ -30,7 +34,10 @@ impl Mkdir {
             None => None,
         };
         for typed in &self.paths {
-            let path = absolute(&session.home, typed);
+            let path = session.path(typed);
+            let Some(path) = session.check(path) else {
+                continue;
+            };
             // With -p the mode is that of the last directory; those above get the usual one, as coreutils has it.
             let made = match (self.parents, mode) {
                 (false, mode) => session.fs.mkdir(&path, mode.unwrap_or(plain)).await,
@@ -46,7 +53,9 @@ impl Mkdir {
                     }
                 },
             };
-            session.check(made);
+            if session.check(made).is_some() && self.verbose {
+                writeln!(session.out, "made {}", escape(&path))?;
+            }
         }
         Ok(())
     }

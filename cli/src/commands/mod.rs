@@ -16,6 +16,8 @@ pub(crate) mod find;
 pub(crate) mod fsck;
 pub(crate) mod get;
 pub(crate) mod getfattr;
+pub(crate) mod getmerge;
+pub(crate) mod head;
 pub(crate) mod ln;
 pub(crate) mod locks;
 pub(crate) mod ls;
@@ -43,6 +45,7 @@ pub(crate) mod watch;
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use cairn_protocol::ErrorCode;
@@ -53,8 +56,8 @@ use crate::arguments::{Arguments, Command, Global};
 use crate::cluster;
 use crate::glob;
 use crate::output::{escape, is_directory};
-use crate::paths::{absolute, join};
-use crate::session::{Ending, Session};
+use crate::paths::{ends_in_dots, join};
+use crate::session::{self, Ending, Session, Usage};
 use crate::walk::{Crew, Found, MANY, Step, Walk};
 
 /// For giving open chunks back and ending the session. What is not given back the cluster takes when the session expires.
@@ -79,7 +82,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
             match with_session(&global, &purpose, work).await {
                 // 1 would say that it is not so.
                 Err(error) if is_test => {
-                    eprintln!("dfs: {error:#}");
+                    session::complain(session::told(&error));
                     Ok(Ending::Usage)
                 }
                 result => result,
@@ -103,11 +106,37 @@ pub(crate) async fn with_session(
         None => Ok(Ending::Interrupted),
     };
     let flushed = session.out.flush();
+    let result = with_hint(&mut session, result).await;
     if let Ok(Err(error)) = timeout(CLOSING, session.fs.close()).await {
         tracing::debug!(%error, "session not closed");
     }
     let ending = result?;
     flushed?;
+    Ok(ending)
+}
+
+/// Says beside a failure what it may come from: a home that nobody has made.
+async fn with_hint(
+    session: &mut Session,
+    result: anyhow::Result<Ending>,
+) -> anyhow::Result<Ending> {
+    let failed = match &result {
+        Ok(Ending::Failed) => session.has_failed(),
+        Ok(_) => false,
+        Err(error) => !error.is::<Usage>() && !session::is_broken_pipe(error),
+    };
+    if !failed {
+        return result;
+    }
+    let Ok(Some(hint)) = timeout(CLOSING, session.homeless()).await else {
+        return result;
+    };
+    // First what failed.
+    let ending = result.unwrap_or_else(|error| {
+        session::complain(session::told(&error));
+        Ending::Failed
+    });
+    session::complain(hint);
     Ok(ending)
 }
 
@@ -126,6 +155,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Append(append) => append.run(session).await?,
         Command::Cat(cat) => cat.run(session).await?,
         Command::Checksum(checksum) => checksum.run(session).await?,
+        Command::Chgrp(chgrp) => chgrp.run(session).await?,
         Command::Chmod(chmod) => chmod.run(session).await?,
         Command::Chown(chown) => chown.run(session).await?,
         Command::Concat(concat) => concat.run(session).await?,
@@ -136,6 +166,8 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Find(find) => find.run(session).await?,
         Command::Get(get) => get.run(session).await?,
         Command::Getfattr(getfattr) => getfattr.run(session).await?,
+        Command::Getmerge(getmerge) => getmerge.run(session).await?,
+        Command::Head(head) => head.run(session).await?,
         Command::Ln(ln) => ln.run(session).await?,
         Command::Locks(locks) => locks.run(session).await?,
         Command::Ls(ls) => ls.run(session).await?,
@@ -181,7 +213,10 @@ fn name(command: &Command) -> String {
 pub(crate) async fn expand(session: &mut Session, typed: &[OsString]) -> Vec<Vec<u8>> {
     let mut paths = Vec::new();
     for typed in typed {
-        let path = absolute(&session.home, typed);
+        let path = session.path(typed);
+        let Some(path) = session.check(path) else {
+            continue;
+        };
         let expanded = glob::expand(&session.fs, &path).await;
         paths.extend(
             session
@@ -192,6 +227,35 @@ pub(crate) async fn expand(session: &mut Session, typed: &[OsString]) -> Vec<Vec
     paths
 }
 
+/// Reports what ends in `.` or `..`: people who remove or move that rarely mean the directory that it is.
+pub(crate) fn refuse_dots(session: &mut Session, typed: &OsStr, verb: &str) -> bool {
+    let dots = ends_in_dots(typed.as_bytes());
+    if dots {
+        let typed = escape(typed.as_bytes());
+        session.report(format!("{typed}: refusing to {verb} '.' or '..'"));
+    }
+    dots
+}
+
+/// A path that is to become a file: with a slash at its end it would mean a directory, and the name without the slash
+/// something that nobody asked for.
+pub(crate) async fn file_path(session: &Session, typed: &OsStr) -> Result<Vec<u8>, String> {
+    let path = session.path(typed).map_err(|error| error.to_string())?;
+    no_slash(session, &path).await.map(|()| path)
+}
+
+/// Refuses a path with a slash at its end unless a directory is there.
+pub(crate) async fn no_slash(session: &Session, path: &[u8]) -> Result<(), String> {
+    if !path.ends_with(b"/") {
+        return Ok(());
+    }
+    match session.fs.stat(path).await {
+        Ok(attributes) if is_directory(&attributes) => Ok(()),
+        Ok(_) => Err(format!("{}: {}", escape(path), ErrorCode::NotADirectory.text())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Where `put`, `cp` and `mv` put things.
 #[derive(Debug)]
 pub(crate) struct Destination {
@@ -200,16 +264,16 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// A directory takes any number of sources, anything else is the new name of one. `is_tree`: a name that does not exist
-    /// may end with a slash.
+    /// A directory takes any number of sources, anything else is the new name of one. A name that does not exist may end
+    /// with a slash if `is_tree` says that the source is a directory.
     pub(crate) async fn find(
         session: &Session,
         typed: &OsStr,
         sources: usize,
-        is_tree: bool,
+        is_tree: impl AsyncFnOnce() -> bool,
     ) -> anyhow::Result<Self> {
-        let path = absolute(&session.home, typed);
-        let needs_directory = sources > 1 || (path.ends_with(b"/") && !is_tree);
+        let path = session.path(typed)?;
+        let needs_directory = sources > 1 || (path.ends_with(b"/") && !is_tree().await);
         match session.fs.stat(&path).await {
             Ok(attributes) if is_directory(&attributes) => Ok(Self {
                 path,
@@ -236,6 +300,12 @@ impl Destination {
             self.path.clone()
         }
     }
+}
+
+/// Whether this is a directory, and not a link to one.
+pub(crate) async fn is_tree(session: &Session, path: &[u8]) -> bool {
+    let found = session.fs.stat_link(path).await;
+    found.is_ok_and(|attributes| is_directory(&attributes))
 }
 
 /// Does the same to everything at a path, and with `recursive` below it, many at once. Failures are reported with paths.

@@ -1,13 +1,17 @@
 //! `dfs mv`: renames.
 
 use std::ffi::OsString;
+use std::io::Write;
 
+use cairn_client::Error;
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::RenameMode;
 use clap::Args;
 
-use super::{Destination, expand};
-use crate::paths::{absolute, base_name};
-use crate::session::{Session, Usage};
+use super::{Destination, expand, is_tree, no_slash, refuse_dots};
+use crate::output::escape;
+use crate::paths::base_name;
+use crate::session::{Session, Usage, about};
 
 /// Rename or move files and directories. Each move is one step, whatever is in a directory.
 #[derive(Debug, Args)]
@@ -25,8 +29,11 @@ pub(crate) struct Mv {
     /// Let two paths change places, in one step.
     #[arg(long, conflicts_with = "no_clobber")]
     exchange: bool,
+    /// Tell what was moved.
+    #[arg(short = 'v', long)]
+    verbose: bool,
     /// What to move, and last where it goes: a directory that exists, or a new name.
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
 }
 
@@ -35,7 +42,12 @@ impl Mv {
         let Some(target) = self.paths.pop() else {
             return Usage::error("mv needs sources and a target");
         };
-        let sources = expand(session, &self.paths).await;
+        let mut sources = Vec::new();
+        for typed in &self.paths {
+            if !refuse_dots(session, typed, "move") {
+                sources.extend(expand(session, std::slice::from_ref(typed)).await);
+            }
+        }
         let mode = match (self.exchange, self.no_clobber) {
             (true, _) => RenameMode::Exchange,
             (false, true) => RenameMode::NoReplace,
@@ -43,22 +55,64 @@ impl Mv {
         };
         if self.exchange || self.no_target_directory {
             let [source] = sources.as_slice() else {
+                if session.has_failed() {
+                    return Ok(());
+                }
                 return Usage::error("--exchange and -T take one source and one target");
             };
-            let target = absolute(&session.home, &target);
-            let moved = session.fs.rename(source, &target, mode).await;
-            session.check(moved);
-            return Ok(());
+            let target = session.path(&target)?;
+            if !is_tree(session, source).await {
+                no_slash(session, &target).await.map_err(anyhow::Error::msg)?;
+            }
+            return self.rename(session, source, &target, mode).await;
         }
         if sources.is_empty() {
             return Ok(());
         }
-        let destination = Destination::find(session, &target, sources.len(), true).await?;
+        let destination = Destination::find(session, &target, sources.len(), async || {
+            is_tree(session, &sources[0]).await
+        })
+        .await?;
         for source in sources {
             let target = destination.name_for(&base_name(&source));
-            let moved = session.fs.rename(&source, &target, mode).await;
-            session.check(moved);
+            self.rename(session, &source, &target, mode).await?;
         }
         Ok(())
+    }
+
+    async fn rename(
+        &self,
+        session: &mut Session,
+        source: &[u8],
+        target: &[u8],
+        mode: RenameMode,
+    ) -> anyhow::Result<()> {
+        match session.fs.rename(source, target, mode).await {
+            Ok(_) if self.verbose => {
+                writeln!(session.out, "{} -> {}", escape(source), escape(target))?;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let culprit = self.culprit(session, source, target, &error).await;
+                session.report(about(culprit, &error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the two an error is about: the cluster names the first.
+    async fn culprit<'a>(
+        &self,
+        session: &Session,
+        source: &'a [u8],
+        target: &'a [u8],
+        error: &Error,
+    ) -> &'a [u8] {
+        let missing = matches!(error.code(), ErrorCode::NotFound | ErrorCode::NotADirectory);
+        if missing && session.fs.stat_link(source).await.is_ok() {
+            target
+        } else {
+            source
+        }
     }
 }

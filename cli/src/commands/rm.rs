@@ -1,14 +1,16 @@
 //! `dfs rm`: removes files and trees.
 
 use std::ffi::OsString;
+use std::io::{self, BufRead, Write};
 
 use anyhow::bail;
+use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use clap::Args;
 
+use super::no_slash;
 use crate::glob;
 use crate::output::escape;
-use crate::paths::absolute;
 use crate::session::Session;
 
 /// Remove files, and with -r directories with all they hold.
@@ -22,6 +24,15 @@ pub(crate) struct Rm {
     /// What does not exist is fine.
     #[arg(short = 'f', long)]
     force: bool,
+    /// Tell what was removed.
+    #[arg(short = 'v', long)]
+    verbose: bool,
+    /// Ask before each path.
+    #[arg(short = 'i', long)]
+    interactive: bool,
+    /// There is no trash to be skipped.
+    #[arg(long, hide = true)]
+    skip_trash: bool,
     /// What to remove.
     #[arg(required = true)]
     paths: Vec<OsString>,
@@ -30,7 +41,13 @@ pub(crate) struct Rm {
 impl Rm {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         for typed in &self.paths {
-            let path = absolute(&session.home, typed);
+            if super::refuse_dots(session, typed, "remove") {
+                continue;
+            }
+            let path = session.path(typed);
+            let Some(path) = session.check(path) else {
+                continue;
+            };
             let paths = match glob::expand(&session.fs, &path).await {
                 Ok(paths) => paths,
                 Err(error)
@@ -44,17 +61,28 @@ impl Rm {
                 }
             };
             for path in paths {
-                if let Err(error) = self.remove(session, &path).await {
-                    session.report(format!("{error:#}"));
+                if self.interactive && !confirmed(session, &path).await? {
+                    continue;
+                }
+                match self.remove(session, &path).await {
+                    Ok(true) if self.verbose => {
+                        writeln!(session.out, "removed {}", escape(&path))?;
+                    }
+                    Ok(_) => {}
+                    Err(error) => session.report(format!("{error:#}")),
                 }
             }
         }
         Ok(())
     }
 
-    async fn remove(&self, session: &Session, path: &[u8]) -> anyhow::Result<()> {
+    /// Whether there was anything to remove.
+    async fn remove(&self, session: &Session, path: &[u8]) -> anyhow::Result<bool> {
         if cairn_client::normalise(path).is_ok_and(|normal| normal == b"/") {
             bail!("/: the root cannot be removed");
+        }
+        if path.ends_with(b"/") {
+            no_slash(session, path).await.map_err(anyhow::Error::msg)?;
         }
         let removed = if self.recursive {
             session.fs.remove_tree(path).await
@@ -62,8 +90,8 @@ impl Rm {
             session.fs.unlink(path).await
         };
         match removed {
-            Ok(_) => Ok(()),
-            Err(error) if self.force && error.code() == ErrorCode::NotFound => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if self.force && error.code() == ErrorCode::NotFound => Ok(false),
             Err(error) if error.code() == ErrorCode::IsADirectory && !self.recursive => {
                 bail!(
                     "{}: Is a directory (rm -r removes it with all it holds)",
@@ -73,4 +101,16 @@ impl Rm {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Asks on standard error; anything but yes is no.
+async fn confirmed(session: &mut Session, path: &[u8]) -> io::Result<bool> {
+    session.out.flush()?;
+    let question = format!("dfs: remove {}? ", escape(path));
+    let _ = io::stderr().write_all(question.as_bytes());
+    let answer = blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    Ok(answer.await?.trim_start().starts_with(['y', 'Y']))
 }

@@ -1,15 +1,24 @@
 //! `dfs rmdir`: removes empty directories.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 
 use clap::Args;
 
 use super::expand;
+use crate::output::escape;
+use crate::paths::parent;
 use crate::session::Session;
 
 /// Remove empty directories.
 #[derive(Debug, Args)]
 pub(crate) struct Rmdir {
+    /// Those above, too, as far as they are typed and become empty: -p a/b is a/b and a.
+    #[arg(short = 'p', long)]
+    parents: bool,
+    /// Tell what was removed.
+    #[arg(short = 'v', long)]
+    verbose: bool,
     /// What to remove.
     #[arg(required = true)]
     paths: Vec<OsString>,
@@ -17,10 +26,53 @@ pub(crate) struct Rmdir {
 
 impl Rmdir {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        for path in expand(session, &self.paths).await {
-            let removed = session.fs.rmdir(&path).await;
-            session.check(removed);
+        for typed in &self.paths {
+            if super::refuse_dots(session, typed, "remove") {
+                continue;
+            }
+            for path in expand(session, std::slice::from_ref(typed)).await {
+                let levels = if self.parents { levels(typed) } else { 1 };
+                self.remove(session, path, levels).await?;
+            }
         }
         Ok(())
+    }
+    async fn remove(
+        &self,
+        session: &mut Session,
+        mut path: Vec<u8>,
+        levels: usize,
+    ) -> io::Result<()> {
+        for _ in 0..levels {
+            let removed = session.fs.rmdir(&path).await;
+            if session.check(removed).is_none() {
+                return Ok(());
+            }
+            if self.verbose {
+                writeln!(session.out, "removed {}", escape(&path))?;
+            }
+            path = parent(&path);
+        }
+        Ok(())
+    }
+}
+
+/// How many directories a typed path names.
+fn levels(typed: &OsStr) -> usize {
+    let components = typed.as_encoded_bytes().split(|&byte| byte == b'/');
+    components
+        .filter(|component| !matches!(*component, b"" | b"."))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::levels;
+
+    #[test]
+    fn what_is_above_counts_as_far_as_it_is_typed() {
+        for (typed, count) in [("a", 1), ("a/b", 2), ("/a//b/", 2), ("./a", 1)] {
+            assert_eq!(levels(typed.as_ref()), count, "{typed}");
+        }
     }
 }

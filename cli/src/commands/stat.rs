@@ -89,7 +89,7 @@ fn print(
     writeln!(
         out,
         "{}",
-        text("Access: (%a/%A)  Uid: (%u/%U)  Gid: (%g/%G)")
+        text("Access: (%4a/%A)  Uid: (%u/%U)  Gid: (%g/%G)")
     )?;
     writeln!(
         out,
@@ -151,7 +151,7 @@ fn value(directive: char, path: &[u8], attributes: &Attributes, users: &Users) -
         's' => attributes.size.to_string(),
         'b' => attributes.allocated.to_string(),
         'F' => kind_name(kind(attributes)).to_owned(),
-        'a' => format!("{:04o}", attributes.mode),
+        'a' => format!("{:o}", attributes.mode),
         'A' => mode_string(kind(attributes), attributes.mode),
         'u' => attributes.uid.to_string(),
         'U' => users.user_name(attributes.uid),
@@ -194,7 +194,7 @@ mod tests {
         let text = |format| formatted(format, b"/l", &attributes, &Users::default());
         assert_eq!(
             text("%n:%s:%i:%a:%A\\t%F"),
-            "/l:4:9:0777:lrwxrwxrwx\tsymbolic link"
+            "/l:4:9:777:lrwxrwxrwx\tsymbolic link"
         );
         assert_eq!(text("%N %Y %% %q"), "/l -> /t\\xff 1500000000 % %q");
         assert_eq!(text("[%5s][%-5s]"), "[    4][4    ]");

@@ -1,17 +1,19 @@
 //! `dfs tail`: the end of a file, and what is added to it.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use cairn_client::{Error, Reader};
-use cairn_daemon::config::{ByteSize, duration};
+use cairn_protocol::ErrorCode;
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::sleep;
 
 use super::{cat, expand};
 use crate::output::escape;
-use crate::session::Session;
+use crate::quantity::{self, Amount};
+use crate::session::{Session, complain};
 
 /// Print the last lines of files, and with -f what is added to one.
 #[derive(Debug, Args)]
@@ -19,14 +21,17 @@ pub(crate) struct Tail {
     /// Go on with what is added, until Ctrl-C.
     #[arg(short = 'f', long)]
     follow: bool,
-    /// So many lines.
-    #[arg(short = 'n', long, default_value_t = 10)]
-    lines: u64,
-    /// So many bytes instead, such as 100 or 1KiB.
-    #[arg(short = 'c', long, conflicts_with = "lines")]
-    bytes: Option<ByteSize>,
+    /// The same, and when the name comes to mean another file, or does not exist for a while, go on with what it means then.
+    #[arg(short = 'F')]
+    follow_name: bool,
+    /// So many lines; +N prints from line N on.
+    #[arg(short = 'n', long, value_name = "[+]N", default_value = "10", allow_hyphen_values = true, value_parser = Amount::parse)]
+    lines: Amount,
+    /// So many bytes instead, such as 100 or 2K; +N prints from byte N on.
+    #[arg(short = 'c', long, value_name = "[+]N", conflicts_with = "lines", allow_hyphen_values = true, value_parser = Amount::parse)]
+    bytes: Option<Amount>,
     /// With -f, time between looks at the file.
-    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = quantity::time)]
     interval: Duration,
     /// Files; with -f, one.
     #[arg(required = true)]
@@ -39,7 +44,8 @@ const STEP: u64 = 256 << 10;
 impl Tail {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         let paths = expand(session, &self.paths).await;
-        if self.follow && paths.len() > 1 {
+        let follow = self.follow || self.follow_name;
+        if follow && paths.len() > 1 {
             return crate::session::Usage::error("tail -f takes one file");
         }
         for (index, path) in paths.iter().enumerate() {
@@ -48,48 +54,154 @@ impl Tail {
                 continue;
             };
             if paths.len() > 1 {
-                let gap = if index > 0 { "\n" } else { "" };
-                writeln!(session.out, "{gap}==> {} <==", escape(path))?;
+                print_name(session, path, index)?;
             }
-            let start = match self.bytes {
-                Some(bytes) => Ok(reader.attributes().size.saturating_sub(bytes.bytes())),
-                None => start_of_lines(&reader, self.lines).await,
-            };
+            let start = self.start(&reader).await;
             let Some(start) = session.check(start) else {
                 continue;
             };
-            self.copy(session, &reader, start).await?;
+            let copied = copy(session, &reader, start, u64::MAX).await?;
+            if let Some(offset) = copied.filter(|_| follow) {
+                self.follow(session, path, reader, offset).await?;
+            }
         }
         Ok(())
     }
 
-    async fn copy(&self, session: &mut Session, reader: &Reader, start: u64) -> anyhow::Result<()> {
-        let mut stream = reader.stream(start);
-        loop {
-            match stream.next().await {
-                Ok(Some(piece)) => cat::write(session, &piece)?,
-                Ok(None) if !self.follow => return Ok(()),
-                Ok(None) => {
-                    session.out.flush()?;
-                    sleep(self.interval).await;
-                    let size = reader.refresh().await?.size;
-                    if size < stream.offset() {
-                        session.report("the file has become shorter; from its new end");
-                        stream = reader.stream(size);
-                    }
-                }
-                Err(error) if self.follow => return Err(error.into()),
-                Err(error) => {
-                    session.report(error);
-                    return Ok(());
-                }
+    /// Where in the file to begin.
+    async fn start(&self, reader: &Reader) -> Result<u64, Error> {
+        let size = reader.attributes().size;
+        match (self.bytes, self.lines) {
+            (Some(Amount::Plus(bytes)), _) => Ok(bytes.saturating_sub(1).min(size)),
+            (Some(Amount::Plain(bytes) | Amount::Minus(bytes)), _) => {
+                Ok(size.saturating_sub(bytes))
             }
+            (None, Amount::Plus(lines)) => end_of_lines(reader, lines.saturating_sub(1)).await,
+            (None, Amount::Plain(lines) | Amount::Minus(lines)) => {
+                start_of_lines(reader, lines).await
+            }
+        }
+    }
+
+    /// Prints what is added from `offset` on, for as long as somebody reads it.
+    async fn follow(
+        &self,
+        session: &mut Session,
+        path: &[u8],
+        mut reader: Reader,
+        mut offset: u64,
+    ) -> anyhow::Result<()> {
+        loop {
+            session.out.flush()?;
+            sleep(self.interval).await;
+            if stdout_is_gone() {
+                return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+            }
+            if self.follow_name && self.has_moved_on(session, path, &mut reader).await? {
+                offset = 0;
+            }
+            let size = reader.refresh().await?.size;
+            if size < offset {
+                session.report(format!(
+                    "{}: has become shorter; going on at its new end",
+                    escape(path)
+                ));
+                offset = size;
+            }
+            let mut stream = reader.stream(offset);
+            while let Some(piece) = stream.next().await? {
+                cat::write(session, &piece)?;
+            }
+            offset = stream.offset();
+        }
+    }
+
+    /// Whether the name means another file than it did; `reader` then reads that.
+    async fn has_moved_on(
+        &self,
+        session: &mut Session,
+        path: &[u8],
+        reader: &mut Reader,
+    ) -> Result<bool, Error> {
+        match session.fs.stat(path).await {
+            Ok(now) if now.inode == reader.attributes().inode => Ok(false),
+            Ok(_) => {
+                *reader = session.fs.open(path).await?;
+                complain(format_args!("{}: another file now", escape(path)));
+                Ok(true)
+            }
+            // It may come back, as a log does when it is rotated.
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
 
+/// The line before each of several files.
+pub(super) fn print_name(session: &mut Session, path: &[u8], index: usize) -> io::Result<()> {
+    let gap = if index > 0 { "\n" } else { "" };
+    writeln!(session.out, "{gap}==> {} <==", escape(path))
+}
+
+/// Prints bytes `start` to `end`, or to the end of the file, and tells where it ended; `None` if that failed, which has
+/// been reported.
+pub(super) async fn copy(
+    session: &mut Session,
+    reader: &Reader,
+    start: u64,
+    end: u64,
+) -> io::Result<Option<u64>> {
+    let mut stream = reader.stream(start);
+    let mut left = end.saturating_sub(start);
+    while left > 0 {
+        match stream.next().await {
+            Ok(Some(piece)) => {
+                let wanted = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+                cat::write(session, &piece[..wanted])?;
+                left -= wanted as u64;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                session.report(error);
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(stream.offset()))
+}
+
+/// Whether nobody reads standard output any more. A write would tell, but there may be nothing to write for days.
+fn stdout_is_gone() -> bool {
+    let out = io::stdout();
+    // Errors and hang-ups are told unasked.
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+    poll(&mut polled, Some(&Timespec::default())).is_ok()
+        && polled[0].revents().intersects(gone)
+}
+
+/// Where the line after the first so many begins.
+pub(super) async fn end_of_lines(reader: &Reader, lines: u64) -> Result<u64, Error> {
+    let (mut stream, mut left, mut offset) = (reader.stream(0), lines, 0);
+    while left > 0 {
+        let Some(piece) = stream.next().await? else {
+            return Ok(offset);
+        };
+        for (index, &byte) in piece.iter().enumerate() {
+            if byte == b'\n' {
+                left -= 1;
+                if left == 0 {
+                    return Ok(offset + index as u64 + 1);
+                }
+            }
+        }
+        offset += piece.len() as u64;
+    }
+    Ok(0)
+}
+
 /// Where the last so many lines begin; looks at no more of the file than it must.
-async fn start_of_lines(reader: &Reader, lines: u64) -> Result<u64, Error> {
+pub(super) async fn start_of_lines(reader: &Reader, lines: u64) -> Result<u64, Error> {
     let size = reader.attributes().size;
     if lines == 0 {
         return Ok(size);

@@ -7,7 +7,6 @@ use cairn_protocol::messages::common::InodeKind;
 use clap::Args;
 
 use crate::output::kind;
-use crate::paths::absolute;
 use crate::session::{Ending, Session};
 
 /// Ask something about a path: exit status 0 if it is so, 1 if not, 2 if that could not be found out.
@@ -50,7 +49,7 @@ struct Question {
 
 impl Test {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Ending> {
-        let path = absolute(&session.home, &self.path);
+        let path = session.path(&self.path)?;
         let question = &self.question;
         let mask = match () {
             () if question.readable => 4,

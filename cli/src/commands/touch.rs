@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use super::expand;
+use super::{expand, no_slash};
 use crate::session::{Session, Usage};
 
 /// Set times to now, and make files that do not exist.
@@ -41,8 +41,11 @@ impl Touch {
             Err(error) => return Usage::error(format!("{error:#}")),
         };
         for path in expand(session, &self.paths).await {
-            let touched = self.touch(session, &path, time).await;
-            session.check(touched);
+            let possible = no_slash(session, &path).await;
+            if session.check(possible).is_some() {
+                let touched = self.touch(session, &path, time).await;
+                session.check(touched);
+            }
         }
         Ok(())
     }

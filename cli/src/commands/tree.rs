@@ -7,7 +7,7 @@ use cairn_protocol::messages::common::InodeKind;
 use clap::Args;
 
 use super::expand;
-use crate::output::{escape, is_directory, kind};
+use crate::output::{counted, escape, is_directory, kind};
 use crate::paths::join;
 use crate::session::Session;
 
@@ -73,7 +73,11 @@ impl Tree {
                 }
             }
         }
-        writeln!(session.out, "\n{directories} directories, {files} files")?;
+        let (directories, files) = (
+            counted(directories, "directory", "directories"),
+            counted(files, "file", "files"),
+        );
+        writeln!(session.out, "\n{directories}, {files}")?;
         Ok(())
     }
 

@@ -2,21 +2,21 @@
 
 use std::ffi::OsString;
 
-use anyhow::Context;
-use cairn_daemon::config::ByteSize;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::IfExists;
 use clap::Args;
 
-use super::expand;
-use crate::session::{Session, Usage};
+use super::{expand, no_slash};
+use crate::quantity;
+use crate::session::Session;
 
 /// Cut files to a size, or extend them with zeros.
 #[derive(Debug, Args)]
 pub(crate) struct Truncate {
-    /// The size, such as 0, 4096 or 10MiB; with + or - in front, by how much.
-    #[arg(short = 's', long, allow_hyphen_values = true)]
-    size: String,
+    /// The size, such as 0, 4096, 10K or 10MiB; +SIZE and -SIZE change it by that much, <SIZE is at most, >SIZE at least
+    /// that, /SIZE rounds down and %SIZE up to a multiple.
+    #[arg(short = 's', long, allow_hyphen_values = true, value_parser = Size::parse)]
+    size: Size,
     /// Make no files.
     #[arg(short = 'c', long)]
     no_create: bool,
@@ -30,18 +30,27 @@ enum Size {
     Exactly(u64),
     More(u64),
     Less(u64),
+    AtMost(u64),
+    AtLeast(u64),
+    Down(u64),
+    Up(u64),
 }
 
 impl Size {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let bytes = |text: &str| {
-            let size = text.parse::<ByteSize>().map(ByteSize::bytes);
-            size.with_context(|| format!("--size {text}"))
+    fn parse(text: &str) -> Result<Self, String> {
+        let how: fn(u64) -> Self = match text.as_bytes().first() {
+            Some(b'+') => Self::More,
+            Some(b'-') => Self::Less,
+            Some(b'<') => Self::AtMost,
+            Some(b'>') => Self::AtLeast,
+            Some(b'/') => Self::Down,
+            Some(b'%') => Self::Up,
+            _ => return quantity::size(text).map(Self::Exactly),
         };
-        match text.as_bytes().first() {
-            Some(b'+') => bytes(&text[1..]).map(Self::More),
-            Some(b'-') => bytes(&text[1..]).map(Self::Less),
-            _ => bytes(text).map(Self::Exactly),
+        let bytes = quantity::size(&text[1..])?;
+        match how(bytes) {
+            Self::Down(0) | Self::Up(0) => Err("there are no multiples of 0".to_owned()),
+            size => Ok(size),
         }
     }
 
@@ -50,29 +59,27 @@ impl Size {
             Self::Exactly(bytes) => bytes,
             Self::More(bytes) => size.saturating_add(bytes),
             Self::Less(bytes) => size.saturating_sub(bytes),
+            Self::AtMost(bytes) => size.min(bytes),
+            Self::AtLeast(bytes) => size.max(bytes),
+            Self::Down(bytes) => size - size % bytes,
+            Self::Up(bytes) => size.div_ceil(bytes).saturating_mul(bytes),
         }
     }
 }
 
 impl Truncate {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let size = match Size::parse(&self.size) {
-            Ok(size) => size,
-            Err(error) => return Usage::error(format!("{error:#}")),
-        };
         for path in expand(session, &self.paths).await {
-            let truncated = self.truncate(session, &path, size).await;
-            session.check(truncated);
+            let possible = no_slash(session, &path).await;
+            if session.check(possible).is_some() {
+                let truncated = self.truncate(session, &path).await;
+                session.check(truncated);
+            }
         }
         Ok(())
     }
 
-    async fn truncate(
-        &self,
-        session: &Session,
-        path: &[u8],
-        size: Size,
-    ) -> cairn_client::Result<()> {
+    async fn truncate(&self, session: &Session, path: &[u8]) -> cairn_client::Result<()> {
         let found = match session.fs.stat(path).await {
             Err(error) if error.code() == ErrorCode::NotFound && self.no_create => return Ok(()),
             Err(error) if error.code() == ErrorCode::NotFound => {
@@ -84,7 +91,7 @@ impl Truncate {
             }
             found => found?,
         };
-        let new = size.apply(found.size);
+        let new = self.size.apply(found.size);
         if new == found.size {
             return Ok(());
         }
@@ -99,8 +106,14 @@ mod tests {
     #[test]
     fn sizes_are_absolute_or_relative() {
         assert_eq!(Size::parse("4 KiB").unwrap(), Size::Exactly(4096));
+        assert_eq!(Size::parse("10T").unwrap(), Size::Exactly(10 << 40));
         assert_eq!(Size::parse("+1MB").unwrap().apply(5), 1_000_005);
-        assert_eq!(Size::parse("-10").unwrap().apply(5), 0);
-        assert!(Size::parse("10K").is_err() && Size::parse("").is_err());
+        assert_eq!(Size::parse("-1k").unwrap().apply(5), 0);
+        for (text, from, to) in [("<5", 9, 5), (">5", 9, 9), ("/4", 9, 8), ("%4", 9, 12), ("%4", 8, 8)] {
+            assert_eq!(Size::parse(text).unwrap().apply(from), to, "{text}");
+        }
+        for bad in ["10X", "", "+", "/0", "%0", "--1"] {
+            assert!(Size::parse(bad).is_err(), "{bad}");
+        }
     }
 }

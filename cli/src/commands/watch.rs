@@ -13,8 +13,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use crate::output::{escape, is_directory, json_name, kind_name};
-use crate::paths::absolute;
-use crate::session::{Session, Usage};
+use crate::session::{Session, Usage, complain};
 use names::Names;
 
 /// Print what changes, one line for each change, until Ctrl-C.
@@ -51,7 +50,7 @@ impl Watch {
         if self.path.is_empty() {
             return Usage::error("watch takes a path");
         }
-        let path = absolute(&session.home, &self.path);
+        let path = session.path(&self.path)?;
         let path = cairn_client::normalise(&path).unwrap_or(path);
         let attributes = session.fs.stat(&path).await?;
         let root = InodeId(attributes.inode);
@@ -66,7 +65,7 @@ impl Watch {
         };
         let mut watch = session.fs.watch(options).await?;
         let mut names = Names::new(session.fs.clone(), root, path.clone());
-        eprintln!("dfs: watching {}", escape(&path));
+        complain(format_args!("watching {}", escape(&path)));
         loop {
             match watch.next().await? {
                 WatchEvent::Lost => {

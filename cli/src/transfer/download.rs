@@ -3,17 +3,18 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_client::FileSystem;
 use cairn_daemon::blocking;
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::{Attributes, InodeKind};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::local_write::{Unnamed, preserve_directory};
+use super::local_write::{Target, Unnamed, preserve_directory};
 use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
 use crate::output::{escape, kind};
 use crate::progress::Progress;
@@ -27,6 +28,8 @@ pub(crate) struct DownloadOptions {
     pub(crate) overwrite: bool,
     /// Keep mode, times and, for the superuser, owner.
     pub(crate) preserve: bool,
+    /// Symbolic links that are named become links.
+    pub(crate) links: bool,
     /// No progress even on a terminal.
     pub(crate) quiet: bool,
 }
@@ -39,10 +42,10 @@ struct Download {
     progress: Progress,
 }
 
-/// Downloads all sources, each to the local path beside it. Failures are reported; the rest goes on.
+/// Downloads all sources, each to the local target beside it. Failures are reported; the rest goes on.
 pub(crate) async fn download(
     session: &mut Session,
-    sources: Vec<(Vec<u8>, PathBuf)>,
+    sources: Vec<(Vec<u8>, Target)>,
     options: DownloadOptions,
 ) {
     let download = Arc::new(Download {
@@ -54,8 +57,7 @@ pub(crate) async fn download(
     let mut crew = Crew::new(MANY);
     let mut directories = Vec::new();
     for (remote, local) in sources {
-        // What is named is followed if it is a link; what is found below is kept as it is.
-        match session.fs.stat(&remote).await {
+        match download.named(&remote).await {
             Ok(attributes) => {
                 let source = Source { remote, local };
                 download
@@ -80,7 +82,7 @@ pub(crate) async fn download(
 
 struct Source {
     remote: Vec<u8>,
-    local: PathBuf,
+    local: Target,
 }
 
 type Downloaded = Result<(), String>;
@@ -93,6 +95,19 @@ impl Download {
     fn note(&self, session: &mut Session, result: Downloaded) {
         if let Err(text) = result {
             self.report(session, text);
+        }
+    }
+
+    /// What is named is followed if it is a link that leads anywhere, unless links are asked for; what is found below is
+    /// kept as it is.
+    async fn named(&self, remote: &[u8]) -> cairn_client::Result<Attributes> {
+        let own = self.fs.stat_link(remote).await?;
+        if kind(&own) != InodeKind::Symlink || self.options.links {
+            return Ok(own);
+        }
+        match self.fs.stat(remote).await {
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(own),
+            followed => followed,
         }
     }
 
@@ -126,14 +141,15 @@ impl Download {
             if skipping.is_some() {
                 continue;
             }
-            let local = match local_path(&above, &source, &found) {
-                Ok(local) => local,
+            let target = match local_target(&above, &source, &found) {
+                Ok(target) => target,
                 Err(text) => {
                     self.report(session, text);
                     continue;
                 }
             };
             if kind(&found.attributes) == InodeKind::Directory {
+                let local = target.path().to_path_buf();
                 let made = make_directory(local.clone()).await;
                 if let Err(error) = made {
                     self.report(session, local_error(&local, &error));
@@ -147,19 +163,19 @@ impl Download {
             if kind(&found.attributes) == InodeKind::File {
                 self.progress.expect(found.attributes.size);
             }
-            if let Some(result) = crew.start(self.clone().one(found, local)).await {
+            if let Some(result) = crew.start(self.clone().one(found, target)).await {
                 self.note(session, result);
             }
         }
     }
 
-    async fn one(self: Arc<Self>, found: Found, local: PathBuf) -> Downloaded {
+    async fn one(self: Arc<Self>, found: Found, local: Target) -> Downloaded {
         match kind(&found.attributes) {
             InodeKind::File if found.attributes.size <= SMALL_BYTES => {
                 self.small(&found, local).await
             }
             InodeKind::File => self.large(&found, local).await,
-            InodeKind::Symlink => self.symlink(&found, local).await,
+            InodeKind::Symlink => self.symlink(&found, local.path().to_path_buf()).await,
             _ => Err(format!(
                 "{}: neither a file nor a directory, left out",
                 escape(&found.path)
@@ -167,7 +183,7 @@ impl Download {
         }
     }
 
-    async fn small(&self, found: &Found, local: PathBuf) -> Downloaded {
+    async fn small(&self, found: &Found, local: Target) -> Downloaded {
         let reader = self
             .fs
             .open(&found.path)
@@ -190,16 +206,19 @@ impl Download {
             file.write(&content)?;
             finish(file, &attributes, &options)
         });
-        written.await.map_err(|error| local_error(&local, &error))?;
+        written
+            .await
+            .map_err(|error| local_error(local.path(), &error))?;
         self.progress.file_done();
         Ok(())
     }
 
-    async fn large(&self, found: &Found, local: PathBuf) -> Downloaded {
+    async fn large(&self, found: &Found, local: Target) -> Downloaded {
         let _turn = self.large.acquire().await;
         // Better known before than after many bytes.
-        if !self.options.overwrite && local.symlink_metadata().is_ok() {
-            return Err(local_error(&local, &io::Error::from_raw_os_error(EXISTS)));
+        let is_file = matches!(local, Target::File(_));
+        if is_file && !self.options.overwrite && local.path().symlink_metadata().is_ok() {
+            return Err(local_error(local.path(), &io::Error::from_raw_os_error(EXISTS)));
         }
         let reader = self
             .fs
@@ -229,8 +248,10 @@ impl Download {
         // The end, as opposed to a sender that went away half-way.
         let _ = sender.send(None).await;
         match thread.join_next().await {
-            Some(Ok(written)) => written.map_err(|error| local_error(&local, &error))?,
-            _ => return Err(format!("{}: writing was cut off", local.display())),
+            Some(Ok(written)) => {
+                written.map_err(|error| local_error(local.path(), &error))?;
+            }
+            _ => return Err(format!("{}: writing was cut off", local.path().display())),
         }
         self.progress.file_done();
         Ok(())
@@ -254,7 +275,8 @@ impl Download {
 const EXISTS: i32 = 17;
 
 /// Where something goes: the source's own local path, or its name in the local directory that it is in.
-fn local_path(above: &[PathBuf], source: &Source, found: &Found) -> Result<PathBuf, String> {
+/// Only what was named is looked at more closely: what lies below replaces links, and never goes where they lead.
+fn local_target(above: &[PathBuf], source: &Source, found: &Found) -> Result<Target, String> {
     if found.depth == 0 {
         return Ok(source.local.clone());
     }
@@ -271,7 +293,7 @@ fn local_path(above: &[PathBuf], source: &Source, found: &Found) -> Result<PathB
         ));
     }
     match above.get(found.depth - 1) {
-        Some(directory) => Ok(directory.join(OsStr::from_bytes(name))),
+        Some(directory) => Ok(Target::File(directory.join(OsStr::from_bytes(name)))),
         None => Err(format!(
             "{}: not below {}",
             escape(&found.path),
@@ -289,7 +311,7 @@ async fn make_directory(path: PathBuf) -> io::Result<()> {
 }
 
 fn write_pieces(
-    path: &Path,
+    path: &Target,
     mut pieces: mpsc::Receiver<Option<Bytes>>,
     attributes: &Attributes,
     options: &DownloadOptions,
@@ -320,7 +342,7 @@ mod tests {
     use cairn_protocol::messages::common::Attributes;
     use tokio::sync::mpsc;
 
-    use super::{DownloadOptions, Found, Source, local_path, write_pieces};
+    use super::{DownloadOptions, Found, Source, Target, local_target, write_pieces};
 
     fn found(path: &str, depth: usize) -> Found {
         Found {
@@ -334,20 +356,20 @@ mod tests {
     fn nothing_leads_out_of_the_target() {
         let source = Source {
             remote: b"/r".to_vec(),
-            local: PathBuf::from("t"),
+            local: Target::File(PathBuf::from("t")),
         };
         let above = [PathBuf::from("t"), PathBuf::from("t/a")];
         assert_eq!(
-            local_path(&above, &source, &found("/r", 0)).unwrap(),
-            PathBuf::from("t")
+            local_target(&above, &source, &found("/r", 0)).unwrap(),
+            Target::File(PathBuf::from("t"))
         );
         assert_eq!(
-            local_path(&above, &source, &found("/r/a/b", 2)).unwrap(),
-            PathBuf::from("t/a/b")
+            local_target(&above, &source, &found("/r/a/b", 2)).unwrap(),
+            Target::File(PathBuf::from("t/a/b"))
         );
         for bad in ["/r/..", "/r/.", "/r/"] {
             assert!(
-                local_path(&above, &source, &found(bad, 1)).is_err(),
+                local_target(&above, &source, &found(bad, 1)).is_err(),
                 "{bad}"
             );
         }
@@ -360,6 +382,7 @@ mod tests {
         let options = DownloadOptions {
             overwrite: false,
             preserve: false,
+            links: false,
             quiet: true,
         };
         let attributes = Attributes {
@@ -375,7 +398,7 @@ mod tests {
                 sender.blocking_send(None).unwrap();
             }
             drop(sender);
-            write_pieces(&path, receiver, &attributes, &options).unwrap();
+            write_pieces(&Target::File(path.clone()), receiver, &attributes, &options).unwrap();
             assert_eq!(path.exists(), exists);
             assert_eq!(
                 std::fs::read_dir(directory.path()).unwrap().count(),

@@ -1,9 +1,11 @@
 //! Walks over a local tree on a thread, and hands over what is to be uploaded: directories before what they hold.
 //!
-//! Symbolic links that are named are followed; those found on the way are kept as they are.
+//! Symbolic links that are named are followed if they lead anywhere and nothing else is asked for; those found on the way are
+//! kept as they are. Pipes and devices are read only if they are named.
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ pub(crate) struct Item {
 pub(crate) enum What {
     Directory(Gate),
     File,
+    /// A pipe or a device.
+    Stream,
     Symlink(PathBuf),
 }
 
@@ -46,9 +50,19 @@ pub(crate) fn queue() -> (mpsc::Sender<Walked>, mpsc::Receiver<Walked>) {
 }
 
 /// Sends everything. Blocks.
-pub(crate) fn walk(sources: Vec<(PathBuf, Vec<u8>)>, sender: &mpsc::Sender<Walked>) {
+pub(crate) fn walk(
+    sources: Vec<(PathBuf, Vec<u8>)>,
+    links: bool,
+    sender: &mpsc::Sender<Walked>,
+) {
     for (local, remote) in sources {
-        let metadata = fs::metadata(&local);
+        let own = fs::symlink_metadata(&local);
+        let metadata = match fs::metadata(&local) {
+            // A link that leads nowhere can only be kept.
+            Err(_) if own.is_ok() => own,
+            _ if links => own,
+            followed => followed,
+        };
         if visit(local, remote, metadata, None, sender).is_none() {
             return;
         }
@@ -98,7 +112,8 @@ fn hand_over(
     sender: &mpsc::Sender<Walked>,
 ) -> Option<Option<(fs::ReadDir, Vec<u8>, Gate)>> {
     let mut opened = None;
-    let walked = describe(&local, metadata).map(|(metadata, what)| {
+    let named = above.is_none();
+    let walked = describe(&local, metadata, named).map(|(metadata, what)| {
         if let (What::Directory(gate), Ok(entries)) = (&what, fs::read_dir(&local)) {
             opened = Some((entries, remote.clone(), gate.clone()));
         }
@@ -121,13 +136,19 @@ fn hand_over(
     Some(opened)
 }
 
-fn describe(local: &Path, metadata: std::io::Result<Metadata>) -> Result<(Metadata, What), String> {
+fn describe(
+    local: &Path,
+    metadata: std::io::Result<Metadata>,
+    named: bool,
+) -> Result<(Metadata, What), String> {
     let metadata = metadata.map_err(|error| local_error(local, &error))?;
     let kind = metadata.file_type();
     let what = if kind.is_dir() {
         What::Directory(Gate::default())
     } else if kind.is_file() {
         What::File
+    } else if named && (kind.is_fifo() || kind.is_char_device() || kind.is_block_device()) {
+        What::Stream
     } else if kind.is_symlink() {
         let target = fs::read_link(local).map_err(|error| local_error(local, &error))?;
         What::Symlink(target)
@@ -155,6 +176,7 @@ mod tests {
         let missing = directory.path().join("missing");
         walk(
             vec![(root, b"/r".to_vec()), (missing, b"/m".to_vec())],
+            false,
             &sender,
         );
         drop(sender);
@@ -165,6 +187,7 @@ mod tests {
                     let kind = match item.what {
                         What::Directory(_) => 'd',
                         What::File => 'f',
+                        What::Stream => 'p',
                         What::Symlink(_) => 'l',
                     };
                     assert_eq!(item.above.is_none(), item.remote == b"/r");
@@ -179,5 +202,26 @@ mod tests {
         assert_eq!(seen[at("/r/a/loop")].1, 'l');
         assert_eq!(seen.len(), 5);
         assert!(errors.len() == 1 && errors[0].ends_with("missing: No such file or directory"));
+    }
+    #[test]
+    fn named_links_are_followed_unless_asked_for_or_dangling() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        std::fs::write(place("file"), "x").unwrap();
+        symlink("file", place("link")).unwrap();
+        symlink("nowhere", place("dangling")).unwrap();
+        let null = std::path::PathBuf::from("/dev/null");
+        for (source, links, expected) in [
+            (place("link"), false, "File"),
+            (place("link"), true, "Symlink"),
+            (place("dangling"), false, "Symlink"),
+            (null, true, "Stream"),
+        ] {
+            let (sender, mut receiver) = queue();
+            walk(vec![(source, b"/x".to_vec())], links, &sender);
+            let item = receiver.blocking_recv().unwrap().unwrap();
+            let what = format!("{:?}", item.what);
+            assert!(what.starts_with(expected), "{what} is not {expected}");
+        }
     }
 }

@@ -10,6 +10,45 @@ use cairn_protocol::messages::common::Attributes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+/// What a local path means to somebody who writes to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A name that is given, or taken over, when the file is complete.
+    File(PathBuf),
+    /// A pipe, a device, or a file that this process was handed open: written in place.
+    Stream(PathBuf),
+}
+
+impl Target {
+    /// Follows symbolic links, as cp does; a link that leads nowhere is its own target. Blocks.
+    pub(crate) fn find(path: &Path) -> Self {
+        let link = fs::read_link(path);
+        let Ok(metadata) = fs::metadata(path) else {
+            return Self::File(path.to_path_buf());
+        };
+        // `/dev/stdout` and the like: what they name may have another name, or none.
+        let handed = link.as_ref().is_ok_and(|to| to.starts_with("/proc"))
+            || path
+                .parent()
+                .and_then(|directory| directory.canonicalize().ok())
+                .is_some_and(|directory| directory.starts_with("/proc"));
+        let regular = metadata.is_file() || metadata.is_dir();
+        if !regular || (handed && metadata.is_file()) {
+            return Self::Stream(path.to_path_buf());
+        }
+        match link.and_then(|_| fs::canonicalize(path)) {
+            Ok(real) if metadata.is_file() => Self::File(real),
+            _ => Self::File(path.to_path_buf()),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Stream(path) => path,
+        }
+    }
+}
+
 /// A file that is being written beside its final name; dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Unnamed {
@@ -19,8 +58,12 @@ pub(crate) struct Unnamed {
 }
 
 impl Unnamed {
-    /// Makes it. The umask applies to `mode`. Blocks.
-    pub(crate) fn create(name: &Path, mode: u32) -> io::Result<Self> {
+    /// Makes it where `target` says. The umask applies to `mode`. Blocks.
+    pub(crate) fn create(target: &Target, mode: u32) -> io::Result<Self> {
+        let name = match target {
+            Target::File(name) => name.as_path(),
+            Target::Stream(name) => return Self::existing(name),
+        };
         let mut hidden = std::ffi::OsString::from(format!(".{:016x}.", rand::random::<u64>()));
         // The end of a long name has no room.
         let base = name
@@ -43,6 +86,15 @@ impl Unnamed {
         })
     }
 
+    /// What takes bytes as they come has no other name meanwhile.
+    fn existing(name: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: OpenOptions::new().write(true).truncate(true).open(name)?,
+            temporary: None,
+            name: name.to_path_buf(),
+        })
+    }
+
     /// Adds bytes. Blocks.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)
@@ -50,6 +102,10 @@ impl Unnamed {
 
     /// Gives it the attributes of `like`. Only the superuser can keep a foreign owner; for others it is theirs. Blocks.
     pub(crate) fn preserve(&self, like: &Attributes) -> io::Result<()> {
+        if self.temporary.is_none() {
+            // A device keeps its own.
+            return Ok(());
+        }
         match fchown(&self.file, Some(like.uid), Some(like.gid)) {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
             _ => {}
@@ -120,7 +176,7 @@ mod tests {
 
     use cairn_protocol::messages::common::Attributes;
 
-    use super::Unnamed;
+    use super::{Target, Unnamed};
 
     fn names(directory: &std::path::Path) -> Vec<String> {
         let entries = std::fs::read_dir(directory).unwrap();
@@ -133,13 +189,13 @@ mod tests {
     fn a_file_appears_complete_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().join("x");
-        let mut file = Unnamed::create(&name, 0o600).unwrap();
+        let mut file = Unnamed::create(&Target::find(&name), 0o600).unwrap();
         file.write(b"half").unwrap();
         assert!(!name.exists());
         drop(file);
         assert!(names(directory.path()).is_empty());
 
-        let mut file = Unnamed::create(&name, 0o600).unwrap();
+        let mut file = Unnamed::create(&Target::find(&name), 0o600).unwrap();
         file.write(b"whole").unwrap();
         file.name(false).unwrap();
         assert_eq!(std::fs::read(&name).unwrap(), b"whole");
@@ -151,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().join("x");
         std::fs::write(&name, "old").unwrap();
-        let error = Unnamed::create(&name, 0o600)
+        let error = Unnamed::create(&Target::find(&name), 0o600)
             .unwrap()
             .name(false)
             .unwrap_err();
@@ -160,8 +216,31 @@ mod tests {
             (std::fs::read(&name).unwrap(), names(directory.path()).len()),
             (b"old".to_vec(), 1)
         );
-        Unnamed::create(&name, 0o600).unwrap().name(true).unwrap();
+        Unnamed::create(&Target::find(&name), 0o600).unwrap().name(true).unwrap();
         assert_eq!(std::fs::read(&name).unwrap(), b"");
+    }
+
+    #[test]
+    fn links_are_followed_and_devices_written_in_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        std::fs::write(place("file"), "").unwrap();
+        for (link, to) in [("link", "file"), ("again", "link"), ("dangling", "nowhere")] {
+            std::os::unix::fs::symlink(to, place(link)).unwrap();
+        }
+        let file = Target::File(place("file").canonicalize().unwrap());
+        assert_eq!(Target::find(&place("link")), file);
+        assert_eq!(Target::find(&place("again")), file);
+        for own in ["dangling", "none", "."] {
+            assert_eq!(Target::find(&place(own)), Target::File(place(own)));
+        }
+        let null = std::path::Path::new("/dev/null");
+        assert_eq!(Target::find(null), Target::Stream(null.to_path_buf()));
+        let mut device = Unnamed::create(&Target::find(null), 0o600).unwrap();
+        device.write(b"gone").unwrap();
+        device.preserve(&Attributes::default()).unwrap();
+        device.name(false).unwrap();
+        assert!(!std::fs::metadata(null).unwrap().is_file());
     }
 
     #[test]
@@ -177,7 +256,7 @@ mod tests {
             mtime_ns: 2_000_000_002,
             ..Attributes::default()
         };
-        let file = Unnamed::create(&name, 0o600).unwrap();
+        let file = Unnamed::create(&Target::find(&name), 0o600).unwrap();
         file.preserve(&like).unwrap();
         file.name(false).unwrap();
         let found = std::fs::metadata(&name).unwrap();

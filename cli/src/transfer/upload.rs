@@ -39,6 +39,8 @@ pub(crate) struct UploadOptions {
     pub(crate) replication: u32,
     /// On all disks before it counts as done.
     pub(crate) sync: bool,
+    /// Symbolic links that are named become links.
+    pub(crate) links: bool,
     /// No progress even on a terminal.
     pub(crate) quiet: bool,
 }
@@ -71,13 +73,16 @@ pub(crate) async fn upload(
     let upload = Arc::new(Upload::new(session, options));
     let (sender, mut items) = local_walk::queue();
     let mut walker = JoinSet::new();
-    walker.spawn(blocking(move || local_walk::walk(sources, &sender)));
+    let links = upload.options.links;
+    walker.spawn(blocking(move || {
+        local_walk::walk(sources, links, &sender)
+    }));
     let mut crew = Crew::new(MANY);
     let mut unfinished = Vec::new();
     while let Some(item) = items.recv().await {
         match item {
             Ok(item) => {
-                if matches!(item.what, What::File) {
+                if matches!(item.what, What::File | What::Stream) {
                     upload.progress.expect(item.metadata.len());
                 }
                 let finished = crew.start(upload.clone().one(item)).await;
@@ -217,6 +222,9 @@ impl Upload {
     }
 
     async fn file(&self, item: &Item) -> Result<(), String> {
+        if matches!(item.what, What::Stream) {
+            return self.pipe(item).await;
+        }
         let inode = if item.metadata.len() < SMALL_BYTES {
             self.small(item).await?
         } else {
@@ -284,6 +292,21 @@ impl Upload {
         let attributes = write.await.map_err(|error| error.to_string())?;
         self.progress.advance(length);
         Ok(InodeId(attributes.inode))
+    }
+
+    /// What has no length of its own: read to its end, like standard input.
+    async fn pipe(&self, item: &Item) -> Result<(), String> {
+        let local = item.local.clone();
+        let file = blocking(move || File::open(&local)).await;
+        let file = file.map_err(|error| local_error(&item.local, &error))?;
+        let options = WriteOptions {
+            mode: 0o666 & !self.umask,
+            ..self.write_options()
+        };
+        self.stream(Box::new(file), &item.local, &item.remote, options)
+            .await?;
+        self.progress.file_done();
+        Ok(())
     }
 
     async fn large(&self, item: &Item) -> Result<InodeId, String> {

@@ -5,6 +5,7 @@
 mod administration;
 mod commands;
 mod failures;
+mod habits;
 mod mount_files;
 mod mount_life;
 mod mount_posix;

@@ -1,0 +1,125 @@
+//! `dfs getmerge`: many files of the cluster as one local file.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use cairn_daemon::blocking;
+use cairn_protocol::messages::common::InodeKind;
+use clap::Args;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::expand;
+use crate::output::{escape, is_directory, kind};
+use crate::paths::join;
+use crate::session::{Session, Usage, local_error};
+use crate::transfer::PIECES_BETWEEN;
+use crate::transfer::local_write::{Target, Unnamed};
+
+/// Join files of the cluster, and the files that lie in its directories in the order of their names, to one local file.
+///
+/// The local file is replaced when the new one is complete. If a file cannot be read, it stays as it was.
+#[derive(Debug, Args)]
+#[command(override_usage = "dfs getmerge [OPTIONS] SOURCE... TARGET")]
+pub(crate) struct Getmerge {
+    /// A new line after each file.
+    #[arg(long, visible_alias = "nl")]
+    newline: bool,
+    /// No new line after a file without a byte.
+    #[arg(long)]
+    skip_empty_file: bool,
+    /// Files and directories of the cluster, and last the local file.
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
+    paths: Vec<OsString>,
+}
+
+impl Getmerge {
+    pub(crate) async fn run(mut self, session: &mut Session) -> anyhow::Result<()> {
+        let Some(target) = self.paths.pop() else {
+            return Usage::error("getmerge needs sources and a target");
+        };
+        let files = self.files(session).await;
+        if session.has_failed() {
+            return Ok(());
+        }
+        let target = PathBuf::from(target);
+        let (sender, pieces) = mpsc::channel(PIECES_BETWEEN);
+        let mut thread = JoinSet::new();
+        let path = target.clone();
+        thread.spawn(blocking(move || write(&path, pieces)));
+        if let Err(error) = self.send(session, &files, &sender).await {
+            session.report(error);
+        } else {
+            // The end, as opposed to a sender that went away half-way.
+            let _ = sender.send(None).await;
+        }
+        drop(sender);
+        if let Some(Ok(written)) = thread.join_next().await {
+            session.check(written.map_err(|error| local_error(&target, &error)));
+        }
+        Ok(())
+    }
+
+    /// What is joined, in order.
+    async fn files(&self, session: &mut Session) -> Vec<Vec<u8>> {
+        let mut files = Vec::new();
+        for path in expand(session, &self.paths).await {
+            let found = session.fs.stat(&path).await;
+            let Some(attributes) = session.check(found) else {
+                continue;
+            };
+            if !is_directory(&attributes) {
+                files.push(path);
+                continue;
+            }
+            let listed = session.fs.list_all(&path).await;
+            for entry in session.check(listed).unwrap_or_default() {
+                let is_file = |attributes| kind(attributes) == InodeKind::File;
+                if entry.attributes.as_ref().is_some_and(is_file) {
+                    files.push(join(&path, &entry.name));
+                }
+            }
+        }
+        files
+    }
+
+    async fn send(
+        &self,
+        session: &Session,
+        files: &[Vec<u8>],
+        sender: &mpsc::Sender<Option<Bytes>>,
+    ) -> Result<(), String> {
+        for path in files {
+            let reader = session.fs.open(path).await;
+            let reader = reader.map_err(|error| error.to_string())?;
+            if is_directory(&reader.attributes()) {
+                return Err(format!("{}: Is a directory", escape(path)));
+            }
+            let mut stream = reader.stream(0);
+            while let Some(piece) = stream.next().await.map_err(|error| error.to_string())? {
+                if sender.send(Some(piece)).await.is_err() {
+                    // The thread has failed and says why.
+                    return Ok(());
+                }
+            }
+            if self.newline && !(self.skip_empty_file && stream.offset() == 0) {
+                let _ = sender.send(Some(Bytes::from_static(b"\n"))).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all pieces; without the end there is no file. Blocks.
+fn write(path: &Path, mut pieces: mpsc::Receiver<Option<Bytes>>) -> io::Result<()> {
+    let mut file = Unnamed::create(&Target::find(path), 0o666)?;
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece {
+            Some(piece) => file.write(&piece)?,
+            None => return file.name(true),
+        }
+    }
+    Ok(())
+}
