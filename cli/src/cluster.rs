@@ -1,19 +1,21 @@
 //! Where the cluster is: `--cluster`, else `CAIRN_CLUSTER`, else a config file, else the default of `dfs up`. And connecting
 //! to it with an error that says what was tried and what to do.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use cairn_client::{ClusterConfig, FileSystem, Timeouts};
+use anyhow::{Context, anyhow, bail};
+use cairn_client::{ClusterConfig, Error, FileSystem, Timeouts};
 use cairn_daemon::users::Users;
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::net;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::arguments::Global;
-use crate::session::Session;
+use crate::session::{Session, without_number};
 use crate::users;
 
 /// Port of a namenode unless an address says otherwise.
@@ -54,7 +56,10 @@ impl Cluster {
     }
 
     fn find_in(asked: &[String], files: &[PathBuf]) -> anyhow::Result<Self> {
-        if !asked.is_empty() {
+        // An empty variable is one that was not set; an empty `--cluster` may come from a script that went wrong.
+        let unset =
+            asked == [""] && variable("CAIRN_CLUSTER").is_none() && !is_option_given("--cluster");
+        if !asked.is_empty() && !unset {
             let namenodes = addresses(asked).context("--cluster or CAIRN_CLUSTER")?;
             return Ok(Self {
                 namenodes,
@@ -95,8 +100,7 @@ impl Cluster {
                     }
                     Ok(Ok(_)) => return Ok(self.namenodes.clone()),
                     Ok(Err(error)) => {
-                        let text = error.to_string();
-                        let text = text.split(" (os error").next().unwrap_or(&text);
+                        let text = without_number(&error.to_string());
                         reasons.push(format!("{address} ({text})"));
                     }
                     Err(_) => reasons.push(format!("{address} (no answer within {ATTEMPT:?})")),
@@ -165,15 +169,19 @@ fn address(text: &str) -> anyhow::Result<String> {
     Ok(format!("{host}:{port}"))
 }
 
+/// A variable that is set, and to something.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn is_option_given(option: &str) -> bool {
+    std::env::args_os().any(|word| word.as_encoded_bytes().starts_with(option.as_bytes()))
+}
+
 /// The user's file, then the machine's.
 fn config_files() -> Vec<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let user =
-        variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
+    let path = |name| variable(name).map(PathBuf::from);
+    let user = path("XDG_CONFIG_HOME").or_else(|| path("HOME").map(|home| home.join(".config")));
     let user = user.map(|directory| directory.join("cairn/cluster.toml"));
     user.into_iter()
         .chain([Path::new("/etc/cairn/cluster.toml").to_path_buf()])
@@ -188,8 +196,27 @@ pub(crate) async fn connect(global: &Global, purpose: &str) -> anyhow::Result<Fi
         Source::Asked | Source::File(_) => STARTING.min(global.timeout),
     };
     let namenodes = cluster.reach(patience).await?;
+    let asked = namenodes.join(", ");
     let config = client_config(namenodes, caller(global)?, purpose, global.timeout);
-    Ok(FileSystem::connect(config).await?)
+    let connected = FileSystem::connect(config).await;
+    connected.map_err(|error| no_namenode(&asked, error))
+}
+
+/// Something accepts connections there, and is no namenode that answers.
+fn no_namenode(asked: &str, error: Error) -> anyhow::Error {
+    let why = match error.code() {
+        ErrorCode::NotSupported => {
+            "answers as datanodes do. The address of a cluster is that of its namenodes"
+        }
+        ErrorCode::Malformed | ErrorCode::VersionMismatch => {
+            "is not the port of a namenode of this version: HTTP, perhaps, or another program"
+        }
+        ErrorCode::TimedOut | ErrorCode::ConnectionLost => {
+            "accepts connections and does not answer as a namenode does: is it another program's port?"
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{asked} {why} (by default port {DEFAULT_PORT})")
 }
 
 /// Connects, and gathers what file commands need beside.
@@ -207,7 +234,8 @@ pub(crate) async fn session(global: &Global, purpose: &str) -> anyhow::Result<Se
 }
 
 pub(crate) fn caller(global: &Global) -> anyhow::Result<Caller> {
-    match &global.user {
+    let user = global.user.as_ref();
+    match user.filter(|user| !user.is_empty() || is_option_given("--user")) {
         Some(user) => users::caller(user).context("--user or CAIRN_USER"),
         None => Ok(users::own_caller()),
     }

@@ -1,7 +1,8 @@
 //! Patterns in remote paths: `*`, `?`, `[a-z]`, `{a,b}` and `\` before a character that means itself.
 //!
 //! Braces are expanded first and need not match anything; the rest is matched component by component against what
-//! exists, in order of names. A name that exists as it was typed is never taken for a pattern.
+//! exists, in order of names. A name that exists as it was typed is never taken for a pattern, and neither is what cannot be
+//! one, such as `a[1`.
 
 use anyhow::bail;
 use cairn_client::FileSystem;
@@ -53,14 +54,22 @@ fn is_absence(code: ErrorCode) -> bool {
     )
 }
 
-/// Whether any character means more than itself.
+/// Whether any component is a pattern.
 fn has_pattern(path: &[u8]) -> bool {
+    first_braces(path).is_some()
+        || path
+            .split(|&byte| byte == b'/')
+            .any(|component| has_wildcard(component) && matcher_of_name(component).is_ok())
+}
+
+/// Whether any character may mean more than itself.
+fn has_wildcard(path: &[u8]) -> bool {
     let mut escaped = false;
     for &byte in path {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = true,
-            b'*' | b'?' | b'[' | b'{' => return true,
+            b'*' | b'?' | b'[' => return true,
             _ => {}
         }
     }
@@ -162,7 +171,7 @@ async fn matches(fs: &FileSystem, pattern: &[u8]) -> anyhow::Result<Vec<Vec<u8>>
                 next.push(join(&directory, &unescape(component)));
                 continue;
             }
-            let matcher = matcher(component)?;
+            let matcher = matcher_of_name(component)?;
             next.extend(matching_names(fs, &directory, &matcher, last).await?);
         }
         found = next;
@@ -212,7 +221,21 @@ async fn matching_names(
     }
 }
 
-/// A matcher of one component.
+/// A matcher of one component of a path, whose braces have been expanded: those that are left mean themselves.
+fn matcher_of_name(component: &[u8]) -> anyhow::Result<GlobMatcher> {
+    let mut escaped = Vec::with_capacity(component.len());
+    let mut after_backslash = false;
+    for &byte in component {
+        if !after_backslash && matches!(byte, b'{' | b'}') {
+            escaped.push(b'\\');
+        }
+        after_backslash = byte == b'\\' && !after_backslash;
+        escaped.push(byte);
+    }
+    matcher(&escaped)
+}
+
+/// A matcher of one name.
 pub(crate) fn matcher(component: &[u8]) -> anyhow::Result<GlobMatcher> {
     let Ok(text) = std::str::from_utf8(component) else {
         bail!(
@@ -236,7 +259,7 @@ pub(crate) fn is_match(matcher: &GlobMatcher, name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{braces, has_pattern, is_match, matcher, unescape};
+    use super::{braces, has_pattern, is_match, matcher, matcher_of_name, unescape};
 
     fn expanded(pattern: &str) -> Vec<String> {
         let all = braces(pattern.as_bytes()).unwrap();
@@ -270,6 +293,7 @@ mod tests {
     fn escaped_characters_mean_themselves() {
         assert!(has_pattern(b"/a*") && has_pattern(b"/[a]") && has_pattern(b"/a?b"));
         assert!(!has_pattern(b"/a\\*b") && !has_pattern(b"/a,b}"));
+        assert!(!has_pattern(b"/a[1") && !has_pattern(b"/{a}") && has_pattern(b"/a[1/b*"));
         assert_eq!(unescape(b"/a\\*\\?\\[\\{\\\\x"), b"/a*?[{\\x");
         assert_eq!(unescape(b"/a\\nb\\"), b"/a\\nb\\");
     }
@@ -281,6 +305,8 @@ mod tests {
         assert!(matches(b"[a-c]?", b"b1") && !matches(b"[!a-c]?", b"b1"));
         assert!(matches(b"a*", b"a\xff\xfe"));
         assert!(matches(b"\\*x", b"*x") && !matches(b"\\*x", b"yx"));
+        let named = matcher_of_name(b"{x}*").unwrap();
+        assert!(is_match(&named, b"{x}y") && !is_match(&named, b"xy"));
         assert!(matcher(b"[a").is_err() && matcher(b"\xff*").is_err());
     }
 

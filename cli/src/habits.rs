@@ -80,13 +80,19 @@ fn is_command(name: &str) -> bool {
     grammar.find_subcommand(name).is_some()
 }
 
-fn extend_with_options(line: &mut Vec<OsString>, command: &str, rest: impl Iterator<Item = OsString>) {
+fn extend_with_options(
+    line: &mut Vec<OsString>,
+    command: &str,
+    rest: impl Iterator<Item = OsString>,
+) {
     let (mut options, mut is_value) = (true, false);
     for word in rest {
         let text = word.to_str().unwrap_or_default();
         options &= text != "--";
         if options && !is_value {
-            let long = LONG.iter().find(|(of, long, _)| *of == command && *long == text);
+            let long = LONG
+                .iter()
+                .find(|(of, long, _)| *of == command && *long == text);
             if let Some((_, _, ours)) = long {
                 line.push(ours.into());
                 continue;
@@ -118,7 +124,10 @@ mod tests {
     fn the_words_of_hdfs_are_understood() {
         for (typed, meant) in [
             ("dfs -ls /", "dfs ls /"),
-            ("dfs --cluster a --user root -mkdir -p /x", "dfs --cluster a --user root mkdir -p /x"),
+            (
+                "dfs --cluster a --user root -mkdir -p /x",
+                "dfs --cluster a --user root mkdir -p /x",
+            ),
             ("dfs -copyFromLocal -f a /b", "dfs copyFromLocal -f a /b"),
             ("dfs -rm -r -skipTrash /x", "dfs rm -r --skip-trash /x"),
             ("dfs -rmr /x", "dfs rm -r /x"),

@@ -143,7 +143,11 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused_with_a_reason() {
-        let refused = |typed| absolute(b"/user/ada", OsStr::new(typed)).unwrap_err().to_string();
+        let refused = |typed| {
+            absolute(b"/user/ada", OsStr::new(typed))
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(refused(""), "'': No such file or directory");
         assert!(refused("hdfs://localhost:9000/docs").contains("write /docs,"));
         assert!(refused("webhdfs://host").contains("write /,"));

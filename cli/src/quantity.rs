@@ -69,7 +69,9 @@ impl Amount {
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text);
     let is_decimal = seconds.starts_with(|first: char| first.is_ascii_digit() || first == '.')
-        && seconds.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        && seconds
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.');
     if is_decimal
         && let Ok(seconds) = seconds.parse::<f64>()
         && let Ok(time) = Duration::try_from_secs_f64(seconds)
@@ -108,7 +110,17 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "K", "-1", "1.5K", "1X", "1Kib2", "16E", "99999999999999999999", "1 é"] {
+        for bad in [
+            "",
+            "K",
+            "-1",
+            "1.5K",
+            "1X",
+            "1Kib2",
+            "16E",
+            "99999999999999999999",
+            "1 é",
+        ] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }
@@ -131,9 +143,23 @@ mod tests {
             ("2m", 120_000),
             ("1h", 3_600_000),
         ] {
-            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(
+                time(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
-        for bad in ["", "s", ".", "-1", "1x", "1e9", "nan", "inf", "9".repeat(40).as_str()] {
+        for bad in [
+            "",
+            "s",
+            ".",
+            "-1",
+            "1x",
+            "1e9",
+            "nan",
+            "inf",
+            "9".repeat(40).as_str(),
+        ] {
             assert!(time(bad).is_err(), "{bad}");
         }
     }

@@ -191,7 +191,7 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
 }
 
 /// Without the number that the standard library adds to the kernel's errors.
-fn without_number(text: &str) -> String {
+pub(crate) fn without_number(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(start) = text.find(" (os error ") {
         let Some(length) = text[start..].find(')') else {

@@ -35,7 +35,9 @@ impl Append {
         let Some(target) = self.paths.pop() else {
             return Usage::error("append needs sources and a target");
         };
-        let target = file_path(session, &target).await.map_err(anyhow::Error::msg)?;
+        let target = file_path(session, &target)
+            .await
+            .map_err(anyhow::Error::msg)?;
         let mut writer = None;
         for name in &self.paths {
             // Before anything is made: a source that is not there leaves no empty file.

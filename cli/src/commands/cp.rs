@@ -70,11 +70,10 @@ impl Cp {
         if sources.is_empty() {
             return Ok(());
         }
-        let destination =
-            Destination::find(session, &target, sources.len(), async || {
-                self.recursive && is_tree(session, &sources[0]).await
-            })
-            .await?;
+        let destination = Destination::find(session, &target, sources.len(), async || {
+            self.recursive && is_tree(session, &sources[0]).await
+        })
+        .await?;
         let copying = Arc::new(Copying {
             fs: session.fs.clone(),
             preserve: self.preserve,

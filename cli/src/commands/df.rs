@@ -1,10 +1,12 @@
 //! `dfs df`: space in the cluster.
 
+use std::ffi::OsString;
 use std::io::Write;
 
 use clap::Args;
 use serde_json::json;
 
+use super::expand;
 use crate::output::{Align, Table, print_json, size};
 use crate::session::Session;
 
@@ -17,10 +19,19 @@ pub(crate) struct Df {
     /// One JSON object.
     #[arg(long)]
     json: bool,
+    /// Paths, which all have the same space: the cluster's.
+    paths: Vec<OsString>,
 }
 
 impl Df {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
+        for path in expand(session, &self.paths).await {
+            let found = session.fs.stat(&path).await;
+            session.check(found);
+        }
+        if session.has_failed() {
+            return Ok(());
+        }
         let space = session.fs.statfs().await?;
         let replication = u64::from(space.replication.max(1));
         if self.json {

@@ -18,6 +18,15 @@ pub(crate) struct Du {
     /// One line for each path, not for each directory below it.
     #[arg(short = 's', long)]
     summarize: bool,
+    /// Directories no deeper than this; 0 is -s.
+    #[arg(short = 'd', long, value_name = "DEPTH", conflicts_with = "summarize")]
+    max_depth: Option<usize>,
+    /// Files, too.
+    #[arg(short = 'a', long, conflicts_with = "summarize")]
+    all: bool,
+    /// A total at the end.
+    #[arg(short = 'c', long)]
+    total: bool,
     /// Sizes for people: 1.5K, 12M.
     #[arg(short = 'h', long)]
     human_readable: bool,
@@ -45,6 +54,11 @@ impl Du {
         } else {
             self.paths.clone()
         };
+        let depth_max = match self.max_depth {
+            _ if self.summarize => 0,
+            depth => depth.unwrap_or(usize::MAX),
+        };
+        let mut total = Sum::default();
         for path in expand(session, &typed).await {
             let found = session.fs.stat_link(&path).await;
             let Some(attributes) = session.check(found) else {
@@ -66,18 +80,17 @@ impl Du {
                             bytes,
                             with_replicas,
                         };
-                        match sums.last_mut() {
-                            Some(last) => last.add(sum),
-                            None => self.print(session, sum, &found.path)?,
+                        let named = sums.is_empty();
+                        sums.last_mut().unwrap_or(&mut total).add(sum);
+                        if named || (self.all && found.depth <= depth_max) {
+                            self.print(session, sum, &escape(&found.path))?;
                         }
                     }
                     Ok(Some(Step::Leave(found))) => {
                         let sum = sums.pop().unwrap_or_default();
-                        if let Some(above) = sums.last_mut() {
-                            above.add(sum);
-                        }
-                        if !self.summarize || found.depth == 0 {
-                            self.print(session, sum, &found.path)?;
+                        sums.last_mut().unwrap_or(&mut total).add(sum);
+                        if found.depth <= depth_max {
+                            self.print(session, sum, &escape(&found.path))?;
                         }
                     }
                     Ok(None) => break,
@@ -85,17 +98,20 @@ impl Du {
                 }
             }
         }
+        if self.total {
+            self.print(session, total, "total")?;
+        }
         Ok(())
     }
 
-    fn print(&self, session: &mut Session, sum: Sum, path: &[u8]) -> std::io::Result<()> {
+    fn print(&self, session: &mut Session, sum: Sum, name: &str) -> std::io::Result<()> {
         let text = |bytes| size(bytes, self.human_readable);
         writeln!(
             session.out,
             "{}\t{}\t{}",
             text(sum.bytes),
             text(sum.with_replicas),
-            escape(path)
+            name
         )
     }
 }

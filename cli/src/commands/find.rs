@@ -2,26 +2,29 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use anyhow::bail;
 use cairn_protocol::messages::common::InodeKind;
 use clap::Args;
 use globset::GlobMatcher;
+use tokio::process::Command;
 
 use super::expand;
 use crate::glob::{is_match, matcher};
 use crate::output::{escape, kind};
 use crate::paths::base_name;
 use crate::quantity;
-use crate::session::{Session, Usage};
+use crate::session::{Session, Usage, local_error};
 use crate::walk::{Found, Step, Walk};
 
 /// Find paths below directories that meet all conditions.
 ///
-/// Conditions: -name PATTERN, -path PATTERN (of the whole path; `*` also stands for slashes there), -type f|d|l|p|s|c|b,
-/// -size [+-]N[c|w|b|k|M|G|T] (rounded up; blocks of 512 bytes without a letter), -mtime [+-]DAYS, -mmin [+-]MINUTES, -empty,
-/// -maxdepth N, -mindepth N; -print0 ends names with a NUL and does not escape them.
+/// Conditions: -name PATTERN, -iname PATTERN (in either case), -path PATTERN (of the whole path; `*` also stands for slashes
+/// there), -type f|d|l|p|s|c|b, -size [+-]N[c|w|b|k|M|G|T] (rounded up; blocks of 512 bytes without a letter), -mtime
+/// [+-]DAYS, -mmin [+-]MINUTES, -newer FILE, -empty, -maxdepth N, -mindepth N. -print0 ends names with a NUL and does not
+/// escape them; -exec COMMAND {} `;` runs a command of this machine with each path, -exec COMMAND {} + with many.
 #[derive(Debug, Args)]
 #[command(override_usage = "dfs [CLUSTER OPTIONS] find [PATH...] [CONDITION...]")]
 pub(crate) struct Find {
@@ -38,6 +41,9 @@ pub(crate) struct Find {
 struct Search {
     paths: Vec<OsString>,
     conditions: Vec<Condition>,
+    /// Files of the cluster; what is wanted was changed after them.
+    newer: Vec<OsString>,
+    run: Option<Run>,
     depth_min: usize,
     depth_max: usize,
     print0: bool,
@@ -52,8 +58,22 @@ enum Condition {
     Size(Comparison, u64),
     /// In units of so many nanoseconds, rounded down.
     Age(Comparison, u64),
+    /// Changed after this.
+    Newer(u64),
     Empty,
 }
+
+/// A command of this machine, run with what was found.
+#[derive(Debug)]
+struct Run {
+    words: Vec<OsString>,
+    /// Many paths for each command, not one.
+    together: bool,
+}
+
+/// Paths for one command at most, and their bytes: the kernel takes 2 MiB of arguments.
+const TOGETHER: usize = 1000;
+const TOGETHER_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comparison {
@@ -82,10 +102,16 @@ impl Comparison {
 
 impl Find {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let search = match Search::parse(self.words) {
+        let mut search = match Search::parse(self.words) {
             Ok(search) => search,
             Err(error) => return Usage::error(format!("{error:#}")),
         };
+        for typed in &search.newer {
+            let path = session.path(typed)?;
+            let than = session.fs.stat(&path).await?;
+            search.conditions.push(Condition::Newer(than.mtime_ns));
+        }
+        let mut gathered = Vec::new();
         let now_ns = cairn_daemon::Clock::system().now_ns();
         for path in expand(session, &search.paths).await {
             let found = session.fs.stat_link(&path).await;
@@ -96,7 +122,12 @@ impl Find {
             loop {
                 match walk.next().await {
                     Ok(Some(Step::Enter(found))) if search.matches(&found, now_ns) => {
-                        if search.print0 {
+                        if let Some(run) = &search.run {
+                            gathered.push(found.path);
+                            if run.is_enough(&gathered) {
+                                run.run(session, std::mem::take(&mut gathered)).await?;
+                            }
+                        } else if search.print0 {
                             session.out.write_all(&found.path)?;
                             session.out.write_all(b"\0")?;
                         } else {
@@ -109,6 +140,76 @@ impl Find {
                 }
             }
         }
+        match &search.run {
+            Some(run) if !gathered.is_empty() => run.run(session, gathered).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Run {
+    /// The words up to `;`, or to `+` behind `{}`.
+    fn parse(words: &mut impl Iterator<Item = OsString>) -> anyhow::Result<Self> {
+        let mut found: Vec<OsString> = Vec::new();
+        for word in words {
+            let together = word == "+" && found.last().is_some_and(|last| last == "{}");
+            if word != ";" && !together {
+                found.push(word);
+                continue;
+            }
+            if found.first().is_none_or(|first| first == "{}") {
+                bail!("-exec needs a command");
+            }
+            if together {
+                found.pop();
+            }
+            return Ok(Self {
+                words: found,
+                together,
+            });
+        }
+        bail!("-exec ends with `;`, which the shell wants quoted, or with `{{}} +`")
+    }
+
+    fn is_enough(&self, paths: &[Vec<u8>]) -> bool {
+        !self.together
+            || paths.len() >= TOGETHER
+            || paths.iter().map(Vec::len).sum::<usize>() >= TOGETHER_BYTES
+    }
+
+    fn words_for(&self, paths: &[Vec<u8>]) -> Vec<OsString> {
+        let mut words = Vec::new();
+        for word in &self.words {
+            let mut rest = word.as_bytes();
+            let mut whole = Vec::new();
+            while let Some(place) = rest.windows(2).position(|pair| pair == b"{}") {
+                whole.extend_from_slice(&rest[..place]);
+                whole.extend_from_slice(paths.first().map_or(b"", Vec::as_slice));
+                rest = &rest[place + 2..];
+            }
+            whole.extend_from_slice(rest);
+            words.push(OsString::from_vec(whole));
+        }
+        if self.together {
+            words.extend(paths.iter().cloned().map(OsString::from_vec));
+        }
+        words
+    }
+
+    /// Runs it and waits. That it failed is said; the search goes on.
+    async fn run(&self, session: &mut Session, paths: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        session.out.flush()?;
+        let words = self.words_for(&paths);
+        let Some((program, arguments)) = words.split_first() else {
+            return Ok(());
+        };
+        let status = Command::new(program).args(arguments).status().await;
+        match status {
+            Ok(status) if status.success() => {}
+            // The command has said why.
+            Ok(_) => session.fail(),
+            Err(error) => session.report(local_error(Path::new(program), &error)),
+        }
         Ok(())
     }
 }
@@ -118,6 +219,8 @@ impl Search {
         let mut search = Self {
             paths: Vec::new(),
             conditions: Vec::new(),
+            newer: Vec::new(),
+            run: None,
             depth_min: 0,
             depth_max: usize::MAX,
             print0: false,
@@ -137,6 +240,10 @@ impl Search {
                     search.print0 = true;
                     continue;
                 }
+                "-exec" => {
+                    search.run = Some(Run::parse(&mut words)?);
+                    continue;
+                }
                 "-empty" => {
                     search.conditions.push(Condition::Empty);
                     continue;
@@ -147,6 +254,10 @@ impl Search {
                 bail!("`{name}` is not a condition, or misses its value")
             };
             let text = value.to_string_lossy().into_owned();
+            if name == "-newer" {
+                search.newer.push(value);
+                continue;
+            }
             search.condition(&name, value.as_bytes(), &text)?;
         }
         Ok(search)
@@ -155,6 +266,13 @@ impl Search {
     fn condition(&mut self, name: &str, value: &[u8], text: &str) -> anyhow::Result<()> {
         let condition = match name {
             "-name" => Some(Condition::Name(matcher(value)?)),
+            "-iname" => {
+                let glob = globset::GlobBuilder::new(text)
+                    .literal_separator(true)
+                    .case_insensitive(true)
+                    .build();
+                Some(Condition::Name(glob?.compile_matcher()))
+            }
             "-path" => {
                 let glob = globset::GlobBuilder::new(text)
                     .literal_separator(false)
@@ -209,6 +327,7 @@ impl Condition {
             Self::Age(comparison, unit) => {
                 comparison.holds(now_ns.saturating_sub(attributes.mtime_ns) / unit)
             }
+            Self::Newer(than) => attributes.mtime_ns > *than,
             Self::Empty => {
                 attributes.size == 0
                     && matches!(kind(attributes), InodeKind::File | InodeKind::Directory)
@@ -275,6 +394,9 @@ mod tests {
     fn conditions_mean_what_find_means() {
         assert!(matches("/ -name *.log", "/a/b.log", 0, 0));
         assert!(!matches("/ -name *.log", "/a.log/b", 0, 0));
+        assert!(
+            matches("/ -iname *.LOG", "/a.log", 0, 0) && !matches("/ -iname *.LOG", "/x", 0, 0)
+        );
         assert!(matches("/ -path */x/*", "/a/x/b/c", 0, 0));
         assert!(matches("/ -type f -size 1", "/a", 512, 0) && !matches("/ -size 1", "/a", 513, 0));
         assert!(
@@ -297,6 +419,11 @@ mod tests {
             (2, 3, true)
         );
         assert_eq!(search("-name x").unwrap().paths, ["."]);
+        let paths = [b"/a b".to_vec(), b"/c".to_vec()];
+        let run = |line| search(line).unwrap().run.unwrap().words_for(&paths);
+        assert_eq!(run("-exec ls x{}{}y -l ;"), ["ls", "x/a b/a by", "-l"]);
+        assert_eq!(run("-exec ls -l {} +"), ["ls", "-l", "/a b", "/c"]);
+        assert_eq!(search("-newer /x -empty").unwrap().newer, ["/x"]);
         for bad in [
             "/ -frob x",
             "/ -name",
@@ -305,6 +432,10 @@ mod tests {
             "/ -mtime x",
             "/ -maxdepth -1",
             "/ -name [a",
+            "/ -exec",
+            "/ -exec ;",
+            "/ -exec ls {}",
+            "/ -newer",
         ] {
             assert!(search(bad).is_err(), "{bad}");
         }

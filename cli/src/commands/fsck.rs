@@ -101,7 +101,9 @@ impl Totals {
             (0, _) => format!("{checked}: healthy"),
             (problems, 0) => {
                 let problems = counted(problems, "problem", "problems");
-                format!("{checked}: {problems}, none severe: repaired without you as far as there are datanodes for it")
+                format!(
+                    "{checked}: {problems}, none severe: repaired without you as far as there are datanodes for it"
+                )
             }
             (problems, severe) => {
                 let problems = counted(problems, "problem", "problems");

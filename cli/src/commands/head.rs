@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use cairn_client::{Error, Reader};
 use clap::Args;
 
-use super::tail::{copy, end_of_lines, print_name, start_of_lines};
 use super::expand;
+use super::tail::{copy, end_of_lines, print_name, start_of_lines};
 use crate::quantity::Amount;
 use crate::session::Session;
 
@@ -49,9 +49,7 @@ impl Head {
             (Some(Amount::Minus(bytes)), _) => Ok(reader.attributes().size.saturating_sub(bytes)),
             (Some(Amount::Plain(bytes) | Amount::Plus(bytes)), _) => Ok(bytes),
             (None, Amount::Minus(lines)) => start_of_lines(reader, lines).await,
-            (None, Amount::Plain(lines) | Amount::Plus(lines)) => {
-                end_of_lines(reader, lines).await
-            }
+            (None, Amount::Plain(lines) | Amount::Plus(lines)) => end_of_lines(reader, lines).await,
         }
     }
 }

@@ -37,7 +37,9 @@ impl Ln {
         if self.target.is_empty() {
             bail!("'': {}", ErrorCode::NotFound.text());
         }
-        let mut name = file_path(session, &self.name).await.map_err(anyhow::Error::msg)?;
+        let mut name = file_path(session, &self.name)
+            .await
+            .map_err(anyhow::Error::msg)?;
         let into = !self.no_dereference
             && session
                 .fs

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man as Page;
 
 use crate::arguments::Arguments;
-use crate::session::Ending;
+use crate::session::{Ending, Usage, local_error};
 
 /// Print the manual page, or write one for each command into a directory.
 #[derive(Debug, Args)]
@@ -17,6 +17,9 @@ pub(crate) struct Man {
     /// Where to write dfs.1, dfs-put.1 and so on, such as /usr/local/share/man/man1.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The page of this command, such as `put` or `datanode decommission`.
+    #[arg(conflicts_with = "out", value_name = "COMMAND")]
+    words: Vec<String>,
 }
 
 impl Man {
@@ -25,18 +28,39 @@ impl Man {
         match &self.out {
             None => {
                 let mut page = Vec::new();
-                Page::new(command).render(&mut page)?;
+                Page::new(chosen(command, &self.words)?).render(&mut page)?;
                 io::stdout().write_all(&page)?;
             }
             Some(directory) => {
-                fs::create_dir_all(directory)
-                    .with_context(|| format!("make {}", directory.display()))?;
+                // A path that is mistyped is to be told, not made.
+                match fs::create_dir(directory) {
+                    Err(error) if !directory.is_dir() => {
+                        bail!("make {}", local_error(directory, &error));
+                    }
+                    _ => {}
+                }
                 let count = write_pages(&command, "dfs", directory)?;
-                println!("wrote {count} manual pages to {}", directory.display());
+                let directory = directory.display();
+                writeln!(io::stdout(), "wrote {count} manual pages to {directory}")?;
             }
         }
         Ok(Ending::Done)
     }
+}
+
+/// The command of these words, under its full name.
+fn chosen(mut command: Command, words: &[String]) -> anyhow::Result<Command> {
+    let mut name = "dfs".to_owned();
+    for word in words {
+        let Some(below) = command.find_subcommand(word).cloned() else {
+            return Usage::error(format!("`{name} {word}` is no command"));
+        };
+        name = format!("{name} {}", below.get_name());
+        command = below;
+    }
+    // The library wants names that live as long as the program.
+    let title: &'static str = name.replace(' ', "-").leak();
+    Ok(command.name(title))
 }
 
 /// All commands, with what they inherit from those above them.
@@ -65,7 +89,20 @@ fn write_pages(command: &Command, name: &str, directory: &Path) -> anyhow::Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{built, write_pages};
+    use super::{built, chosen, write_pages};
+
+    #[test]
+    fn one_command_has_its_page() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let name =
+            |line| chosen(built(), &words(line)).map(|command| command.get_name().to_owned());
+        assert_eq!(name("ls").unwrap(), "dfs-ls");
+        assert_eq!(
+            name("datanode decommission").unwrap(),
+            "dfs-datanode-decommission"
+        );
+        assert!(name("frob").is_err());
+    }
 
     #[test]
     fn every_command_has_a_page() {

@@ -251,7 +251,11 @@ pub(crate) async fn no_slash(session: &Session, path: &[u8]) -> Result<(), Strin
     }
     match session.fs.stat(path).await {
         Ok(attributes) if is_directory(&attributes) => Ok(()),
-        Ok(_) => Err(format!("{}: {}", escape(path), ErrorCode::NotADirectory.text())),
+        Ok(_) => Err(format!(
+            "{}: {}",
+            escape(path),
+            ErrorCode::NotADirectory.text()
+        )),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -62,7 +62,9 @@ impl Mv {
             };
             let target = session.path(&target)?;
             if !is_tree(session, source).await {
-                no_slash(session, &target).await.map_err(anyhow::Error::msg)?;
+                no_slash(session, &target)
+                    .await
+                    .map_err(anyhow::Error::msg)?;
             }
             return self.rename(session, source, &target, mode).await;
         }

@@ -1,12 +1,15 @@
 //! `dfs namenode`: runs a namenode, or administers those of a cluster.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cairn_client::found_cluster;
 use cairn_protocol::ids::NamenodeId;
+use cairn_protocol::net;
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::status::{namenode_json, print_namenodes};
 use super::with_session;
@@ -14,7 +17,10 @@ use crate::arguments::Global;
 use crate::cluster::{Cluster, addresses, caller};
 use crate::output::print_json;
 use crate::roles;
-use crate::session::{Ending, Session};
+use crate::session::{Ending, Session, complain, without_number};
+
+/// For a look at the address of a new namenode.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Run a namenode, or list, add, replace and remove those of a cluster.
 ///
@@ -74,7 +80,7 @@ impl Namenode {
             Some(NamenodeCommand::Found { address }) => found(global, address).await,
             Some(command) => {
                 with_session(global, "dfs namenode", async |session| {
-                    command.run(session).await?;
+                    command.run(session, global.timeout).await?;
                     Ok(session.ending())
                 })
                 .await
@@ -95,15 +101,25 @@ async fn found(global: &Global, address: Option<String>) -> anyhow::Result<Endin
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    println!(
+    writeln!(
+        io::stdout(),
         "{address} belongs to cluster {cluster} of {}",
         founded.namenodes.join(", ")
-    );
+    )?;
     Ok(Ending::Done)
 }
 
+/// Whether somebody listens there, as seen from here.
+async fn look_at(address: &str) -> Result<(), String> {
+    match timeout(LOOK, net::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(without_number(&error.to_string())),
+        Err(_) => Err(format!("no answer within {LOOK:?}")),
+    }
+}
+
 impl NamenodeCommand {
-    async fn run(self, session: &mut Session) -> anyhow::Result<()> {
+    async fn run(self, session: &mut Session, patience: Duration) -> anyhow::Result<()> {
         match self {
             Self::Found { .. } => bail!("founding needs no connected session"),
             Self::List { json } => {
@@ -117,6 +133,13 @@ impl NamenodeCommand {
             }
             Self::Add { address, replace } => {
                 let address = addresses(&[address])?.concat();
+                // The namenodes keep trying; whoever waits shall know why.
+                if let Err(error) = look_at(&address).await {
+                    complain(format_args!(
+                        "{address} cannot be reached from here ({error}); the cluster tries it for up to {:?}",
+                        patience
+                    ));
+                }
                 session
                     .fs
                     .add_namenode(address.clone(), replace.map(NamenodeId))

@@ -1,15 +1,23 @@
 //! `dfs setrep`: how many replicas files have.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
-use cairn_client::AttributeChange;
+use cairn_client::{AttributeChange, Error, FileSystem};
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::InodeKind;
+use cairn_protocol::messages::query::ChunkLocation;
 use clap::Args;
+use tokio::time::sleep;
 
 use super::{expand, for_each};
-use crate::output::kind;
-use crate::session::{Session, about};
+use crate::output::{escape, kind};
+use crate::session::{Session, about, complain};
+use crate::walk::{Found, Step, Walk};
+
+/// Between looks at a file that has too few.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Change how many replicas files have, and new files in directories will have.
 ///
@@ -19,6 +27,9 @@ pub(crate) struct Setrep {
     /// Directories with all they hold.
     #[arg(short = 'R', short_alias = 'r', long)]
     recursive: bool,
+    /// Wait until all bytes of the files have so many replicas.
+    #[arg(short = 'w', long)]
+    wait: bool,
     /// Replicas, 1 to 16.
     #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
     replication: u32,
@@ -30,6 +41,7 @@ pub(crate) struct Setrep {
 impl Setrep {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         let paths = expand(session, &self.paths).await;
+        let waited_for = if self.wait { paths.clone() } else { Vec::new() };
         let (fs, replication) = (session.fs.clone(), self.replication);
         for_each(session, paths, self.recursive, |found| {
             let fs = fs.clone();
@@ -53,6 +65,54 @@ impl Setrep {
             }
         })
         .await;
+        for path in waited_for {
+            let waited = self.wait_for(session, &path).await;
+            session.check(waited);
+        }
         Ok(())
+    }
+
+    async fn wait_for(&self, session: &mut Session, path: &[u8]) -> Result<(), Error> {
+        let attributes = session.fs.stat(path).await?;
+        let depth_max = if self.recursive { usize::MAX } else { 0 };
+        let mut walk = Walk::from(&session.fs, path, attributes).depth_max(depth_max);
+        while let Some(step) = walk.next().await? {
+            let Step::Enter(found) = step else { continue };
+            if kind(&found.attributes) != InodeKind::File {
+                continue;
+            }
+            let mut told = false;
+            while !self.has_replicas(&session.fs, &found).await? {
+                if !std::mem::replace(&mut told, true) {
+                    let path = escape(&found.path);
+                    complain(format_args!(
+                        "waiting for {} replicas of {path}",
+                        self.replication
+                    ));
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every chunk of a file has enough; a file that is gone has.
+    async fn has_replicas(&self, fs: &FileSystem, found: &Found) -> Result<bool, Error> {
+        let inode = InodeId(found.attributes.inode);
+        let mut offset = 0;
+        loop {
+            let page = match fs.extents(inode, offset, u64::MAX - offset).await {
+                Err(error) if error.code() == ErrorCode::NotFound => return Ok(true),
+                page => page?,
+            };
+            let enough = |chunk: &ChunkLocation| chunk.datanodes.len() >= self.replication as usize;
+            if !page.chunks.iter().all(enough) {
+                return Ok(false);
+            }
+            match page.extents.last() {
+                Some(last) if page.more => offset = last.extent.offset_in_file + last.extent.length,
+                _ => return Ok(true),
+            }
+        }
     }
 }

@@ -156,7 +156,8 @@ pub(super) async fn copy(
     while left > 0 {
         match stream.next().await {
             Ok(Some(piece)) => {
-                let wanted = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+                let wanted =
+                    usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
                 cat::write(session, &piece[..wanted])?;
                 left -= wanted as u64;
             }
@@ -176,8 +177,7 @@ fn stdout_is_gone() -> bool {
     // Errors and hang-ups are told unasked.
     let mut polled = [PollFd::new(&out, PollFlags::empty())];
     let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-    poll(&mut polled, Some(&Timespec::default())).is_ok()
-        && polled[0].revents().intersects(gone)
+    poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().intersects(gone)
 }
 
 /// Where the line after the first so many begins.

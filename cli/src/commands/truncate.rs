@@ -109,7 +109,13 @@ mod tests {
         assert_eq!(Size::parse("10T").unwrap(), Size::Exactly(10 << 40));
         assert_eq!(Size::parse("+1MB").unwrap().apply(5), 1_000_005);
         assert_eq!(Size::parse("-1k").unwrap().apply(5), 0);
-        for (text, from, to) in [("<5", 9, 5), (">5", 9, 9), ("/4", 9, 8), ("%4", 9, 12), ("%4", 8, 8)] {
+        for (text, from, to) in [
+            ("<5", 9, 5),
+            (">5", 9, 9),
+            ("/4", 9, 8),
+            ("%4", 9, 12),
+            ("%4", 8, 8),
+        ] {
             assert_eq!(Size::parse(text).unwrap().apply(from), to, "{text}");
         }
         for bad in ["10X", "", "+", "/0", "%0", "--1"] {

@@ -1,5 +1,6 @@
 //! A datanode as a process.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -86,7 +87,7 @@ impl DatanodeRole {
 pub(crate) async fn run(role: DatanodeRole) -> anyhow::Result<()> {
     let settings = role.settings()?;
     if role.check {
-        println!("the settings are right");
+        writeln!(std::io::stdout(), "the settings are right")?;
         return Ok(());
     }
     serve(role.follow_stdin, async |tasks| {

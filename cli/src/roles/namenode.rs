@@ -1,5 +1,6 @@
 //! A namenode as a process, with its HTTP gateway.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -75,7 +76,7 @@ impl NamenodeRole {
 pub(crate) async fn run(role: NamenodeRole) -> anyhow::Result<()> {
     let settings = role.settings()?;
     if role.check {
-        println!("the settings are right");
+        writeln!(std::io::stdout(), "the settings are right")?;
         return Ok(());
     }
     serve(role.follow_stdin, async |tasks| {

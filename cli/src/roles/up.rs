@@ -36,7 +36,8 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
         let free = net::listen(&address).await;
         free.with_context(|| {
             format!(
-                "{address} cannot be used; choose others with --port and --http in a new folder"
+                "{address} cannot be used: a process of this cluster may still run, or another program has it; \
+                other ports are chosen with --port and --http in a new folder"
             )
         })?;
     }

@@ -218,7 +218,10 @@ impl Download {
         // Better known before than after many bytes.
         let is_file = matches!(local, Target::File(_));
         if is_file && !self.options.overwrite && local.path().symlink_metadata().is_ok() {
-            return Err(local_error(local.path(), &io::Error::from_raw_os_error(EXISTS)));
+            return Err(local_error(
+                local.path(),
+                &io::Error::from_raw_os_error(EXISTS),
+            ));
         }
         let reader = self
             .fs

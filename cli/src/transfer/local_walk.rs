@@ -50,11 +50,7 @@ pub(crate) fn queue() -> (mpsc::Sender<Walked>, mpsc::Receiver<Walked>) {
 }
 
 /// Sends everything. Blocks.
-pub(crate) fn walk(
-    sources: Vec<(PathBuf, Vec<u8>)>,
-    links: bool,
-    sender: &mpsc::Sender<Walked>,
-) {
+pub(crate) fn walk(sources: Vec<(PathBuf, Vec<u8>)>, links: bool, sender: &mpsc::Sender<Walked>) {
     for (local, remote) in sources {
         let own = fs::symlink_metadata(&local);
         let metadata = match fs::metadata(&local) {

@@ -216,7 +216,10 @@ mod tests {
             (std::fs::read(&name).unwrap(), names(directory.path()).len()),
             (b"old".to_vec(), 1)
         );
-        Unnamed::create(&Target::find(&name), 0o600).unwrap().name(true).unwrap();
+        Unnamed::create(&Target::find(&name), 0o600)
+            .unwrap()
+            .name(true)
+            .unwrap();
         assert_eq!(std::fs::read(&name).unwrap(), b"");
     }
 

@@ -74,9 +74,7 @@ pub(crate) async fn upload(
     let (sender, mut items) = local_walk::queue();
     let mut walker = JoinSet::new();
     let links = upload.options.links;
-    walker.spawn(blocking(move || {
-        local_walk::walk(sources, links, &sender)
-    }));
+    walker.spawn(blocking(move || local_walk::walk(sources, links, &sender)));
     let mut crew = Crew::new(MANY);
     let mut unfinished = Vec::new();
     while let Some(item) = items.recv().await {

@@ -226,7 +226,7 @@ fn errors_name_the_thing_and_exit_codes_are_those_of_coreutils() {
         (Some(1), b"x".as_slice())
     );
     cluster.run(["frobnicate"]).fails(2, "frobnicate");
-    cluster.run(["put", "only-one"]).fails(2, "Usage");
+    cluster.run(["put"]).fails(2, "Usage");
     cluster.run(["test", "-e", "/none"]).fails(1, "");
     assert_eq!(cluster.run(["test", "-d", "/d"]).status, Some(0));
 }

@@ -70,10 +70,21 @@ fn a_dot_is_not_removed() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
     cluster.run(["mkdir", "-p", "/user/root", "/z/y"]).ok();
-    for line in ["rm -r .", "rm -rf ..", "rm -r /z/y/..", "rm -r /z/y/./", "rmdir /z/y/."] {
-        cluster.run(words(line)).fails(1, "refusing to remove '.' or '..'");
+    for line in [
+        "rm -r .",
+        "rm -rf ..",
+        "rm -r /z/y/..",
+        "rm -r /z/y/./",
+        "rmdir /z/y/.",
+    ] {
+        cluster
+            .run(words(line))
+            .fails(1, "refusing to remove '.' or '..'");
     }
-    assert_eq!(cluster.run(["find", "/"]).text(), "/\n/user\n/user/root\n/z\n/z/y\n");
+    assert_eq!(
+        cluster.run(["find", "/"]).text(),
+        "/\n/user\n/user/root\n/z\n/z/y\n"
+    );
 }
 
 #[test]
@@ -94,10 +105,20 @@ fn a_slash_at_the_end_asks_for_a_directory() {
         "append - /new/",
         "truncate -s 5 /new/",
     ] {
-        cluster.run(words(line)).fails(1, "dfs: /new/: No such file or directory");
+        cluster
+            .run(words(line))
+            .fails(1, "dfs: /new/: No such file or directory");
     }
-    for line in ["touch /f/", "append - /f/", "truncate -s 5 /f/", "put -f - /f/", "rm /f/"] {
-        cluster.run(words(line)).fails(1, "dfs: /f/: Not a directory");
+    for line in [
+        "touch /f/",
+        "append - /f/",
+        "truncate -s 5 /f/",
+        "put -f - /f/",
+        "rm /f/",
+    ] {
+        cluster
+            .run(words(line))
+            .fails(1, "dfs: /f/: Not a directory");
     }
     // A directory's own new name may have one.
     cluster.run(["mv", "/d", "/e/"]).ok();
@@ -115,11 +136,19 @@ fn get_writes_into_what_is_no_file_and_through_links() {
     cluster.run_with(["put", "-", "/small"], b"small").ok();
 
     let fifo = work.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     for (name, expected) in [("/large", bytes.as_slice()), ("/small", b"small")] {
         let from = fifo.clone();
         let reader = thread::spawn(move || fs::read(from).unwrap());
-        cluster.run([OsStr::new("get"), OsStr::new(name), fifo.as_os_str()]).ok();
+        cluster
+            .run([OsStr::new("get"), OsStr::new(name), fifo.as_os_str()])
+            .ok();
         assert!(reader.join().unwrap() == expected);
         assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
     }
@@ -129,18 +158,30 @@ fn get_writes_into_what_is_no_file_and_through_links() {
     for line in ["get /large /dev/null", "get -fp /small /dev/null"] {
         cluster.run(words(line)).ok();
     }
-    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    assert!(
+        fs::metadata("/dev/null")
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
 
-    let (file, link, dangling) =
-        (work.path().join("file"), work.path().join("link"), work.path().join("dangling"));
+    let (file, link, dangling) = (
+        work.path().join("file"),
+        work.path().join("link"),
+        work.path().join("dangling"),
+    );
     fs::write(&file, "old").unwrap();
     symlink("file", &link).unwrap();
     symlink("nowhere", &dangling).unwrap();
-    cluster.run(["get", "/small", path(&link)]).fails(1, "link: File exists");
+    cluster
+        .run(["get", "/small", path(&link)])
+        .fails(1, "link: File exists");
     cluster.run(["get", "-f", "/small", path(&link)]).ok();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::read(&file).unwrap(), b"small");
-    cluster.run(["get", "-f", "/small", path(&dangling)]).fails(1, "dangling: a symbolic link to nowhere");
+    cluster
+        .run(["get", "-f", "/small", path(&dangling)])
+        .fails(1, "dangling: a symbolic link to nowhere");
     assert!(!work.path().join("nowhere").exists());
 }
 
@@ -149,25 +190,59 @@ fn tail_counts_as_in_coreutils() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
     let lines: String = (1..=100).map(|line| format!("line {line}\n")).collect();
-    cluster.run_with(["put", "-", "/lines"], lines.as_bytes()).ok();
+    cluster
+        .run_with(["put", "-", "/lines"], lines.as_bytes())
+        .ok();
     let local = work.path().join("lines");
     fs::write(&local, &lines).unwrap();
     for options in [
-        "", "-n 3", "-n +28", "-n -3", "-3", "-n +0", "-n +1", "-n +101", "-n 0", "-n +500", "-c 5",
-        "-c +5", "-c +0", "-c 1K", "-c 2b", "-c +99999", "-n 1k",
+        "",
+        "-n 3",
+        "-n +28",
+        "-n -3",
+        "-3",
+        "-n +0",
+        "-n +1",
+        "-n +101",
+        "-n 0",
+        "-n +500",
+        "-c 5",
+        "-c +5",
+        "-c +0",
+        "-c 1K",
+        "-c 2b",
+        "-c +99999",
+        "-n 1k",
     ] {
         for program in ["tail", "head"] {
             if program == "head" && (options.contains('+') || options.contains("-n -")) {
                 continue;
             }
             let options = options.split(' ').filter(|word| !word.is_empty());
-            let expected = Command::new(program).args(options.clone()).arg(&local).output().unwrap();
+            let expected = Command::new(program)
+                .args(options.clone())
+                .arg(&local)
+                .output()
+                .unwrap();
             assert!(expected.status.success());
-            let found = cluster.run([program].into_iter().chain(options.clone()).chain(["/lines"]));
-            assert!(found.ok() == expected.stdout, "{program} {:?}", options.collect::<Vec<_>>());
+            let found = cluster.run(
+                [program]
+                    .into_iter()
+                    .chain(options.clone())
+                    .chain(["/lines"]),
+            );
+            assert!(
+                found.ok() == expected.stdout,
+                "{program} {:?}",
+                options.collect::<Vec<_>>()
+            );
         }
     }
-    let expected = Command::new("head").args(["-n", "-98"]).arg(&local).output().unwrap();
+    let expected = Command::new("head")
+        .args(["-n", "-98"])
+        .arg(&local)
+        .output()
+        .unwrap();
     assert!(cluster.run(["head", "-n", "-98", "/lines"]).ok() == expected.stdout);
 }
 
@@ -188,7 +263,11 @@ fn a_reader_that_is_gone_ends_tail_f() {
     drop(out);
     eventually("tail has noticed", || tail.try_wait().unwrap().is_some());
     let mut errors = String::new();
-    tail.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    tail.stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut errors)
+        .unwrap();
     assert_eq!(errors, "");
 }
 
@@ -200,7 +279,11 @@ fn work_goes_on_when_nobody_reads_what_went_wrong() {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
     let mut command = cluster.command(["rm", "/none", "/f"]);
-    let status = command.stdout(Stdio::null()).stderr(writer).status().unwrap();
+    let status = command
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .status()
+        .unwrap();
     assert_eq!(status.code(), Some(1));
     assert_eq!(cluster.run(["ls", "/"]).text(), "");
     for arguments in [["cat", "/none"], ["frobnicate", ""]] {
@@ -217,7 +300,13 @@ fn who_has_no_home_is_told_how_to_get_one() {
     let cluster = Cluster::up(&work, &[]);
     let local = work.path().join("local");
     fs::write(&local, "x").unwrap();
-    for line in ["ls", "ls .", "mkdir foo", "touch ./foo", &format!("put {} .", path(&local))] {
+    for line in [
+        "ls",
+        "ls .",
+        "mkdir foo",
+        "touch ./foo",
+        &format!("put {} .", path(&local)),
+    ] {
         let found = finish(cluster.command(words(line)).env("CAIRN_USER", "0"), b"");
         assert!(!found.err.contains("/."), "{}", found.err);
         found.fails(1, "dfs: /user/root, your home directory and where relative paths begin, does not exist: make it with `dfs mkdir -p /user/root`");
@@ -227,7 +316,10 @@ fn who_has_no_home_is_told_how_to_get_one() {
     assert_eq!(cluster.run(["ls"]).text(), "local\n");
     // Another thing that is missing is no reason to speak of the home.
     let missing = cluster.run(["cat", "none"]);
-    assert_eq!(missing.err, "dfs: /user/root/none: No such file or directory\n");
+    assert_eq!(
+        missing.err,
+        "dfs: /user/root/none: No such file or directory\n"
+    );
 }
 
 #[test]
@@ -235,15 +327,34 @@ fn sizes_and_times_are_those_of_coreutils() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
     for (size, bytes) in [
-        ("10T", 10_u64 << 40), ("1K", 1024), ("+1M", 1024 + (1 << 20)), ("-1k", 1 << 20), ("2kB", 2000),
-        ("3MiB", 3 << 20), ("4 KiB", 4096), ("7", 7), ("<5", 5), (">6", 6), ("%4", 8), ("/5", 5),
+        ("10T", 10_u64 << 40),
+        ("1K", 1024),
+        ("+1M", 1024 + (1 << 20)),
+        ("-1k", 1 << 20),
+        ("2kB", 2000),
+        ("3MiB", 3 << 20),
+        ("4 KiB", 4096),
+        ("7", 7),
+        ("<5", 5),
+        (">6", 6),
+        ("%4", 8),
+        ("/5", 5),
     ] {
         cluster.run(["truncate", "-s", size, "/f"]).ok();
-        assert_eq!(cluster.run(["stat", "-c", "%s", "/f"]).text(), format!("{bytes}\n"), "{size}");
+        assert_eq!(
+            cluster.run(["stat", "-c", "%s", "/f"]).text(),
+            format!("{bytes}\n"),
+            "{size}"
+        );
     }
     cluster.run(["truncate", "-s", "20K", "/f"]).ok();
     assert_eq!(cluster.run(["find", "/", "-size", "+10k"]).text(), "/f\n");
-    assert_eq!(cluster.run(["find", "/", "-type", "f", "-size", "-10K"]).text(), "");
+    assert_eq!(
+        cluster
+            .run(["find", "/", "-type", "f", "-size", "-10K"])
+            .text(),
+        ""
+    );
     cluster.run(["--timeout", "5", "ls", "/"]).ok();
     cluster.run(["truncate", "-s", "1X", "/f"]).fails(2, "1X");
 }
