@@ -8,8 +8,9 @@ use crate::{commands, quantity};
 
 /// Cairn, a distributed file system: the one command for its users, its operators and its roles.
 ///
-/// Paths in the cluster start with `/`; others begin at /user/YOU. In paths of the cluster `*`, `?`, `[a-z]` and
-/// `{a,b}` stand for all that match: quote them, or the shell tries them on local files first.
+/// Paths in the cluster start with `/`; others begin at /user/YOU (`dfs mkdir -p /user/YOU` makes it). In paths of the cluster `*`, `?`, `[a-z]` and
+/// `{a,b}` stand for all that match: quote them, or the shell tries them on local files first. Commands of `hdfs dfs` may
+/// keep their dash and their names: `dfs -copyFromLocal`, `dfs -rm -r -skipTrash`.
 ///
 /// Exit status: 0 all done, 1 something failed and was named on standard error, 2 the command line makes no sense, 130
 /// interrupted.

@@ -53,7 +53,8 @@ pub(crate) fn translated(line: impl Iterator<Item = OsString>) -> Vec<OsString> 
             line.push("--help".into());
             return line;
         }
-        Some(name) if is_command(name) => line.push(name.into()),
+        // What is longer than flags can sensibly be was meant as a command, and is told to be none.
+        Some(name) if name.len() > 2 || is_command(name) => line.push(name.into()),
         Some(_) | None => line.push(command),
     }
     let name = line[place].to_string_lossy().into_owned();
@@ -135,6 +136,7 @@ mod tests {
             ("dfs -getmerge -nl /x y", "dfs getmerge --newline /x y"),
             ("dfs -help ls", "dfs ls --help"),
             ("dfs -help", "dfs --help"),
+            ("dfs -frob", "dfs frob"),
             ("dfs tail -5 /x", "dfs tail -n 5 /x"),
             ("dfs tail -n -5 /x", "dfs tail -n -5 /x"),
             ("dfs head -- -5", "dfs head -- -5"),
@@ -149,7 +151,7 @@ mod tests {
             "dfs",
             "dfs --help",
             "dfs -h",
-            "dfs -frob",
+            "dfs -hV",
             "dfs --cluster",
             "dfs ls -ls",
             "dfs rm -- -skipTrash",

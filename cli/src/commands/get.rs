@@ -19,7 +19,8 @@ use crate::transfer::local_write::Target;
 /// Copy files and directories of the cluster to the local disk.
 ///
 /// Directories are copied with all they hold, many files at once. Every byte is verified by its checksum on the way. A file
-/// appears under its name when it is complete.
+/// appears under its name when it is complete; a get that is killed with -9 leaves a hidden `.….part` file beside it, which
+/// nobody needs. Pipes and devices are written as the bytes come, and a symbolic link to a file is followed.
 #[derive(Debug, Args)]
 #[command(override_usage = "dfs get [OPTIONS] SOURCE... [TARGET]")]
 pub(crate) struct Get {

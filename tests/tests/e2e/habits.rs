@@ -358,3 +358,190 @@ fn sizes_and_times_are_those_of_coreutils() {
     cluster.run(["--timeout", "5", "ls", "/"]).ok();
     cluster.run(["truncate", "-s", "1X", "/f"]).fails(2, "1X");
 }
+
+#[test]
+fn the_words_of_hdfs_are_understood() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let local = |name: &str| work.path().join(name).to_str().unwrap().to_owned();
+    for (name, text) in [("a", "1\n"), ("b", "2\n"), ("empty", "")] {
+        fs::write(local(name), text).unwrap();
+    }
+    cluster.run(["-mkdir", "-p", "/in"]).ok();
+    cluster
+        .run([
+            "-copyFromLocal",
+            &local("a"),
+            &local("b"),
+            &local("empty"),
+            "/in",
+        ])
+        .ok();
+    assert_eq!(cluster.run(["-ls", "/in"]).text(), "a\nb\nempty\n");
+    assert_eq!(cluster.run(["-text", "/in/a"]).text(), "1\n");
+    cluster.run(["-appendToFile", &local("b"), "/in/a"]).ok();
+    assert_eq!(cluster.run(["-cat", "/in/a"]).text(), "1\n2\n");
+    cluster.run(["-getmerge", "/in", &local("merged")]).ok();
+    assert_eq!(fs::read_to_string(local("merged")).unwrap(), "1\n2\n2\n");
+    cluster
+        .run([
+            "-getmerge",
+            "-nl",
+            "-skip-empty-file",
+            "/in",
+            &local("merged"),
+        ])
+        .ok();
+    assert_eq!(
+        fs::read_to_string(local("merged")).unwrap(),
+        "1\n2\n\n2\n\n"
+    );
+    cluster
+        .run(["getmerge", "/in/a", "/none", &local("merged")])
+        .fails(1, "/none: No such file");
+    assert_eq!(
+        fs::read_to_string(local("merged")).unwrap(),
+        "1\n2\n\n2\n\n"
+    );
+    cluster.run(["-copyToLocal", "/in/a", &local("copy")]).ok();
+    cluster
+        .run(["-moveFromLocal", &local("copy"), "/in/moved"])
+        .ok();
+    assert!(!Path::new(&local("copy")).exists());
+    assert_eq!(cluster.run(["cat", "/in/moved"]).text(), "1\n2\n");
+    cluster.run(["-setrep", "-w", "2", "/in/a"]).ok();
+    cluster.run(["-touchz", "/in/z"]).ok();
+    cluster.run(["-rm", "-r", "-skipTrash", "/in"]).ok();
+    cluster.run(["-frob"]).fails(2, "frob");
+    cluster
+        .run(["ls", "hdfs://localhost:9000/docs"])
+        .fails(1, "paths here have no scheme and no host: write /docs");
+}
+
+#[test]
+fn options_of_coreutils_do_what_they_do_there() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let run = |line: &str| cluster.run(words(line)).text();
+    assert_eq!(run("mkdir -pv /a/b/c"), "made /a/b/c\n");
+    assert_eq!(run("mv -v /a/b/c /a/b/d"), "/a/b/c -> /a/b/d\n");
+    assert_eq!(
+        run("rmdir -pv /a/b/d"),
+        "removed /a/b/d\nremoved /a/b\nremoved /a\n"
+    );
+    cluster.run_with(["put", "-", "/d.TXT"], b"12345").ok();
+    run("chmod 640 /d.TXT");
+    run("touch -d @5 /d.TXT");
+    run("chgrp 7 /d.TXT");
+    assert_eq!(run("stat -c %a:%g /d.TXT"), "640:7\n");
+    run("mkdir -p /t/u");
+    run("cp -a /d.TXT /t/u/copy");
+    assert_eq!(run("stat -c %a:%g:%Y:%s /t/u/copy"), "640:7:5:5\n");
+    assert_eq!(run("ls -1 /t"), "u\n");
+    assert!(run("tree /t").ends_with("\n1 directory, 1 file\n"));
+    assert_eq!(run("du -d 0 -c /t"), "5\t15\t/t\n5\t15\ttotal\n");
+    assert_eq!(
+        run("du -a /t"),
+        "5\t15\t/t/u/copy\n5\t15\t/t/u\n5\t15\t/t\n"
+    );
+    assert!(run("df /t").contains("AVAILABLE"));
+    cluster.run(["df", "/none"]).fails(1, "/none: No such file");
+    assert_eq!(run("find / -iname *.txt"), "/d.TXT\n");
+    assert_eq!(run("find / -newer /d.TXT -type f"), "");
+    assert_eq!(
+        run("find / -type f -exec echo found {} ;"),
+        "found /d.TXT\nfound /t/u/copy\n"
+    );
+    assert_eq!(run("find / -type f -exec echo {} +"), "/d.TXT /t/u/copy\n");
+
+    let asked = cluster.run_with(["rm", "-i", "/d.TXT"], b"n\n");
+    assert_eq!(
+        (asked.status, asked.err.as_str()),
+        (Some(0), "dfs: remove /d.TXT? ")
+    );
+    run("test -e /d.TXT");
+    let asked = cluster.run_with(["rm", "-iv", "/d.TXT"], b"y\n");
+    assert_eq!(asked.out, b"removed /d.TXT\n");
+    cluster
+        .run(["mv", "/t/u/copy", "/none/copy"])
+        .fails(1, "dfs: /none/copy: No such file or directory");
+}
+
+#[test]
+fn pipes_links_and_odd_names_are_taken_as_they_are() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let (dangling, link, file) = (
+        work.path().join("dangling"),
+        work.path().join("link"),
+        work.path().join("file"),
+    );
+    fs::write(&file, "x").unwrap();
+    symlink("nowhere", &dangling).unwrap();
+    symlink("file", &link).unwrap();
+
+    cluster
+        .run_with(["put", "/dev/stdin", "/in"], b"piped")
+        .ok();
+    assert_eq!(cluster.run(["cat", "/in"]).text(), "piped");
+    cluster
+        .run(["append", "nosuch", "/app"])
+        .fails(1, "dfs: nosuch: No such file or directory");
+    cluster.run(["test", "-e", "/app"]).fails(1, "");
+
+    cluster.run(["mkdir", "/d"]).ok();
+    cluster
+        .run(["put", path(&dangling), path(&link), "/d"])
+        .ok();
+    assert_eq!(cluster.run(["readlink", "/d/dangling"]).text(), "nowhere\n");
+    assert_eq!(cluster.run(["cat", "/d/link"]).text(), "x");
+    cluster.run(["put", "-rf", path(&link), "/d"]).ok();
+    assert_eq!(cluster.run(["readlink", "/d/link"]).text(), "file\n");
+    let back = work.path().join("back");
+    fs::create_dir(&back).unwrap();
+    cluster.run(["get", "/d/*", path(&back)]).ok();
+    assert_eq!(
+        fs::read_link(back.join("dangling")).unwrap(),
+        Path::new("nowhere")
+    );
+    assert_eq!(fs::read_link(back.join("link")).unwrap(), Path::new("file"));
+
+    for name in ["/a[1", "/{x}", "/new\nline", "/back\\nslash"] {
+        cluster.run(["touch", name]).ok();
+        cluster.run(["test", "-f", name]).ok();
+    }
+    let listed = cluster.run(["ls", "/"]).text();
+    assert_eq!(listed, "a[1\nback\\\\nslash\nd\nin\nnew\\nline\n{x}\n");
+}
+
+#[test]
+fn what_is_no_namenode_is_told_so() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let status = cluster.status();
+    let datanode = status["datanodes"][0]["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    cluster.run(["--cluster", &datanode, "ls", "/"]).fails(
+        1,
+        "answers as datanodes do. The address of a cluster is that of its namenodes",
+    );
+    let lonely = finish(cluster.command(["ls", "/"]).env("CAIRN_CLUSTER", ""), b"");
+    assert!(!lonely.err.contains("write host:port"), "{}", lonely.err);
+    cluster
+        .run(["--cluster", "", "ls", "/"])
+        .fails(1, "write host:port");
+    cluster
+        .run(["--timeout", "1", "namenode", "add", "127.0.0.1:1"])
+        .fails(
+            1,
+            "dfs: 127.0.0.1:1 cannot be reached from here (Connection refused)",
+        );
+    let none = work.path().join("none/below");
+    cluster
+        .run(["man", "--out", path(&none)])
+        .fails(1, "below: No such file or directory");
+    assert!(!none.parent().unwrap().exists());
+    assert!(cluster.run(["man", "ls"]).text().contains(".TH dfs-ls 1"));
+}
