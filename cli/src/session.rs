@@ -205,7 +205,7 @@ pub(crate) fn without_number(text: &str) -> String {
 /// An error about a path that was handled by its inode: names the path.
 pub(crate) fn about(path: &[u8], error: &Error) -> String {
     match error {
-        Error::Refused { failure, .. } if failure.message.is_empty() => {
+        Error::Refused { failure, .. } if adds_nothing(path, &failure.message) => {
             format!("{}: {}", escape(path), failure.code.text())
         }
         Error::Refused { failure, .. } => {
@@ -231,6 +231,12 @@ pub(crate) fn about(path: &[u8], error: &Error) -> String {
             format!("{}: {rest}", escape(path))
         }
     }
+}
+
+/// Whether an answer only names the path again.
+fn adds_nothing(path: &[u8], message: &str) -> bool {
+    let normal = cairn_client::normalise(path).unwrap_or_default();
+    message.is_empty() || message == escape(path) || message == escape(&normal)
 }
 
 /// A failure of this machine's own files, worded like the cluster's.
@@ -280,6 +286,17 @@ mod tests {
             failure,
         };
         assert_eq!(about(b"/a/\xff", &error), "/a/\\xff: Permission denied");
+        for (message, told) in [
+            ("/a/b", "/a/b/: No such file or directory"),
+            ("/c", "/a/b/: No such file or directory (/c)"),
+        ] {
+            let failure = Failure::new(ErrorCode::NotFound, message);
+            let error = Error::Refused {
+                subject: subject.clone(),
+                failure,
+            };
+            assert_eq!(about(b"/a/b/", &error), told);
+        }
         let failure = Failure::new(ErrorCode::NoReplica, "gone");
         let error = Error::DataLost {
             subject,

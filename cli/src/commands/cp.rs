@@ -210,14 +210,14 @@ impl Copying {
     async fn one(self: Arc<Self>, found: Found, target: Vec<u8>) -> Copied {
         let temporary = temporary_beside(&target);
         let made = match kind(&found.attributes) {
-            InodeKind::File => self.file(&found, &temporary).await,
+            InodeKind::File => self.file(&found, &temporary, &target).await,
             InodeKind::Symlink => {
                 let link = self
                     .fs
                     .symlink(found.attributes.symlink_target.clone(), &temporary)
                     .await;
                 link.map(|_| ())
-                    .map_err(|error| crate::session::about(&target, &error))
+                    .map_err(|error| format!("{}: {}", escape(&target), error.code().text()))
             }
             _ => {
                 return Err(format!(
@@ -246,7 +246,7 @@ impl Copying {
         Ok(())
     }
 
-    async fn file(&self, found: &Found, temporary: &[u8]) -> Copied {
+    async fn file(&self, found: &Found, temporary: &[u8], target: &[u8]) -> Copied {
         let attributes = &found.attributes;
         let fail = |error: cairn_client::Error| crate::session::about(&found.path, &error);
         let mode = attributes.mode & 0o777 & !self.umask;
@@ -254,7 +254,8 @@ impl Copying {
             .fs
             .create(temporary, mode, IfExists::Fail)
             .await
-            .map_err(fail)?;
+            // The temporary name is nobody's concern.
+            .map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
         let inode = InodeId(made.inode);
         let mut done = 0;
         while done < attributes.size {

@@ -462,9 +462,13 @@ fn options_of_coreutils_do_what_they_do_there() {
     run("test -e /d.TXT");
     let asked = cluster.run_with(["rm", "-iv", "/d.TXT"], b"y\n");
     assert_eq!(asked.out, b"removed /d.TXT\n");
-    cluster
-        .run(["mv", "/t/u/copy", "/none/copy"])
-        .fails(1, "dfs: /none/copy: No such file or directory");
+    for verb in ["mv", "cp", "ln"] {
+        let error = cluster.run([verb, "/t/u/copy", "/none/copy"]).err;
+        assert_eq!(
+            error, "dfs: /none/copy: No such file or directory\n",
+            "{verb}"
+        );
+    }
 }
 
 #[test]
