@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 SEEDS ?= 60
+OPERATIONS ?= 100000
 
-.PHONY: help bootstrap build demo test fmt-check clippy unit sim doc fix bench bench-mount
+.PHONY: help bootstrap build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +29,13 @@ clippy: bootstrap
 	@$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 
 unit: bootstrap
-	@$(ENV) cargo build --workspace --bins && cargo test --workspace
+	@$(ENV) scripts/test-tools && cargo build --workspace --bins && cargo test --workspace
 
 sim: bootstrap ## Deterministic simulation: make sim SEEDS=200
 	@$(ENV) scripts/sim $(SEEDS)
+
+mount-proof: bootstrap ## All tests of the mount with fsx at full length; needs root: make mount-proof OPERATIONS=100000
+	@$(ENV) scripts/mount-proof $(OPERATIONS)
 
 doc: bootstrap
 	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet

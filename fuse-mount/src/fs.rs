@@ -6,10 +6,12 @@
 
 mod data;
 mod keeper;
+mod locks;
 mod xattrs;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_client::{AttributeChange, Error, FileSystem, Place};
 use cairn_protocol::ErrorCode;
@@ -18,6 +20,8 @@ use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 
+pub use self::locks::LockCall;
+use self::locks::Locks;
 use crate::caches::KernelCaches;
 use crate::errno::errno;
 use crate::handles::Directories;
@@ -38,6 +42,8 @@ pub struct MountedFs {
     inodes: Inodes,
     directories: Directories,
     caches: KernelCaches,
+    locks: Locks,
+    last_handle: AtomicU64,
 }
 
 /// What `setattr` changes.
@@ -65,7 +71,14 @@ impl MountedFs {
             inodes: Inodes::default(),
             directories: Directories::default(),
             caches,
+            locks: Locks::default(),
+            last_handle: AtomicU64::new(0),
         }
+    }
+
+    /// A number for one more open file, which the kernel tells us when it locks and when it closes it.
+    pub fn new_handle(&self) -> u64 {
+        self.last_handle.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Attributes as this mount has to see them, never older than what it has done itself.

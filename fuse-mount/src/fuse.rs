@@ -17,17 +17,21 @@ use cairn_protocol::messages::operation::{RenameMode, XattrMode};
 use cairn_protocol::messages::query::ListingEntry;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 mod convert;
 
-use self::convert::{file_attr, file_type, nanoseconds, open_flags, reply_xattr};
-use crate::fs::{MountedFs, NewAttributes, Outcome, Requester};
+use self::convert::{
+    file_attr, file_type, lock_mode, lock_type, nanoseconds, open_flags, reply_xattr,
+};
+use crate::fs::{LockCall, MountedFs, NewAttributes, Outcome, Requester};
+use crate::process::Thread;
 
 /// Largest request, and what the kernel can put into one.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -66,6 +70,7 @@ refuse!(
     ReplyDirectoryPlus,
     ReplyEmpty,
     ReplyEntry,
+    ReplyLock,
     ReplyLseek,
     ReplyOpen,
     ReplyStatfs,
@@ -137,6 +142,24 @@ fn requester(request: &Request) -> Requester {
     }
 }
 
+fn lock_call(
+    (inode, handle): (INodeNo, FileHandle),
+    owner: LockOwner,
+    (start, end): (u64, u64),
+    kind: i32,
+    pid: u32,
+) -> Outcome<LockCall> {
+    Ok(LockCall {
+        inode: inode.0,
+        handle: handle.0,
+        owner: owner.0,
+        mode: lock_mode(kind).ok_or(libc::EINVAL)?,
+        start,
+        end,
+        pid,
+    })
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each is a refinement that an older kernel may lack.
@@ -145,6 +168,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_MAX_PAGES,
+            // Without these the kernel would grant locks by itself, to its own processes alone.
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
             // A target never changes, and inode numbers are not used again.
             InitFlags::FUSE_CACHE_SYMLINKS,
             // Else it asks for security.capability before each write. `fs` takes the bits away.
@@ -357,7 +383,7 @@ impl Filesystem for Adapter {
             requester(request),
         );
         let exclusive = flags & libc::O_EXCL != 0;
-        let cache = self.cache;
+        let (cache, handle) = (self.cache, FileHandle(self.fs.new_handle()));
         let work = async move {
             fs.create(who, parent.0, &name, mode & 0o7777, exclusive)
                 .await
@@ -365,15 +391,15 @@ impl Filesystem for Adapter {
         self.answer(reply, work, move |reply, attributes| {
             let attr = file_attr(&attributes);
             let open = open_flags(flags, false);
-            reply.created(&cache, &attr, GENERATION, FileHandle(0), open);
+            reply.created(&cache, &attr, GENERATION, handle, open);
         });
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
+        let (fs, handle) = (self.fs.clone(), FileHandle(self.fs.new_handle()));
         let work = async move { fs.open(inode.0).await };
         self.answer(reply, work, move |reply, unchanged| {
-            reply.opened(FileHandle(0), open_flags(flags.0, unchanged));
+            reply.opened(handle, open_flags(flags.0, unchanged));
         });
     }
 
@@ -428,11 +454,11 @@ impl Filesystem for Adapter {
         _request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        let work = async move { fs.flush(inode.0).await };
+        let work = async move { fs.flush_for(inode.0, owner.0).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
@@ -440,14 +466,58 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         inode: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        let work = async move { fs.release(inode.0).await };
+        let work = async move { fs.release_for(inode.0, handle.0).await };
+        self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    fn getlk(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        let pid = request.pid();
+        let call = lock_call((inode, handle), owner, (start, end), kind, pid);
+        let fs = self.fs.clone();
+        let work = async move { fs.get_lock(call?).await };
+        self.answer(reply, work, move |reply, holder| match holder {
+            Some(holder) => {
+                let kind = lock_type(holder.mode());
+                reply.locked(holder.start, holder.end, kind, holder.pid);
+            }
+            None => reply.locked(start, end, libc::F_UNLCK, 0),
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call = lock_call((inode, handle), owner, (start, end), kind, pid);
+        let (fs, thread) = (self.fs.clone(), Thread(request.pid()));
+        let work = async move { fs.set_lock(call?, thread, sleep).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
@@ -649,6 +719,35 @@ impl Filesystem for Adapter {
         let (fs, who) = (self.fs.clone(), requester(request));
         let work = async move { fs.allocate(who, inode.0, (offset, length), mode).await };
         self.answer(reply, work, |reply, ()| reply.ok());
+    }
+
+    /// There are none for files: answered without a word, because terminals are asked for wherever something is opened.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// Files are always ready; the kernel does not ask again.
+    fn poll(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn lseek(

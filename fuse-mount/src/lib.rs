@@ -7,6 +7,7 @@
 //! | `inodes`, `handles` | files and directories that are open |
 //! | `caches` | what the kernel keeps and must drop |
 //! | `identity` | in whose name things are made |
+//! | `process` | what only `/proc` tells of the thread behind a request |
 //! | `errno` | failures as the kernel's numbers |
 //! | `mount`, `mount::attach`, `config` | the life of a mount, mount(2), its settings |
 
@@ -19,8 +20,10 @@ mod handles;
 mod identity;
 mod inodes;
 mod mount;
+mod process;
 
 pub use caches::{Forget, Forgets, KernelCaches};
 pub use config::MountConfig;
-pub use fs::{MountedFs, NewAttributes, Outcome, Requester};
+pub use fs::{LockCall, MountedFs, NewAttributes, Outcome, Requester};
 pub use mount::{Mount, check_mountpoint, remount};
+pub use process::Thread;

@@ -89,6 +89,7 @@ impl Mount {
     /// # Errors
     /// The first thing that could not be committed.
     pub async fn finish(self) -> anyhow::Result<()> {
+        self.fs.stop_waiting();
         self.tasks.close();
         self.tasks.wait().await;
         self.keeper.abort();

@@ -41,7 +41,10 @@ impl Thread {
     pub(crate) async fn signalled(self) {
         loop {
             sleep(SIGNAL_LOOK).await;
-            if self.read("status").is_some_and(|status| has_signal(&status)) {
+            if self
+                .read("status")
+                .is_some_and(|status| has_signal(&status))
+            {
                 return;
             }
         }
@@ -82,7 +85,11 @@ mod tests {
         assert!(!has_signal(&status(none, none, none)));
         assert!(has_signal(&status("0000000000000100", none, none)));
         assert!(has_signal(&status(none, "0000000000000002", none)));
-        assert!(!has_signal(&status(none, "0000000000000002", "0000000000000002")));
+        assert!(!has_signal(&status(
+            none,
+            "0000000000000002",
+            "0000000000000002"
+        )));
         assert!(!has_signal("no such lines"));
     }
 

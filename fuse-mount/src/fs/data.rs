@@ -34,6 +34,7 @@ impl MountedFs {
 
     /// Bytes, fewer only at the end.
     pub async fn read(&self, inode: u64, offset: u64, length: usize) -> Outcome<Bytes> {
+        self.check_locks(inode)?;
         self.file(inode)?.read(offset, length).await.map_err(number)
     }
 
@@ -45,6 +46,7 @@ impl MountedFs {
         bytes: Bytes,
         drop_set_ids: bool,
     ) -> Outcome<()> {
+        self.check_locks(inode)?;
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }
@@ -60,6 +62,7 @@ impl MountedFs {
         bytes: Bytes,
         drop_set_ids: bool,
     ) -> Outcome<u64> {
+        self.check_locks(inode)?;
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }

@@ -27,8 +27,10 @@ impl MountedFs {
     }
 
     /// Claims open files whose last name somebody else has taken away, and claims again what it has: a claim ends with the
-    /// session, and a mount that was cut off for long has a new one. Also learns what others have written.
+    /// session, and a mount that was cut off for long has a new one. Also learns what others have written, and lets go of locks
+    /// that could not be released.
     pub async fn look_after_open_files(&self) {
+        self.release_left_locks().await;
         let (kept, gone) = self.inodes.look();
         let gone =
             stream::iter(gone).for_each_concurrent(QUESTIONS_MAX, |inode| self.let_go(inode));

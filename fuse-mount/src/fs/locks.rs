@@ -1,12 +1,13 @@
 //! Locks of programs, held by this mount's session for the kernel's owners: a process, or an open file.
 //!
 //! Who gets a lock sees what the holder before wrote: unlocking commits first, and a grant makes this mount and its kernel forget what
-//! may be older. Closing lets go, whatever the program did.
+//! may be older. Closing lets go, whatever the program did: a descriptor of a process ends the process's `fcntl` locks on the file,
+//! an open file ends what belongs to it alone (`flock`, `F_OFD_SETLK`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cairn_client::LockRequest;
+use cairn_client::{LockRequest, OpenFile};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::lock::{LockHolder, LockMode, LockSpace};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,9 @@ use crate::process::Thread;
 
 /// Versions that are remembered of files that were locked.
 const VERSIONS_MAX: usize = 65_536;
+
+/// One who locks: the kernel's number for a process or an open file.
+type Owner = (LockSpace, u64);
 
 /// What is known of locks in this mount.
 #[derive(Debug, Default)]
@@ -27,8 +31,10 @@ pub(crate) struct Locks {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Owners that may hold something.
-    owners: BTreeMap<u64, BTreeSet<(LockSpace, u64)>>,
+    /// Owners that may hold something, by file, with the open file through which they asked last.
+    owners: BTreeMap<u64, BTreeMap<Owner, u64>>,
+    /// Owners that are gone and could not be released yet, by file.
+    left: BTreeSet<(u64, Owner)>,
     /// Version of each file when the kernel last forgot its pages for a lock.
     versions: BTreeMap<u64, u64>,
 }
@@ -38,6 +44,8 @@ struct State {
 pub struct LockCall {
     /// File.
     pub inode: u64,
+    /// The open file that it is asked through.
+    pub handle: u64,
     /// The kernel's owner.
     pub owner: u64,
     /// What is wished for.
@@ -62,7 +70,11 @@ impl LockCall {
             owner: self.owner,
             write: self.mode == LockMode::Write,
             start: self.start,
-            end: if self.reaches_to_the_end() { u64::MAX } else { self.end },
+            end: if self.reaches_to_the_end() {
+                u64::MAX
+            } else {
+                self.end
+            },
             pid: self.pid,
         }
     }
@@ -77,8 +89,8 @@ impl Locks {
     fn known_space(&self, inode: u64, owner: u64) -> Option<LockSpace> {
         let state = self.lock();
         let owners = state.owners.get(&inode)?;
-        let posix = owners.contains(&(LockSpace::Posix, owner));
-        let flock = owners.contains(&(LockSpace::Flock, owner));
+        let posix = owners.contains_key(&(LockSpace::Posix, owner));
+        let flock = owners.contains_key(&(LockSpace::Flock, owner));
         match (posix, flock) {
             (true, false) => Some(LockSpace::Posix),
             (false, true) => Some(LockSpace::Flock),
@@ -86,26 +98,42 @@ impl Locks {
         }
     }
 
-    fn note(&self, inode: u64, space: LockSpace, owner: u64) {
+    fn note(&self, call: &LockCall, space: LockSpace) {
         let mut state = self.lock();
-        state.owners.entry(inode).or_default().insert((space, owner));
+        let owners = state.owners.entry(call.inode).or_default();
+        owners.insert((space, call.owner), call.handle);
     }
 
-    /// Forgets an owner; true if it may hold something.
-    fn take(&self, inode: u64, space: LockSpace, owner: u64) -> bool {
+    /// Forgets some owners of a file, and returns them.
+    fn take(&self, inode: u64, goes: impl Fn(Owner, u64) -> bool) -> Vec<Owner> {
         let mut state = self.lock();
         let Some(owners) = state.owners.get_mut(&inode) else {
-            return false;
+            return Vec::new();
         };
-        let taken = owners.remove(&(space, owner));
+        let gone = owners
+            .extract_if(.., |owner, handle| goes(*owner, *handle))
+            .map(|(owner, _)| owner)
+            .collect();
         if owners.is_empty() {
             state.owners.remove(&inode);
         }
-        taken
+        gone
     }
 
-    fn take_all(&self, inode: u64) -> BTreeSet<(LockSpace, u64)> {
-        self.lock().owners.remove(&inode).unwrap_or_default()
+    fn leave(&self, inode: u64, owner: Owner) {
+        self.lock().left.insert((inode, owner));
+    }
+
+    fn is_left(&self, inode: u64, owner: Owner) -> bool {
+        self.lock().left.contains(&(inode, owner))
+    }
+
+    fn left(&self) -> BTreeSet<(u64, Owner)> {
+        self.lock().left.clone()
+    }
+
+    fn released(&self, inode: u64, owner: Owner) {
+        self.lock().left.remove(&(inode, owner));
     }
 
     /// True if the kernel may have pages from before this version.
@@ -140,7 +168,7 @@ impl MountedFs {
         match thread.is_in_flock().await {
             Some(true) => LockSpace::Flock,
             Some(false) => LockSpace::Posix,
-            // An owner is a process or an open file, so that what closes it lets go in any case.
+            // Closing lets go of it in either case.
             None => LockSpace::Posix,
         }
     }
@@ -150,13 +178,17 @@ impl MountedFs {
         let space = self.lock_space(&call, thread).await;
         let (inode, request) = (InodeId(call.inode), call.request(space));
         if call.mode == LockMode::Unlocked {
-            // Who locks it next sees what was written under this lock.
-            let flushed = self.flush(call.inode).await;
-            let unlocked = self.fs.unlock(inode, request).await.map_err(number);
-            return flushed.and(unlocked);
+            // Who locks it next sees what was written under this lock, and nothing of it comes later.
+            self.flush_wholly(call.inode).await?;
+            return self.fs.unlock(inode, request).await.map_err(number);
+        }
+        let owner = (space, call.owner);
+        if self.locks.is_left(call.inode, owner) {
+            // What it had before it closed the file goes first.
+            self.release_owner(call.inode, owner).await?;
         }
         // Before it is granted, so that whoever closes the file meanwhile lets go of it.
-        self.locks.note(call.inode, space, call.owner);
+        self.locks.note(&call, space);
         if waits {
             tokio::select! {
                 biased;
@@ -164,7 +196,13 @@ impl MountedFs {
                 locked = self.fs.lock(inode, request) => locked.map_err(number)?,
                 () = thread.signalled() => return Err(libc::EINTR),
             }
-        } else if self.fs.try_lock(inode, request).await.map_err(number)?.is_some() {
+        } else if self
+            .fs
+            .try_lock(inode, request)
+            .await
+            .map_err(number)?
+            .is_some()
+        {
             return Err(libc::EAGAIN);
         }
         self.see_newest(call.inode).await
@@ -194,40 +232,60 @@ impl MountedFs {
         Ok(found)
     }
 
-    async fn release_owner(&self, inode: u64, space: LockSpace, owner: u64) {
-        let released = self.fs.release_owner(InodeId(inode), space, owner).await;
-        if let Err(error) = released {
-            tracing::warn!(inode, %error, "locks are not released before the session ends");
+    /// Commits what was written. Fails only if there are bytes left that may be committed later.
+    async fn flush_wholly(&self, inode: u64) -> Outcome<()> {
+        let flushed = self.flush(inode).await;
+        let left = |file: OpenFile| file.is_dirty();
+        match flushed {
+            Err(errno) if self.inodes.file(inode).is_some_and(left) => Err(errno),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Lets go of what an owner holds, and not before what it has written can no more arrive.
+    async fn release_owner(&self, inode: u64, owner: Owner) -> Outcome<()> {
+        self.flush_wholly(inode).await?;
+        let (space, number_of_owner) = owner;
+        let released = self
+            .fs
+            .release_owner(InodeId(inode), space, number_of_owner)
+            .await;
+        released.map_err(number)?;
+        self.locks.released(inode, owner);
+        Ok(())
+    }
+
+    /// The keeper tries again what does not work: without it nobody could write the file for as long as this mount lives.
+    async fn release_owners(&self, inode: u64, owners: Vec<Owner>) {
+        for owner in owners {
+            self.locks.leave(inode, owner);
+            if let Err(errno) = self.release_owner(inode, owner).await {
+                tracing::warn!(inode, errno, "locks are not released yet");
+            }
+        }
+    }
+
+    /// Tries again to release the locks of those who are gone.
+    pub(super) async fn release_left_locks(&self) {
+        for (inode, owner) in self.locks.left() {
+            let _ = self.release_owner(inode, owner).await;
         }
     }
 
     /// A process closes a descriptor: what it wrote is committed, and its `fcntl` locks on the file go, as POSIX wants it.
     pub async fn flush_for(&self, inode: u64, owner: u64) -> Outcome<()> {
         let flushed = self.flush(inode).await;
-        if self.locks.take(inode, LockSpace::Posix, owner) {
-            self.release_owner(inode, LockSpace::Posix, owner).await;
-        }
+        let gone = (LockSpace::Posix, owner);
+        let owners = self.locks.take(inode, |owner, _| owner == gone);
+        self.release_owners(inode, owners).await;
         flushed
     }
 
-    /// An open file is closed for good; `flock` names its owner if it was locked so.
-    pub async fn release_for(&self, inode: u64, flock: Option<u64>) -> Outcome<()> {
-        let flushed = match flock {
-            Some(owner) if self.locks.take(inode, LockSpace::Flock, owner) => {
-                let flushed = self.flush(inode).await;
-                self.release_owner(inode, LockSpace::Flock, owner).await;
-                flushed
-            }
-            Some(_) | None => Ok(()),
-        };
-        let released = self.release(inode).await;
-        if self.inodes.file(inode).is_none() {
-            // Locks that belong to open files and not to processes (`F_OFD_SETLK`) are told by nothing else.
-            for (space, owner) in self.locks.take_all(inode) {
-                self.release_owner(inode, space, owner).await;
-            }
-        }
-        flushed.and(released)
+    /// An open file is closed for good, and what was locked through it and is not unlocked yet goes.
+    pub async fn release_for(&self, inode: u64, handle: u64) -> Outcome<()> {
+        let owners = self.locks.take(inode, |_, through| through == handle);
+        self.release_owners(inode, owners).await;
+        self.release(inode).await
     }
 
     /// Fails if locks on the file were lost: nothing is read or written under them any more.

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::lock::LockMode;
 use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyXattr};
 
 use super::BLOCK_BYTES;
@@ -48,6 +49,25 @@ pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
         rdev: attributes.rdev as u32,
         blksize: BLOCK_BYTES,
         flags: 0,
+    }
+}
+
+/// What `l_type` of `fcntl` wishes for.
+pub(super) fn lock_mode(kind: i32) -> Option<LockMode> {
+    match kind {
+        libc::F_RDLCK => Some(LockMode::Read),
+        libc::F_WRLCK => Some(LockMode::Write),
+        libc::F_UNLCK => Some(LockMode::Unlocked),
+        _ => None,
+    }
+}
+
+/// And what it says of a lock that is there.
+pub(super) fn lock_type(mode: LockMode) -> i32 {
+    match mode {
+        LockMode::Read => libc::F_RDLCK,
+        LockMode::Write => libc::F_WRLCK,
+        LockMode::Unlocked => libc::F_UNLCK,
     }
 }
 

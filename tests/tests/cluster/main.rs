@@ -14,6 +14,7 @@ mod linearizable;
 mod locks;
 mod members;
 mod mount;
+mod mount_locks;
 mod open_file;
 mod permissions;
 mod restart;

@@ -8,6 +8,7 @@ mod failures;
 mod habits;
 mod mount_files;
 mod mount_life;
+mod mount_locks;
 mod mount_posix;
 mod mount_work;
 mod mounted;

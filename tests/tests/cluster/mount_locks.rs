@@ -1,0 +1,222 @@
+//! Locks of a mount, without a kernel: what its requests do to the locks of the cluster, and when they are lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_client::FileSystem;
+use cairn_fuse_mount::{KernelCaches, LockCall, MountedFs, Requester, Thread};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::lock::LockMode;
+use cairn_tests::harness::{ClusterOptions, MiniCluster};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+const ROOT: u64 = 1;
+const SESSION_TTL: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A thread that cannot be seen.
+const NOBODY: Thread = Thread(0);
+
+/// A mount whose kernel forgets whatever it is told to.
+fn mount(fs: FileSystem, kernels: &mut JoinSet<()>) -> Arc<MountedFs> {
+    let (caches, mut forgets) = KernelCaches::new();
+    kernels.spawn(async move {
+        while let Some(forget) = forgets.next().await {
+            forget.done();
+        }
+    });
+    Arc::new(MountedFs::new(fs, caches))
+}
+
+struct Setting {
+    cluster: MiniCluster,
+    here: Arc<MountedFs>,
+    there: Arc<MountedFs>,
+    inode: u64,
+    _kernels: JoinSet<()>,
+}
+
+/// Two mounts that have a file open.
+async fn setting() -> Setting {
+    let options = ClusterOptions {
+        namenodes: 1,
+        session_ttl: SESSION_TTL,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let mut kernels = JoinSet::new();
+    let here = mount(cluster.client().await.unwrap(), &mut kernels);
+    let there = mount(cluster.client().await.unwrap(), &mut kernels);
+    let who = Requester {
+        uid: 0,
+        gid: 0,
+        pid: 0,
+    };
+    let made = here.create(who, ROOT, b"file", 0o644, true).await.unwrap();
+    there.open(made.inode).await.unwrap();
+    Setting {
+        cluster,
+        here,
+        there,
+        inode: made.inode,
+        _kernels: kernels,
+    }
+}
+
+fn call(inode: u64, owner: u64, mode: LockMode, (start, end): (u64, u64)) -> LockCall {
+    LockCall {
+        inode,
+        handle: owner + 100,
+        owner,
+        mode,
+        start,
+        end,
+        pid: 7,
+    }
+}
+
+async fn try_lock(mount: &MountedFs, call: LockCall) -> Result<(), i32> {
+    mount.set_lock(call, NOBODY, false).await
+}
+
+fn wait(mount: &Arc<MountedFs>, call: LockCall) -> JoinHandle<Result<(), i32>> {
+    let mount = mount.clone();
+    tokio::spawn(async move { mount.set_lock(call, NOBODY, true).await })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
+    let Setting {
+        mut cluster,
+        here,
+        there,
+        inode,
+        _kernels,
+    } = setting().await;
+    let range = |owner, mode, first, last| call(inode, owner, mode, (first, last));
+    let (write, unlocked) = (LockMode::Write, LockMode::Unlocked);
+    let end = i64::MAX as u64;
+    try_lock(&here, range(1, write, 0, 9)).await.unwrap();
+    // Another process of the same mount, and another mount.
+    for mount in [&here, &there] {
+        let refused = try_lock(mount, range(2, write, 5, end)).await;
+        assert_eq!(refused, Err(libc::EAGAIN));
+        let found = mount.get_lock(range(2, write, 5, end)).await.unwrap();
+        let found = found.unwrap();
+        assert_eq!((found.start, found.end, found.mode()), (0, 9, write));
+        let known = if Arc::ptr_eq(mount, &here) { 7 } else { 0 };
+        assert_eq!(found.pid, known, "processes are known where they run");
+    }
+    // What was written under it is there when it is free, also in pages that were read before.
+    assert_eq!(there.read(inode, 0, 9).await.unwrap(), "");
+    here.write(inode, 0, "abc".into(), false).await.unwrap();
+    let waiting = wait(&there, range(2, write, 5, end));
+    try_lock(&here, range(1, unlocked, 5, 9)).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(there.read(inode, 0, 9).await.unwrap(), "abc");
+    let refused = there.get_lock(range(2, write, 0, end)).await.unwrap();
+    assert_eq!(refused.unwrap().end, 4);
+    // A process that closes a descriptor, and an open file that is closed.
+    here.flush_for(inode, 1).await.unwrap();
+    try_lock(&there, range(2, write, 0, 4)).await.unwrap();
+    there.open(inode).await.unwrap();
+    there.release_for(inode, 102).await.unwrap();
+    try_lock(&here, range(1, write, 0, end)).await.unwrap();
+    // Nobody waits at a mount that ends.
+    let waiting = wait(&there, range(2, write, 0, end));
+    there.stop_waiting();
+    assert_eq!(waiting.await.unwrap(), Err(libc::EINTR));
+    let fs = cluster.client().await.unwrap();
+    let locks = fs.list_locks(InodeId(inode)).await.unwrap();
+    assert_eq!(locks.len(), 1, "{locks:?}");
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_under_a_lost_lock_never_arrives() {
+    let Setting {
+        mut cluster,
+        here,
+        there,
+        inode,
+        _kernels,
+    } = setting().await;
+    let all = |owner, mode| call(inode, owner, mode, (0, i64::MAX as u64));
+    try_lock(&here, all(1, LockMode::Write)).await.unwrap();
+    here.write(inode, 0, "before".into(), false).await.unwrap();
+    here.sync(inode).await.unwrap();
+    // For longer than the session lives nobody answers.
+    cluster.kill_namenode(0).await;
+    here.write(inode, 0, "lost!!".into(), false).await.unwrap();
+    let lost = async {
+        while here.read(inode, 0, 6).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, lost).await.unwrap();
+    assert_eq!(
+        here.write(inode, 0, "late".into(), false).await,
+        Err(libc::EIO)
+    );
+    cluster.start_namenode(0).await.unwrap();
+    // The next one gets it, and keeps what it writes.
+    wait(&there, all(2, LockMode::Write))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(there.read(inode, 0, 6).await.unwrap(), "before");
+    there.write(inode, 0, "theirs".into(), false).await.unwrap();
+    there.sync(inode).await.unwrap();
+    // Who held it closes the file, and hears of it.
+    assert_eq!(here.flush_for(inode, 1).await, Err(libc::EIO));
+    assert_eq!(here.read(inode, 0, 6).await.unwrap(), "theirs");
+    there.flush_for(inode, 2).await.unwrap();
+    // And may begin anew.
+    try_lock(&here, all(1, LockMode::Write)).await.unwrap();
+    here.write(inode, 0, "ours..".into(), false).await.unwrap();
+    here.flush_for(inode, 1).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    assert_eq!(fs.read_file("/file").await.unwrap(), "ours..");
+    assert!(
+        fs.list_locks(InodeId(inode)).await.unwrap().is_empty(),
+        "closing lets go"
+    );
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_that_cannot_be_released_at_once_are_released_later() {
+    let Setting {
+        mut cluster,
+        here,
+        there,
+        inode,
+        _kernels,
+    } = setting().await;
+    let all = |owner, mode| call(inode, owner, mode, (0, i64::MAX as u64));
+    try_lock(&here, all(1, LockMode::Write)).await.unwrap();
+    here.write(inode, 0, "before".into(), false).await.unwrap();
+    here.sync(inode).await.unwrap();
+    cluster.kill_namenode(0).await;
+    here.write(inode, 0, "lost!!".into(), false).await.unwrap();
+    let closing = {
+        let here = here.clone();
+        tokio::spawn(async move { here.flush_for(inode, 1).await })
+    };
+    let lost = async {
+        while here.read(inode, 0, 6).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, lost).await.unwrap();
+    cluster.start_namenode(0).await.unwrap();
+    assert_eq!(closing.await.unwrap(), Err(libc::EIO));
+    here.look_after_open_files().await;
+    try_lock(&there, all(2, LockMode::Write)).await.unwrap();
+    there.write(inode, 0, "theirs".into(), false).await.unwrap();
+    there.flush_for(inode, 2).await.unwrap();
+    here.write(inode, 6, "!".into(), false).await.unwrap();
+    here.flush(inode).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    assert_eq!(fs.read_file("/file").await.unwrap(), "theirs!");
+}
