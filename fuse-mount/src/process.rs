@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// How often a waiting thread is looked at.
-const SIGNAL_LOOK: Duration = Duration::from_millis(100);
+const SIGNAL_LOOK: Duration = Duration::from_millis(50);
 /// A thread that sends a request is not asleep yet for a moment.
 const ASLEEP_LOOKS: u32 = 50;
 const ASLEEP_LOOK: Duration = Duration::from_millis(1);
@@ -39,14 +39,39 @@ impl Thread {
 
     /// Returns when a signal waits for it that it does not block. Never, if it cannot be seen. Cancel-safe.
     pub(crate) async fn signalled(self) {
+        let mut before = Signals::default();
         loop {
             sleep(SIGNAL_LOOK).await;
-            if self
-                .read("status")
-                .is_some_and(|status| has_signal(&status))
-            {
+            let Some(status) = self.read("status") else {
+                continue;
+            };
+            let now = Signals::parse(&status);
+            // Another thread may take what is its process's, and does so at once.
+            if now.own != 0 || now.shared & before.shared != 0 {
                 return;
             }
+            before = now;
+        }
+    }
+}
+
+/// Signals that are pending and not blocked by a thread: its own, and those of its process. An end is everybody's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Signals {
+    own: u64,
+    shared: u64,
+}
+
+impl Signals {
+    fn parse(status: &str) -> Self {
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            u64::from_str_radix(line.unwrap_or_default().trim(), 16).unwrap_or(0)
+        };
+        let blocked = mask("SigBlk:");
+        Self {
+            own: mask("SigPnd:") & !blocked,
+            shared: mask("ShdPnd:") & !blocked,
         }
     }
 }
@@ -56,18 +81,9 @@ fn parse_syscall(line: &str) -> Option<i64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether a signal is pending, for the thread or its process, that the thread does not block.
-fn has_signal(status: &str) -> bool {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        u64::from_str_radix(line.unwrap_or_default().trim(), 16).unwrap_or(0)
-    };
-    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Thread, has_signal, parse_syscall};
+    use super::{Signals, Thread, parse_syscall};
 
     #[test]
     fn the_system_call_is_the_first_number() {
@@ -82,15 +98,18 @@ mod tests {
             format!("Name:\tx\nSigPnd:\t{pending}\nShdPnd:\t{shared}\nSigBlk:\t{blocked}\n")
         };
         let none = "0000000000000000";
-        assert!(!has_signal(&status(none, none, none)));
-        assert!(has_signal(&status("0000000000000100", none, none)));
-        assert!(has_signal(&status(none, "0000000000000002", none)));
-        assert!(!has_signal(&status(
-            none,
-            "0000000000000002",
-            "0000000000000002"
-        )));
-        assert!(!has_signal("no such lines"));
+        let seen = |own, shared| Signals { own, shared };
+        let parse = |status: &str| Signals::parse(status);
+        assert_eq!(parse(&status(none, none, none)), seen(0, 0));
+        assert_eq!(
+            parse(&status("0000000000000100", none, none)),
+            seen(0x100, 0)
+        );
+        assert_eq!(
+            parse(&status(none, "0000000000000006", "0000000000000002")),
+            seen(0, 4)
+        );
+        assert_eq!(parse("no such lines"), seen(0, 0));
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Mount {
 
     /// Mounts, and stays until somebody unmounts or a signal comes.
     async fn serve(self, global: &Global, options: Options) -> anyhow::Result<Ending> {
-        init_logs("warn")?;
+        // The kernel takes no answer for a program that was killed meanwhile: nothing goes wrong then.
+        init_logs("warn,fuser::reply=off")?;
         let config = self.config(global, &options)?;
         let mut global = global.clone();
         if let Some(timeout) = options.timeout {

@@ -31,6 +31,8 @@ fn mount(fs: FileSystem, kernels: &mut JoinSet<()>) -> Arc<MountedFs> {
 struct Setting {
     cluster: MiniCluster,
     here: Arc<MountedFs>,
+    /// What `here` is over.
+    fs: FileSystem,
     there: Arc<MountedFs>,
     inode: u64,
     _kernels: JoinSet<()>,
@@ -45,7 +47,8 @@ async fn setting() -> Setting {
     };
     let mut cluster = MiniCluster::start(options).await.unwrap();
     let mut kernels = JoinSet::new();
-    let here = mount(cluster.client().await.unwrap(), &mut kernels);
+    let fs = cluster.client().await.unwrap();
+    let here = mount(fs.clone(), &mut kernels);
     let there = mount(cluster.client().await.unwrap(), &mut kernels);
     let who = Requester {
         uid: 0,
@@ -57,6 +60,7 @@ async fn setting() -> Setting {
     Setting {
         cluster,
         here,
+        fs,
         there,
         inode: made.inode,
         _kernels: kernels,
@@ -84,6 +88,16 @@ fn wait(mount: &Arc<MountedFs>, call: LockCall) -> JoinHandle<Result<(), i32>> {
     tokio::spawn(async move { mount.set_lock(call, NOBODY, true).await })
 }
 
+/// Until the session is over by the client's own clock.
+async fn wait_lost(fs: &FileSystem, inode: u64) {
+    let lost = async {
+        while fs.check_locks(InodeId(inode)).is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, lost).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
     let Setting {
@@ -91,7 +105,7 @@ async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
         here,
         there,
         inode,
-        _kernels,
+        ..
     } = setting().await;
     let range = |owner, mode, first, last| call(inode, owner, mode, (first, last));
     let (write, unlocked) = (LockMode::Write, LockMode::Unlocked);
@@ -137,6 +151,7 @@ async fn what_was_written_under_a_lost_lock_never_arrives() {
     let Setting {
         mut cluster,
         here,
+        fs,
         there,
         inode,
         _kernels,
@@ -148,16 +163,10 @@ async fn what_was_written_under_a_lost_lock_never_arrives() {
     // For longer than the session lives nobody answers.
     cluster.kill_namenode(0).await;
     here.write(inode, 0, "lost!!".into(), false).await.unwrap();
-    let lost = async {
-        while here.read(inode, 0, 6).await.is_ok() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, lost).await.unwrap();
-    assert_eq!(
-        here.write(inode, 0, "late".into(), false).await,
-        Err(libc::EIO)
-    );
+    wait_lost(&fs, inode).await;
+    let late = here.write(inode, 0, "late".into(), false).await;
+    assert_eq!(late, Err(libc::EIO));
+    assert_eq!(here.read(inode, 0, 6).await, Err(libc::EIO));
     cluster.start_namenode(0).await.unwrap();
     // The next one gets it, and keeps what it writes.
     wait(&there, all(2, LockMode::Write))
@@ -189,6 +198,7 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
     let Setting {
         mut cluster,
         here,
+        fs,
         there,
         inode,
         _kernels,
@@ -203,16 +213,14 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
         let here = here.clone();
         tokio::spawn(async move { here.flush_for(inode, 1).await })
     };
-    let lost = async {
-        while here.read(inode, 0, 6).await.is_ok() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, lost).await.unwrap();
+    wait_lost(&fs, inode).await;
     cluster.start_namenode(0).await.unwrap();
     assert_eq!(closing.await.unwrap(), Err(libc::EIO));
     here.look_after_open_files().await;
-    try_lock(&there, all(2, LockMode::Write)).await.unwrap();
+    wait(&there, all(2, LockMode::Write))
+        .await
+        .unwrap()
+        .unwrap();
     there.write(inode, 0, "theirs".into(), false).await.unwrap();
     there.flush_for(inode, 2).await.unwrap();
     here.write(inode, 6, "!".into(), false).await.unwrap();
