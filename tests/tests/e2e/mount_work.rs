@@ -39,20 +39,23 @@ fn trees_survive_copies_tar_and_rsync() {
     let expected = shell(&local.join("tree"), LISTING);
     shell(
         local,
-        "cp -a tree mnt/copied && tar -c tree | tar -x -p -C mnt",
+        "cp -a tree mnt/copied && tar --format=posix -c tree | tar -x -p -C mnt",
     );
     for tree in ["copied", "tree"] {
         assert_eq!(shell(&mnt.join(tree), LISTING), expected, "{tree}");
         let same = "test deep/large -ef deep/hard && stat -c %Y.%y many/file-3";
         let times = shell(&local.join("tree"), same);
-        assert_eq!(shell(&mnt.join(tree), same), times);
+        assert_eq!(shell(&mnt.join(tree), same), times, "{tree}");
     }
     // Packed inside, unpacked outside, and looked at twice: nothing changes by being told.
-    shell(local, "tar -c -C mnt tree | tar -x -p --one-top-level=back");
+    shell(
+        local,
+        "tar --format=posix -c -C mnt tree | tar -x -p --one-top-level=back",
+    );
     assert_eq!(shell(&local.join("back/tree"), LISTING), expected);
     shell(
         local,
-        "diff -r --no-dereference -x pipe tree mnt/tree && tar -d -f <(tar -c tree) -C mnt",
+        "diff -r --no-dereference -x pipe tree mnt/tree && tar -d -f <(tar --format=posix -c tree) -C mnt",
     );
     if has("rsync") {
         shell(
