@@ -32,8 +32,9 @@ pub fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<()> {
             "this machine has no /dev/fuse: load the kernel's module with `modprobe fuse`, or in a container pass `--device /dev/fuse`"
         );
     }
-    // Attributes the kernel may still know; this it asks for in any case.
-    if rustix::fs::statfs(mountpoint).err() == Some(Errno::NOTCONN) {
+    if let Err(error) = std::fs::metadata(mountpoint)
+        && error.raw_os_error() == Some(libc::ENOTCONN)
+    {
         if let Some(kind) = kind_of_mount(mountpoint)
             && kind.strip_prefix("fuse.").is_some()
             && kind != KIND

@@ -1,5 +1,6 @@
 //! Locks of a mount, without a kernel: what its requests do to the locks of the cluster, and when they are lost.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use cairn_fuse_mount::{KernelCaches, LockCall, MountedFs, Requester, Thread};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::lock::LockMode;
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const ROOT: u64 = 1;
@@ -83,9 +84,20 @@ async fn try_lock(mount: &MountedFs, call: LockCall) -> Result<(), i32> {
     mount.set_lock(call, NOBODY, false).await
 }
 
-fn wait(mount: &Arc<MountedFs>, call: LockCall) -> JoinHandle<Result<(), i32>> {
+/// Something under way, for [`ended`].
+fn start<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut set = JoinSet::new();
+    set.spawn(work);
+    set
+}
+
+async fn ended<T: 'static>(mut set: JoinSet<T>) -> T {
+    set.join_next().await.unwrap().unwrap()
+}
+
+fn wait(mount: &Arc<MountedFs>, call: LockCall) -> JoinSet<Result<(), i32>> {
     let mount = mount.clone();
-    tokio::spawn(async move { mount.set_lock(call, NOBODY, true).await })
+    start(async move { mount.set_lock(call, NOBODY, true).await })
 }
 
 /// Until the session is over by the client's own clock.
@@ -99,9 +111,9 @@ async fn wait_lost(fs: &FileSystem, inode: u64) {
 }
 
 /// Has the client begin a new session, before anything could bring the old one back to life.
-fn renew(fs: &FileSystem) -> JoinHandle<()> {
+fn renew(fs: &FileSystem) -> JoinSet<()> {
     let fs = fs.clone();
-    tokio::spawn(async move {
+    start(async move {
         fs.mkdir("/renewed", 0o755).await.unwrap();
     })
 }
@@ -134,7 +146,7 @@ async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
     here.write(inode, 0, "abc".into(), false).await.unwrap();
     let waiting = wait(&there, range(2, write, 5, end));
     try_lock(&here, range(1, unlocked, 5, 9)).await.unwrap();
-    waiting.await.unwrap().unwrap();
+    ended(waiting).await.unwrap();
     assert_eq!(there.read(inode, 0, 9).await.unwrap(), "abc");
     let refused = there.get_lock(range(2, write, 0, end)).await.unwrap();
     assert_eq!(refused.unwrap().end, 4);
@@ -147,7 +159,7 @@ async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
     // Nobody waits at a mount that ends.
     let waiting = wait(&there, range(2, write, 0, end));
     there.stop_waiting();
-    assert_eq!(waiting.await.unwrap(), Err(libc::EINTR));
+    assert_eq!(ended(waiting).await, Err(libc::EINTR));
     let fs = cluster.client().await.unwrap();
     let locks = fs.list_locks(InodeId(inode)).await.unwrap();
     assert_eq!(locks.len(), 1, "{locks:?}");
@@ -176,12 +188,9 @@ async fn under_a_lost_lock_nothing_is_read_or_written_until_the_file_is_closed()
     assert_eq!(here.read(inode, 0, 6).await, Err(libc::EIO));
     let renewed = renew(&fs);
     cluster.start_namenode(0).await.unwrap();
-    renewed.await.unwrap();
+    ended(renewed).await;
     // The next one gets it, and keeps what it writes.
-    wait(&there, all(2, LockMode::Write))
-        .await
-        .unwrap()
-        .unwrap();
+    ended(wait(&there, all(2, LockMode::Write))).await.unwrap();
     assert_eq!(there.read(inode, 0, 6).await.unwrap(), "before");
     there.write(inode, 0, "theirs".into(), false).await.unwrap();
     there.sync(inode).await.unwrap();
@@ -221,19 +230,16 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
     here.write(inode, 0, "lost!!".into(), false).await.unwrap();
     let closing = {
         let here = here.clone();
-        tokio::spawn(async move { here.flush_for(inode, 1).await })
+        start(async move { here.flush_for(inode, 1).await })
     };
     wait_lost(&fs, inode).await;
     let renewed = renew(&fs);
     cluster.start_namenode(0).await.unwrap();
-    renewed.await.unwrap();
+    ended(renewed).await;
     // Its commit was on its way in the old session, which the namenode has given a new life: both are possible.
-    let _ = closing.await.unwrap();
+    let _ = ended(closing).await;
     here.look_after_open_files().await;
-    wait(&there, all(2, LockMode::Write))
-        .await
-        .unwrap()
-        .unwrap();
+    ended(wait(&there, all(2, LockMode::Write))).await.unwrap();
     there.write(inode, 0, "theirs".into(), false).await.unwrap();
     there.flush_for(inode, 2).await.unwrap();
     here.write(inode, 6, "!".into(), false).await.unwrap();
