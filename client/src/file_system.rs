@@ -21,6 +21,7 @@ use crate::config::ClusterConfig;
 use crate::datanodes::Datanodes;
 use crate::error::{Result, Subject};
 use crate::namenode::{Namenode, lock};
+use crate::open_file::OpenFiles;
 use crate::read::hedging::Hedging;
 use crate::session::Sessions;
 use crate::write::replication::Wishes;
@@ -95,6 +96,7 @@ pub(crate) struct Core {
     pub(crate) closing: CancellationToken,
     /// Open files with something to write.
     pub(crate) dirty_files: TaskTracker,
+    pub(crate) open_files: OpenFiles,
     /// There was a pipeline: if there is none now, that is a failure that may pass.
     pub(crate) has_written: AtomicBool,
     pub(crate) background: Background,
@@ -183,6 +185,7 @@ impl FileSystem {
             read_ahead: Arc::new(Semaphore::new(READ_AHEAD_BYTES_MAX)),
             closing: CancellationToken::new(),
             dirty_files: TaskTracker::new(),
+            open_files: OpenFiles::default(),
             background: Background(Arc::downgrade(&tasks)),
             lock_waits: Semaphore::new(LOCK_WAITS_MAX),
             namenode,
@@ -218,6 +221,19 @@ impl FileSystem {
             inner: self.inner.clone(),
             acting: Acting::Everything(Arc::new(caller)),
         }
+    }
+
+    /// The same file system, for the one who connected.
+    pub(crate) fn as_connected(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            acting: Acting::Connected,
+        }
+    }
+
+    /// True if questions are asked for somebody else than the one who connected.
+    pub(crate) fn is_for_another(&self) -> bool {
+        matches!(self.acting, Acting::Everything(_))
     }
 
     /// Who changes the namespace.

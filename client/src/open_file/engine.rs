@@ -121,7 +121,7 @@ impl Engine {
                 ..Work::default()
             });
         }
-        let ending = state.closed || core.closing.is_cancelled();
+        let ending = state.is_closed() || core.closing.is_cancelled();
         if state.held_back {
             // Who holds it back wakes us.
             return Next::Sleep(now + STREAM_IDLE);
@@ -165,7 +165,7 @@ impl Engine {
                 state.looked(self.stream.is_some());
                 // Without a flush that waits, the next one tells what there is to tell.
                 if !work.flushes.is_empty() {
-                    let report = state.report();
+                    let report = Ok(state.report());
                     drop(state);
                     answer(work.flushes, &report);
                 }
@@ -174,12 +174,14 @@ impl Engine {
             Err(error) => {
                 self.stream = None;
                 let mut state = lock(&file.state);
-                let abandoned = state.closed || file.fs.core().closing.is_cancelled();
-                if abandoned {
+                let core = file.fs.core();
+                let abandoned = core.closing.is_cancelled()
+                    || state.is_closed_for(now, core.config.timeouts.patience);
+                let give_up = abandoned || is_final(error.code());
+                if give_up && state.is_closed() {
                     tracing::warn!(inode = %file.inode, %error, "bytes of a closed file are lost");
                 }
-                let give_up = abandoned || is_final(error.code());
-                state.failed(&error, give_up, !work.flushes.is_empty(), now);
+                state.failed(&error, give_up, now);
                 state.looked(false);
                 drop(state);
                 file.failed.notify_waiters();

@@ -1,7 +1,10 @@
-//! A file open for reads and writes at any offset, as a mount needs it: one state for all handles of an inode.
+//! A file open for reads and writes at any offset, as a mount needs it: one state for all open files of an inode, however
+//! they were opened, so that what one of them writes is neither hidden from the others nor overtaken by what was written
+//! before.
 //!
 //! | file | what |
 //! |---|---|
+//! | `opened` | finds the state of an inode while it exists |
 //! | `overlay` | the bytes that are written and not yet committed |
 //! | `state` | what handles share: the overlay, its memory, who waits |
 //! | `engine` | the task that writes and commits them |
@@ -12,10 +15,12 @@
 
 mod ahead;
 mod engine;
+mod opened;
 mod overlay;
 mod reads;
 mod state;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -24,10 +29,11 @@ use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{Commit, CommitPlace, OperationKind};
 use cairn_protocol::{ErrorCode, Failure};
 use tokio::sync::{Notify, RwLock, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::ahead::Ahead;
 use self::engine::Engine;
+pub(crate) use self::opened::OpenFiles;
 use self::state::{Room, State};
 use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
@@ -40,8 +46,16 @@ use crate::write::whole::reserve;
 /// meanwhile.
 const FILE_BYTES_MAX: usize = 32 << 20;
 
-/// A regular file open for reads and writes at any offset. Cheap to clone: clones share all state. When the last one is
-/// dropped, what is left to write is written in the background; only [`OpenFile::flush`] tells whether that worked.
+/// The mask of [`FileSystem::access`].
+const READ_AND_WRITE: u32 = 6;
+
+/// A regular file open for reads and writes at any offset. What is written through one open file is read through all that
+/// this file system has of the inode. Cheap to clone: clones are the same open file, and [`OpenFile::open_again`] makes
+/// another one.
+///
+/// When the last open file of an inode is dropped, what is left to write is written in the background, and whoever opens the
+/// inode meanwhile finds it; only [`OpenFile::flush`] tells whether that worked. Bytes that cannot be written then are tried
+/// again for as long as the patience of the configuration.
 ///
 /// ```no_run
 /// # async fn example(fs: cairn_client::FileSystem) -> Result<(), cairn_client::Error> {
@@ -58,18 +72,41 @@ pub struct OpenFile {
     handle: Arc<Handle>,
 }
 
-/// Dropped with the last clone; the engine, which holds the rest, then finishes.
-struct Handle(Arc<Inner>);
+/// One open file. Dropped with the last clone; the engine, which holds the rest, then finishes.
+struct Handle {
+    inner: Arc<Inner>,
+    /// Losses up to this number are told, or were before it was opened.
+    loss_told: AtomicU64,
+}
+
+impl Handle {
+    fn new(inner: Arc<Inner>) -> Self {
+        let loss_told = AtomicU64::new(lock(&inner.state).opened());
+        Self { inner, loss_told }
+    }
+
+    /// The result of a flush, unless bytes were given up of which this open file has not been told.
+    fn tell<T>(&self, flushed: Result<T>) -> Result<T> {
+        let told = self.loss_told.load(Ordering::SeqCst);
+        let Some(loss) = lock(&self.inner.state).tell_loss(told) else {
+            return flushed;
+        };
+        if self.loss_told.fetch_max(loss.number, Ordering::SeqCst) < loss.number {
+            return Err(loss.error);
+        }
+        flushed
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
         let dirty = {
-            let mut state = lock(&self.0.state);
-            state.closed = true;
-            state.running || state.is_dirty()
+            let mut state = lock(&self.inner.state);
+            state.closed(Instant::now());
+            state.is_closed() && (state.running || state.is_dirty())
         };
         if dirty {
-            Engine::wake(&self.0);
+            Engine::wake(&self.inner);
         }
     }
 }
@@ -95,8 +132,17 @@ struct Inner {
     commits_for_room: bool,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.fs.core().open_files.forget(self.inode);
+    }
+}
+
 impl FileSystem {
     /// Opens a regular file by inode for reads and writes at any offset. Claims nothing. Cancel-safe.
+    ///
+    /// # Errors
+    /// `PermissionDenied` on behalf of somebody else who may not both read and write it.
     pub async fn open_file(&self, inode: InodeId) -> Result<OpenFile> {
         let attributes = self.stat(inode).await?;
         let subject = Subject::Inode(inode);
@@ -106,20 +152,42 @@ impl FileSystem {
         if attributes.kind != InodeKind::File as i32 {
             return Err(Error::invalid(&subject, "not a regular file"));
         }
+        if self.is_for_another() {
+            self.access(inode, READ_AND_WRITE).await?;
+        }
         Ok(self.open_file_known(&attributes))
     }
 
-    /// The same with the attributes of a regular file that were just learnt: nothing is asked.
+    /// The same with the attributes of a regular file that were just learnt: nothing is asked, also not who may read and
+    /// write it.
     pub fn open_file_known(&self, attributes: &Attributes) -> OpenFile {
         let inode = InodeId(attributes.inode);
-        let bytes_max = self.core().config.in_flight_bytes_max / 2;
+        let files = &self.core().open_files;
+        let inner = files.find_or(inode, || Inner::new(self, attributes));
+        let file = OpenFile::new(inner);
+        file.observe(attributes);
+        file
+    }
+
+    /// Another open file of an inode that is open, or was and is still being written; `None` if it is neither. Whoever
+    /// changes a file by other means can let it go first what was written through this one.
+    pub fn opened_file(&self, inode: InodeId) -> Option<OpenFile> {
+        self.core().open_files.find(inode).map(OpenFile::new)
+    }
+}
+
+impl Inner {
+    fn new(fs: &FileSystem, attributes: &Attributes) -> Self {
+        // Whoever opens it next may act for somebody else.
+        let fs = fs.as_connected();
+        let inode = InodeId(attributes.inode);
+        let bytes_max = fs.core().config.in_flight_bytes_max / 2;
         let room = bytes_max.min(FILE_BYTES_MAX);
-        let inner = Inner {
-            fs: self.clone(),
+        Self {
             inode,
             subject: Subject::Inode(inode),
             replication: attributes.replication,
-            reader: Reader::unfetched(self, attributes),
+            reader: Reader::unfetched(&fs, attributes),
             ahead: Ahead::default(),
             state: Mutex::new(State::new(attributes)),
             order: RwLock::new(()),
@@ -127,14 +195,23 @@ impl FileSystem {
             failed: Notify::new(),
             room: Arc::new(Semaphore::new(room)),
             commits_for_room: room < FILE_BYTES_MAX,
-        };
-        OpenFile {
-            handle: Arc::new(Handle(Arc::new(inner))),
+            fs,
         }
     }
 }
 
 impl OpenFile {
+    fn new(inner: Arc<Inner>) -> Self {
+        Self {
+            handle: Arc::new(Handle::new(inner)),
+        }
+    }
+
+    /// Another open file of the same inode, as a second `open(2)`. What goes wrong from now on is told to both.
+    pub fn open_again(&self) -> Self {
+        Self::new(self.inner().clone())
+    }
+
     /// Which file it is.
     pub fn inode(&self) -> InodeId {
         self.inner().inode
@@ -215,13 +292,15 @@ impl OpenFile {
         lock(&self.inner().state).version()
     }
 
-    /// Commits all that was written before: visible to all. The attributes after the last commit; `None` if there was none
-    /// since the last flush.
+    /// Commits all that was written before, through whichever open file: visible to all. The attributes after the last
+    /// commit; `None` if there was none since the last flush.
     ///
-    /// Fails if that does not work, or once if bytes were given up in the background since the last flush. Bytes that a
-    /// later attempt may commit are kept, and tried again by the next flush and in the background. Cancel-safe.
+    /// Fails if that does not work; bytes that a later attempt may commit are kept, and tried again by the next flush and in
+    /// the background. Also fails once for each open file if bytes were given up since it was opened, or since it was last
+    /// told: whose they were is not known, and a later success does not bring them back. Cancel-safe.
     pub async fn flush(&self) -> Result<Option<Attributes>> {
-        self.inner().flush().await
+        let flushed = self.inner().flush().await;
+        self.handle.tell(flushed)
     }
 
     /// Commits all that was written before, as [`OpenFile::flush`] does, or tries to: whether it worked is for the next flush
@@ -245,7 +324,7 @@ impl OpenFile {
     /// Flushes, and makes the file durable on every replica. Cancel-safe.
     pub async fn sync(&self) -> Result<Option<Attributes>> {
         let inner = self.inner();
-        let flushed = inner.flush().await?;
+        let flushed = self.flush().await?;
         inner.fs.sync_inode(&inner.subject, inner.inode).await?;
         Ok(flushed)
     }
@@ -325,7 +404,7 @@ impl OpenFile {
     }
 
     fn inner(&self) -> &Arc<Inner> {
-        &self.handle.0
+        &self.handle.inner
     }
 }
 
@@ -407,7 +486,7 @@ impl Inner {
         let answered = {
             let mut state = lock(&self.state);
             if !state.is_dirty() {
-                return state.report();
+                return Ok(state.report());
             }
             let (answer, answered) = oneshot::channel();
             state.flushes.push(answer);

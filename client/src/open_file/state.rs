@@ -45,11 +45,12 @@ struct Sent {
     length: usize,
 }
 
-/// An error that no flush has told of yet.
-struct Untold {
-    error: Error,
-    /// Bytes were given up: a later success does not make it good.
-    lost: bool,
+/// The last time that bytes were given up.
+#[derive(Clone)]
+pub(super) struct Loss {
+    /// Counts from 1.
+    pub(super) number: u64,
+    pub(super) error: Error,
 }
 
 /// See the module.
@@ -77,13 +78,17 @@ pub(super) struct State {
     /// Nothing is taken: an operation is on its way that must not meet a commit.
     pub(super) held_back: bool,
     pub(super) room_waiters: usize,
-    /// The last handle is gone.
-    pub(super) closed: bool,
+    /// Open files of this inode.
+    handles: usize,
+    /// When the last one was dropped.
+    closed_at: Option<Instant>,
     pub(super) running: bool,
 
     /// Attributes after commits that no flush has told of.
     unreported: Option<Attributes>,
-    untold: Option<Untold>,
+    loss: Option<Loss>,
+    /// Number of the last loss that anybody was told of.
+    loss_told: u64,
     /// What went wrong last, for writers that wait for room.
     pub(super) last_error: Option<Error>,
 
@@ -121,10 +126,12 @@ impl State {
             settles: Vec::new(),
             held_back: false,
             room_waiters: 0,
-            closed: false,
+            handles: 0,
+            closed_at: None,
             running: false,
             unreported: None,
-            untold: None,
+            loss: None,
+            loss_told: 0,
             last_error: None,
             dirty_since: None,
             written_at: Instant::now(),
@@ -132,6 +139,39 @@ impl State {
             retry_pause: RETRY_PAUSE_MIN,
             wake_at: STREAM_BYTES_MIN,
         }
+    }
+
+    /// One more open file. It need not be told of losses up to the number that is returned: those of which nobody has been
+    /// told are for whoever comes.
+    pub(super) fn opened(&mut self) -> u64 {
+        self.handles += 1;
+        self.closed_at = None;
+        self.loss_told
+    }
+
+    /// One open file fewer.
+    pub(super) fn closed(&mut self, now: Instant) {
+        self.handles -= 1;
+        if self.handles == 0 {
+            self.closed_at = Some(now);
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed_at.is_some()
+    }
+
+    /// Nobody has had it open for this long.
+    pub(super) fn is_closed_for(&self, now: Instant, patience: Duration) -> bool {
+        self.closed_at
+            .is_some_and(|closed_at| now >= closed_at + patience)
+    }
+
+    /// The last loss, if it is not yet told to somebody who was told those up to `told`.
+    pub(super) fn tell_loss(&mut self, told: u64) -> Option<Loss> {
+        let loss = self.loss.clone().filter(|loss| loss.number > told)?;
+        self.loss_told = self.loss_told.max(loss.number);
+        Some(loss)
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -297,38 +337,34 @@ impl State {
         self.retry_at = None;
         self.retry_pause = RETRY_PAUSE_MIN;
         self.dirty_since = (!self.overlay.is_empty()).then_some(now);
-        if self.untold.as_ref().is_some_and(|untold| !untold.lost) {
-            self.untold = None;
-        }
     }
 
     /// No unit that is sent will be committed any more: their bytes are gathered again, or given up.
-    pub(super) fn failed(&mut self, error: &Error, give_up: bool, told: bool, now: Instant) {
+    pub(super) fn failed(&mut self, error: &Error, give_up: bool, now: Instant) {
         self.sent.clear();
         self.sent_bytes = 0;
         if give_up {
             self.overlay.clear();
             self.dirty_since = None;
+            self.lost(error);
         } else {
             self.overlay.take_back();
         }
         self.release();
         self.last_error = Some(error.clone());
-        if !told {
-            self.untold = Some(Untold {
-                error: error.clone(),
-                lost: give_up,
-            });
-        }
         self.retry_at = Some(now + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(RETRY_PAUSE_MAX);
     }
 
-    /// What a flush with nothing left to do answers.
-    pub(super) fn report(&mut self) -> Result<Option<Attributes>> {
-        match self.untold.take() {
-            Some(untold) => Err(untold.error),
-            None => Ok(self.unreported.take()),
-        }
+    /// Bytes were given up: every open file is told once, as Linux does it since `errseq_t`.
+    fn lost(&mut self, error: &Error) {
+        let number = self.loss.as_ref().map_or(0, |loss| loss.number) + 1;
+        let error = error.clone();
+        self.loss = Some(Loss { number, error });
+    }
+
+    /// What a flush with nothing left to do answers, beside losses.
+    pub(super) fn report(&mut self) -> Option<Attributes> {
+        self.unreported.take()
     }
 }

@@ -2,6 +2,7 @@
 //! sockets and the real wire format.
 
 mod fake;
+mod lost_bytes;
 mod open_files;
 mod reading;
 mod sessions;

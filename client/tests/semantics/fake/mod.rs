@@ -71,6 +71,8 @@ pub struct Faults {
     pub silent_followers: bool,
     /// This many mutations take effect, and their answers are lost.
     pub lost_answers: u32,
+    /// The next commit takes effect, its answer is lost, and its session is over when it is asked again.
+    pub ends_with_commit: bool,
     /// This many keep-alives are refused, though the session lives.
     pub refused_keep_alives: u32,
     /// The next removals of a namenode are answered with these failures, the last one first.

@@ -154,6 +154,12 @@ fn mutate(state: &mut State, request: MutateRequest) -> Result<MutateReply, RpcE
             outcome
         }
     };
+    if what == "commit" && std::mem::take(&mut state.faults.ends_with_commit) {
+        if let Some(session) = state.sessions.get_mut(&request.session) {
+            session.alive = false;
+        }
+        return Err(ErrorCode::Unavailable.into());
+    }
     if state.faults.lost_answers > 0 {
         state.faults.lost_answers -= 1;
         return Err(ErrorCode::Unavailable.into());

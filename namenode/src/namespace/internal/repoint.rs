@@ -23,6 +23,9 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Repoint, ctx: &Context) -> Result<Outco
     check(txn, cmd)?;
     let limit = (cmd.limit as usize).clamp(1, STEP_EXTENTS_MAX);
     let (uses, more) = uses_inside(txn, cmd, limit)?;
+    if !uses.is_empty() {
+        inherit_replication(txn, cmd)?;
+    }
     for chunk_use in &uses {
         repoint(txn, cmd, ctx, chunk_use)?;
     }
@@ -51,6 +54,16 @@ fn check(read: &impl Read, cmd: &Repoint) -> Result<(), OpError> {
         target_id.hex()
     );
     Err(OpError::new(ErrorCode::PreconditionFailed, message))
+}
+
+/// The target was planned with what was asked of the source then; by now a file may have asked for more.
+fn inherit_replication(txn: &mut Txn, cmd: &Repoint) -> Result<(), OpError> {
+    let target_id = ChunkId(cmd.target_chunk);
+    let asked = chunks::load(txn, ChunkId(cmd.source_chunk))?.replication;
+    let mut target = chunks::load(txn, target_id)?;
+    chunks::raise_replication(txn, target_id, &mut target, asked);
+    store::chunk::put(txn, target_id, &target);
+    Ok(())
 }
 
 /// Up to where a chunk may be used by a copy.

@@ -1,0 +1,112 @@
+//! What an open file may never do: bring old bytes back, or lose bytes without telling everybody who has the file open.
+
+use cairn_client::{FileSystem, OpenFile};
+use cairn_protocol::messages::operation::IfExists;
+use cairn_protocol::{ErrorCode, Failure};
+
+use crate::fake::{FakeCluster, pattern};
+
+async fn create(fs: &FileSystem, path: &str) -> OpenFile {
+    let created = fs.create(path, 0o644, IfExists::Fail).await;
+    let (attributes, _) = created.expect("the name is new");
+    fs.open_file_known(&attributes)
+}
+
+fn refuse_commit(cluster: &FakeCluster, code: ErrorCode) {
+    let refusal = vec![Failure::from(code)];
+    cluster.state().faults.refusals.insert("commit", refusal);
+}
+
+#[tokio::test]
+async fn a_file_that_was_dropped_with_much_to_write_and_is_opened_again_is_the_same_file() {
+    let cluster = FakeCluster::start(1, 3).await;
+    cluster.state().chunk_size = 64 << 20;
+    let fs = cluster.connect().await;
+    let file = create(&fs, "/f").await;
+    let inode = file.inode();
+    let mut expected = pattern(24 << 20, 1).to_vec();
+    for at in (0..expected.len()).step_by(1 << 20) {
+        let piece = expected[at..at + (1 << 20)].to_vec();
+        file.write(at as u64, piece.into()).await.unwrap();
+    }
+    drop(file);
+    let file = fs.open_file(inode).await.unwrap();
+    assert!(file.read(0, 1 << 20).await.unwrap() == expected[..1 << 20]);
+    file.write(0, "new!".into()).await.unwrap();
+    expected[..4].copy_from_slice(b"new!");
+    file.sync().await.unwrap();
+    assert!(cluster.state().content("/f").unwrap() == expected);
+    drop(file);
+    fs.close().await.unwrap();
+    assert!(cluster.state().content("/f").unwrap() == expected);
+}
+
+#[tokio::test]
+async fn bytes_of_a_failed_flush_do_not_come_over_those_of_the_next_open() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let file = create(&fs, "/f").await;
+    let inode = file.inode();
+    file.write(0, "old, longer".into()).await.unwrap();
+    refuse_commit(&cluster, ErrorCode::NoSpace);
+    file.flush().await.unwrap_err();
+    drop(file);
+    let file = fs.open_file(inode).await.unwrap();
+    file.write(0, "new!".into()).await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(cluster.state().content("/f").unwrap(), b"new! longer");
+    drop(file);
+    fs.close().await.unwrap();
+    assert_eq!(cluster.state().content("/f").unwrap(), b"new! longer");
+}
+
+#[tokio::test]
+async fn bytes_of_a_dropped_file_are_tried_again() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let file = create(&fs, "/f").await;
+    let inode = file.inode();
+    file.write(0, "kept".into()).await.unwrap();
+    refuse_commit(&cluster, ErrorCode::NoSpace);
+    drop(file);
+    while fs.opened_file(inode).is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let state = cluster.state();
+    assert!(state.faults.refusals["commit"].is_empty());
+    assert_eq!(state.content("/f").unwrap(), b"kept");
+}
+
+#[tokio::test]
+async fn every_open_file_is_told_once_that_bytes_were_given_up() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let one = create(&fs, "/f").await;
+    let other = fs.open_file(one.inode()).await.unwrap();
+    let same = one.clone();
+    one.write(0, "precious".into()).await.unwrap();
+    refuse_commit(&cluster, ErrorCode::PermissionDenied);
+    let denied = ErrorCode::PermissionDenied;
+    assert_eq!(other.flush().await.unwrap_err().code(), denied);
+    assert_eq!(other.flush().await, Ok(None), "told once");
+    assert_eq!(other.sync().await, Ok(None));
+    let late = one.open_again();
+    assert_eq!(late.flush().await, Ok(None), "it came later");
+    assert_eq!(one.sync().await.unwrap_err().code(), denied);
+    assert_eq!(same.sync().await, Ok(None), "a clone is the same open file");
+    // A later success hides nothing.
+    one.write(0, "more".into()).await.unwrap();
+    refuse_commit(&cluster, ErrorCode::PermissionDenied);
+    one.try_commit().await;
+    let heir = one.open_again();
+    one.write(0, "most".into()).await.unwrap();
+    assert_eq!(other.flush().await.unwrap_err().code(), denied);
+    assert_eq!(cluster.state().content("/f").unwrap(), b"most");
+    assert_eq!(one.flush().await.unwrap_err().code(), denied);
+    assert_eq!(late.flush().await.unwrap_err().code(), denied);
+    let why = "nobody had been told when it was opened";
+    assert_eq!(heir.flush().await.expect_err(why).code(), denied);
+    for file in [&one, &other, &late, &heir] {
+        assert_eq!(file.flush().await, Ok(None));
+    }
+}
