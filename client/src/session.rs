@@ -1,15 +1,17 @@
 //! The client's registered life. Opened with the first mutation, kept alive in the background, and the reason why a
 //! mutation happens exactly once: every attempt of one mutation carries the same (session, sequence).
 //!
-//! After a session has expired its pending mutations are `OutcomeUnknown`; they are never sent under another session. New
-//! mutations open a new one.
+//! After a session has expired its pending mutations are `OutcomeUnknown`; they are never sent under another session, unless
+//! the namenode's only answer says that nothing was done. New mutations open a new one.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairn_protocol::messages::common::Caller;
-use cairn_protocol::messages::operation::{CloseSession, InodeOutcome, OperationKind, OutcomeKind};
+use cairn_protocol::messages::operation::{
+    CloseSession, Commit, CommitExtent, InodeOutcome, OperationKind, OutcomeKind,
+};
 use cairn_protocol::messages::session::{
     KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, OpenSessionReply,
     OpenSessionRequest,
@@ -69,6 +71,7 @@ struct SessionState {
 }
 
 /// A mutation's place in its session. Dropped when the answer, or nobody's interest in it, is certain.
+#[derive(Debug)]
 struct Ticket {
     session: Arc<Session>,
     sequence: u64,
@@ -78,6 +81,48 @@ struct Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         lock(&self.session.state).unanswered.remove(&self.sequence);
+    }
+}
+
+/// A mutation of which nobody knows whether it happened. While this is kept it can be asked again, under its number.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    request: MutateRequest,
+    ticket: Ticket,
+}
+
+impl Unanswered {
+    /// The extents that it commits.
+    pub(crate) fn extents(&self) -> &[CommitExtent] {
+        let operation = self.request.operation.as_ref();
+        match operation.and_then(|operation| operation.kind.as_ref()) {
+            Some(OperationKind::Commit(commit)) => &commit.extents,
+            _ => &[],
+        }
+    }
+}
+
+/// What asking again has told.
+pub(crate) enum Answer {
+    /// It happened, or certainly not.
+    Known(Result<OutcomeKind>),
+    /// Its session is over: it does not happen any more if it has not.
+    SessionOver,
+    /// Nobody has told anything.
+    None(Error),
+}
+
+/// Why a mutation failed. If its outcome is not known it can be asked again.
+#[derive(Debug)]
+pub(crate) struct MutateError {
+    pub(crate) error: Error,
+    pub(crate) unanswered: Option<Box<Unanswered>>,
+}
+
+impl From<Error> for MutateError {
+    fn from(error: Error) -> Self {
+        let unanswered = None;
+        Self { error, unanswered }
     }
 }
 
@@ -152,19 +197,104 @@ impl Sessions {
         caller: Caller,
         fence: Fence,
     ) -> Result<(u64, OutcomeKind)> {
-        let turn = self.turns.acquire().await;
-        let ticket = match fence {
-            Fence::Any => self.ticket(subject).await?,
+        let mutated = self.mutate_or_keep(subject, operation, caller, fence);
+        mutated.await.map_err(|failed| failed.error)
+    }
+
+    /// A commit, which can be asked again if its outcome is not known.
+    pub(crate) async fn commit(
+        &self,
+        subject: &Subject,
+        commit: Commit,
+    ) -> std::result::Result<InodeOutcome, MutateError> {
+        let operation = OperationKind::Commit(commit);
+        let fence = self.held.fence(&operation);
+        let caller = self.namenode.caller();
+        let committed = self.mutate_or_keep(subject, operation, caller, fence);
+        match committed.await? {
+            (_, OutcomeKind::Inode(outcome)) => Ok(outcome),
+            _ => Err(Error::unexpected(subject).into()),
+        }
+    }
+
+    async fn mutate_or_keep(
+        &self,
+        subject: &Subject,
+        operation: OperationKind,
+        caller: Caller,
+        fence: Fence,
+    ) -> std::result::Result<(u64, OutcomeKind), MutateError> {
+        let _turn = self.turns.acquire().await;
+        let mut operation = Some(operation.into());
+        for _ in 0..OPENINGS_MAX {
+            let ticket = self.ticket_within(subject, fence).await?;
+            let request = MutateRequest {
+                session: ticket.session.id,
+                sequence: ticket.sequence,
+                lowest_unanswered: ticket.lowest_unanswered,
+                caller: caller.clone(),
+                operation: operation.take(),
+            };
+            let error = match self.send(&request).await {
+                Ok(outcome) => return Ok((request.session, outcome)),
+                Err(error) => error,
+            };
+            let expired = is_expired(&error);
+            if expired {
+                ticket.session.expire();
+            }
+            if error.maybe_done && (expired || !error.answered) {
+                let error = Error::OutcomeUnknown {
+                    subject: subject.clone(),
+                    failure: error.failure,
+                };
+                let unanswered = Some(Box::new(Unanswered { request, ticket }));
+                return Err(MutateError { error, unanswered });
+            }
+            if !expired {
+                return Err(self.definite(subject, error).into());
+            }
+            // Nothing happened, and nothing will in that session.
+            operation = request.operation;
+        }
+        Err(self.no_session(subject).into())
+    }
+
+    /// Asks for the outcome of a mutation under its number.
+    pub(crate) async fn ask_again(&self, subject: &Subject, unanswered: &Unanswered) -> Answer {
+        let _turn = self.turns.acquire().await;
+        match self.send(&unanswered.request).await {
+            Ok(outcome) => Answer::Known(Ok(outcome)),
+            Err(error) if is_expired(&error) || error.failure.code == ErrorCode::OutcomeUnknown => {
+                unanswered.ticket.session.expire();
+                Answer::SessionOver
+            }
+            Err(error) => {
+                // Too much to do, for now: that is not the outcome of what was sent before.
+                let decided = error.answered && error.failure.code != ErrorCode::Overloaded;
+                let error = self.definite(subject, error);
+                if decided {
+                    Answer::Known(Err(error))
+                } else {
+                    Answer::None(error)
+                }
+            }
+        }
+    }
+
+    fn definite(&self, subject: &Subject, error: CallError) -> Error {
+        error.into_error(subject, self.namenode.timeouts().patience)
+    }
+
+    async fn ticket_within(&self, subject: &Subject, fence: Fence) -> Result<Ticket> {
+        match fence {
+            Fence::Any => self.ticket(subject).await,
             Fence::Only(id) => self
                 .alive(id)
                 .and_then(|session| session.ticket())
-                .ok_or_else(|| lock_lost(subject))?,
-            Fence::Lost => return Err(lock_lost(subject)),
-        };
-        let session = ticket.session.id;
-        let result = self.send(subject, operation, &ticket, caller).await;
-        drop((ticket, turn));
-        result.map(|outcome| (session, outcome))
+                .ok_or_else(|| lock_lost(subject)),
+            Fence::Lost => Err(lock_lost(subject)),
+        }
     }
 
     fn alive(&self, id: u64) -> Option<Arc<Session>> {
@@ -184,56 +314,19 @@ impl Sessions {
             .map_or(0, |session| session.id)
     }
 
-    /// A mutation whose outcome is an inode.
-    pub(crate) async fn mutate_inode(
-        &self,
-        subject: &Subject,
-        operation: OperationKind,
-    ) -> Result<InodeOutcome> {
-        match self.mutate(subject, operation).await? {
-            OutcomeKind::Inode(outcome) => Ok(outcome),
-            _ => Err(Error::unexpected(subject)),
-        }
-    }
-
-    async fn send(
-        &self,
-        subject: &Subject,
-        operation: OperationKind,
-        ticket: &Ticket,
-        caller: Caller,
-    ) -> Result<OutcomeKind> {
-        let request = MutateRequest {
-            session: ticket.session.id,
-            sequence: ticket.sequence,
-            lowest_unanswered: ticket.lowest_unanswered,
-            caller,
-            operation: Some(operation.into()),
-        };
+    async fn send(&self, request: &MutateRequest) -> std::result::Result<OutcomeKind, CallError> {
         let patience = self.namenode.timeouts().patience;
-        let reply: std::result::Result<MutateReply, CallError> =
-            self.namenode.call(Method::Mutate, &request, patience).await;
-        match reply {
-            Ok(reply) => {
-                self.namenode.feed.answered(reply.changed_index);
-                let kind = reply.outcome.and_then(|outcome| outcome.kind);
-                kind.ok_or_else(|| Error::unexpected(subject))
-            }
-            Err(error) => {
-                let expired = error.failure.code == ErrorCode::SessionExpired;
-                if expired {
-                    ticket.session.expire();
-                }
-                if expired || (!error.answered && error.maybe_done) {
-                    let subject = subject.clone();
-                    return Err(Error::OutcomeUnknown {
-                        subject,
-                        failure: error.failure,
-                    });
-                }
-                Err(error.into_error(subject, patience))
-            }
-        }
+        let reply: MutateReply = self
+            .namenode
+            .call(Method::Mutate, request, patience)
+            .await?;
+        self.namenode.feed.answered(reply.changed_index);
+        let kind = reply.outcome.and_then(|outcome| outcome.kind);
+        kind.ok_or_else(|| CallError {
+            failure: Failure::new(ErrorCode::Malformed, "an answer without an outcome"),
+            answered: true,
+            maybe_done: true,
+        })
     }
 
     async fn ticket(&self, subject: &Subject) -> Result<Ticket> {
@@ -248,16 +341,20 @@ impl Sessions {
             }
             self.open(subject).await?;
         }
+        Err(self.no_session(subject))
+    }
+
+    fn no_session(&self, subject: &Subject) -> Error {
         let failure = Failure::new(
             ErrorCode::SessionExpired,
             "sessions end before they are used",
         );
         let patience = self.namenode.timeouts().patience;
-        Err(Error::Unreachable {
+        Error::Unreachable {
             subject: subject.clone(),
             patience,
             failure,
-        })
+        }
     }
 
     fn current(&self) -> Option<Arc<Session>> {
@@ -309,9 +406,20 @@ impl Sessions {
         let result = match session.ticket() {
             Some(ticket) => {
                 let close = OperationKind::CloseSession(CloseSession {});
-                self.send(&Subject::Cluster, close, &ticket, self.namenode.caller())
-                    .await
-                    .map(|_| ())
+                let request = MutateRequest {
+                    session: session.id,
+                    sequence: ticket.sequence,
+                    lowest_unanswered: ticket.lowest_unanswered,
+                    caller: self.namenode.caller(),
+                    operation: Some(close.into()),
+                };
+                match self.send(&request).await {
+                    // It had ended by itself, or an answer was lost.
+                    Err(error) if !is_expired(&error) => {
+                        Err(self.definite(&Subject::Cluster, error))
+                    }
+                    Ok(_) | Err(_) => Ok(()),
+                }
             }
             None => Ok(()),
         };
@@ -319,6 +427,10 @@ impl Sessions {
         lock(&self.keep_alive).abort_all();
         result
     }
+}
+
+fn is_expired(error: &CallError) -> bool {
+    error.failure.code == ErrorCode::SessionExpired
 }
 
 /// Nothing is done under a lock that others may hold by now.

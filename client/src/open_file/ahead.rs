@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::Inner;
 use crate::error::Result;
 use crate::namenode::lock;
+use crate::read::reader::Reader;
 use crate::read::replica::READ_BYTES;
 
 /// How far a read may lie from where the ones before ended and still belong to them.
@@ -25,8 +26,9 @@ const BLOCKS_BEHIND: u64 = 2;
 /// A block that nobody asked for is dropped after this long.
 const UNUSED_MAX: Duration = Duration::from_secs(3);
 
-/// A block's bytes; nothing if they could not be read: whoever needs them then asks, and hears why.
-type Coming = Shared<BoxFuture<'static, Option<Bytes>>>;
+/// A block's bytes, and the version of the file that they are of; nothing if they could not be read: whoever needs them then
+/// asks, and hears why.
+type Coming = Shared<BoxFuture<'static, Option<(Bytes, u64)>>>;
 
 /// See the module.
 #[derive(Default)]
@@ -53,11 +55,12 @@ impl Ahead {
         lock(&self.0).blocks.clear();
     }
 
-    /// Bytes at `offset`, at most `length`, from a block that was read ahead; `None` if there is none. Cancel-safe.
-    pub(super) async fn read(&self, offset: u64, length: u64) -> Option<Bytes> {
+    /// Bytes at `offset`, at most `length`, from a block of this version of the file that was read ahead; `None` if there is
+    /// none. Cancel-safe.
+    pub(super) async fn read(&self, offset: u64, length: u64, version: u64) -> Option<Bytes> {
         let index = offset / READ_BYTES;
         let coming = lock(&self.0).blocks.get(&index)?.coming.clone();
-        let block = coming.await?;
+        let (block, _) = coming.await.filter(|(_, of)| *of == version)?;
         let at = (offset - index * READ_BYTES) as usize;
         let end = block.len().min(at.saturating_add(length as usize));
         (at < end).then(|| block.slice(at..end))
@@ -130,26 +133,8 @@ fn fetch(file: &Arc<Inner>, index: u64, number: u64, range: std::ops::Range<u64>
     let closing = file.fs.core().closing.clone();
     let weak = Arc::downgrade(file);
     file.fs.core().background.spawn(async move {
-        let mut bytes: Vec<Bytes> = Vec::new();
-        let mut at = range.start;
-        let result: Result<()> = loop {
-            if at >= range.end {
-                break Ok(());
-            }
-            match reader.read_piece(at, range.end - at, true).await {
-                Ok(piece) if piece.is_empty() => break Ok(()),
-                Ok(piece) => {
-                    at += piece.len() as u64;
-                    bytes.push(piece);
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        let block = match bytes.as_slice() {
-            _ if result.is_err() => None,
-            [only] => Some(only.clone()),
-            pieces => Some(pieces.concat().into()),
-        };
+        // Who needs the bytes and does not find them asks for them, and hears what is wrong.
+        let block = read_block(&reader, range).await.unwrap_or_default();
         // Nobody may want it any more.
         let _ = sender.send(block);
         let _ = timeout(UNUSED_MAX, closing.cancelled()).await;
@@ -158,4 +143,26 @@ fn fetch(file: &Arc<Inner>, index: u64, number: u64, range: std::ops::Range<u64>
         }
     });
     receiver.map(|block| block.ok().flatten()).boxed().shared()
+}
+
+async fn read_block(reader: &Reader, range: std::ops::Range<u64>) -> Result<Option<(Bytes, u64)>> {
+    let pinned = reader.pin(range.clone()).await?;
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let left = range.end - at;
+        match reader.read_pinned(&pinned, at, left, true).await? {
+            None => return Ok(None),
+            Some(piece) if piece.is_empty() => break,
+            Some(piece) => {
+                at += piece.len() as u64;
+                pieces.push(piece);
+            }
+        }
+    }
+    let block = match pieces.as_slice() {
+        [only] => only.clone(),
+        pieces => pieces.concat().into(),
+    };
+    Ok(Some((block, pinned.attributes().version)))
 }

@@ -2,7 +2,8 @@
 //!
 //! Little goes together with other files' bytes: one append and one commit, in one go. Much goes through a stream with a
 //! chunk of its own, packet by packet while more is gathered. Either way units are committed in the order in which they
-//! were taken, and the bytes stay in the overlay until then, so that any failure costs time and nothing else.
+//! were taken, and the bytes stay in the overlay until then, so that any failure costs time and nothing else. While nobody
+//! knows whether a commit happened, no other one is sent: see `doubt`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +12,23 @@ use bytes::BytesMut;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::checksum::combine;
 use cairn_protocol::messages::common::{Attributes, Location};
-use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, OperationKind};
+use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
+use super::doubt::{self, Settled};
 use super::overlay::Taken;
 use super::state::{STREAM_BYTES_MIN, Waiter};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::namenode::lock;
+use crate::session::MutateError;
 use crate::write::packet::Packet;
 use crate::write::placement::{Placement, lost_the_chunk};
 use crate::write::small::Placed;
 use crate::write::stream::{
-    self, COMMIT_EXTENTS, StreamHandle, Target, Unit, UnitPiece, extents_of,
+    self, COMMIT_EXTENTS, Doubt, Follower, StreamHandle, Target, Unit, UnitPiece, extents_of,
 };
 
 /// A stream that got nothing for this long gives its chunk back.
@@ -38,6 +41,8 @@ pub(super) struct Engine {
     file: Arc<Inner>,
     stream: Option<StreamHandle>,
     stream_until: Instant,
+    /// Its units are the ones that are sent, and nothing is taken before it is settled.
+    doubt: Option<Doubt>,
 }
 
 enum Next {
@@ -49,6 +54,8 @@ enum Next {
 #[derive(Default)]
 struct Work {
     taken: Vec<Taken>,
+    /// A doubt is to be settled, and nothing else is done.
+    settle: bool,
     /// Nothing else is on its way, and all of it is to be committed at once.
     alone: bool,
     commit: bool,
@@ -78,6 +85,7 @@ impl Engine {
             file: file.clone(),
             stream: None,
             stream_until: Instant::now(),
+            doubt: None,
         };
         core.background.spawn(async move {
             engine.run().await;
@@ -116,6 +124,7 @@ impl Engine {
         let settles = std::mem::take(&mut state.settles);
         if !settles.is_empty() {
             return Next::Work(Work {
+                settle: self.doubt.is_some(),
                 commit: true,
                 settles,
                 ..Work::default()
@@ -140,6 +149,14 @@ impl Engine {
             Ok(due) => due,
             Err(until) => return Next::Sleep(until),
         };
+        if self.doubt.is_some() {
+            return Next::Work(Work {
+                settle: true,
+                flushes: std::mem::take(&mut state.flushes),
+                attempts: std::mem::take(&mut state.attempts),
+                ..Work::default()
+            });
+        }
         let settled = state.is_settled();
         let taken = state.take(due.all);
         state.looked(self.stream.is_some() || !due.commit);
@@ -149,16 +166,26 @@ impl Engine {
             commit: due.commit,
             flushes: std::mem::take(&mut state.flushes),
             attempts: std::mem::take(&mut state.attempts),
-            settles: Vec::new(),
+            ..Work::default()
         })
     }
 
     async fn work(&mut self, mut work: Work) {
         let taken = std::mem::take(&mut work.taken);
-        let result = self.write(taken, work.alone, work.commit).await;
-        let now = Instant::now();
+        let result = if work.settle {
+            self.settle_doubt().await
+        } else {
+            self.write(taken, work.alone, work.commit).await
+        };
         let file = self.file.clone();
+        let now = Instant::now();
         match result {
+            Ok(()) if work.settle => {
+                // What they ask for is still to be written.
+                let mut state = lock(&file.state);
+                state.flushes.append(&mut work.flushes);
+                state.attempts.append(&mut work.attempts);
+            }
             Ok(()) if work.commit => {
                 let mut state = lock(&file.state);
                 state.succeeded(now);
@@ -172,25 +199,63 @@ impl Engine {
             }
             Ok(()) => {}
             Err(error) => {
-                self.stream = None;
-                let mut state = lock(&file.state);
-                let core = file.fs.core();
-                let abandoned = core.closing.is_cancelled()
-                    || state.is_closed_for(now, core.config.timeouts.patience);
-                let give_up = abandoned || is_final(error.code());
-                if give_up && state.is_closed() {
-                    tracing::warn!(inode = %file.inode, %error, "bytes of a closed file are lost");
+                self.failed(&error, now);
+                answer(work.flushes, &Err(error.clone()));
+                if self.doubt.is_some() {
+                    // Something is still on its way.
+                    answer(std::mem::take(&mut work.settles), &Err(error));
                 }
-                state.failed(&error, give_up, now);
-                state.looked(false);
-                drop(state);
-                file.failed.notify_waiters();
-                answer(work.flushes, &Err(error));
             }
         }
         answer(work.settles, &Ok(None));
         // They have waited for this, whatever came of it.
         drop(work.attempts);
+    }
+
+    fn failed(&mut self, error: &Error, now: Instant) {
+        if let Some(stream) = self.stream.take()
+            && let Some(doubt) = stream.take_doubt()
+        {
+            self.doubt = Some(doubt);
+        }
+        let (file, core) = (&self.file, self.file.fs.core());
+        let mut state = lock(&file.state);
+        let abandoned =
+            core.closing.is_cancelled() || state.is_closed_for(now, core.config.timeouts.patience);
+        if abandoned || is_final(error.code()) {
+            if state.is_closed() {
+                tracing::warn!(inode = %file.inode, %error, "bytes of a closed file are lost");
+            }
+            self.doubt = None;
+            state.gave_up(error, now);
+        } else {
+            state.failed(error, self.doubt.as_ref().map(|doubt| doubt.last), now);
+        }
+        state.looked(false);
+        drop(state);
+        file.failed.notify_waiters();
+    }
+
+    /// Finds out whether the commit in doubt happened. Fails if that cannot be found out now.
+    async fn settle_doubt(&mut self) -> Result<()> {
+        let Some(doubt) = &self.doubt else {
+            return Ok(());
+        };
+        let file = &self.file;
+        match doubt::settle(&file.fs, file.inode, doubt).await? {
+            Settled::Committed(attributes) => {
+                // In this order: see `reads`.
+                file.forget();
+                lock(&file.state).turned_out_committed(doubt.last, &attributes);
+            }
+            Settled::NotCommitted => lock(&file.state).turned_out_failed(),
+            Settled::Unknown(error) => {
+                tracing::warn!(inode = %file.inode, %error, "bytes are lost");
+                lock(&file.state).stays_unknown(&error);
+            }
+        }
+        self.doubt = None;
+        Ok(())
     }
 
     async fn write(&mut self, taken: Vec<Taken>, alone: bool, commit: bool) -> Result<()> {
@@ -215,7 +280,7 @@ impl Engine {
     }
 
     /// One append for each packet, all at the same time, and one commit for as many as it takes.
-    async fn write_small(&self, taken: Vec<Taken>) -> Result<()> {
+    async fn write_small(&mut self, taken: Vec<Taken>) -> Result<()> {
         let mut made: Vec<Made> = taken.iter().map(make).collect();
         drop(taken);
         while !made.is_empty() {
@@ -234,8 +299,9 @@ impl Engine {
         Ok(())
     }
 
-    async fn write_group(&self, group: &[Made]) -> Result<Attributes> {
+    async fn write_group(&mut self, group: &[Made]) -> Result<Attributes> {
         let file = &self.file;
+        let last = group.last().map_or(0, |last| last.unit);
         let mut attempts = 0;
         loop {
             let append = |made: &Made| {
@@ -248,19 +314,30 @@ impl Engine {
                 let at = &placed.extent;
                 extents_of(&made.pieces, at.chunk, at.epoch, at.offset_in_chunk)
             });
-            let commit = OperationKind::Commit(Commit {
+            let commit = Commit {
                 location: Location::inode(file.inode),
                 extents: pieces.collect::<Vec<CommitExtent>>(),
                 place: CommitPlace::At as i32,
                 ..Commit::default()
-            });
+            };
             attempts += 1;
-            match file.fs.change(&file.subject, commit).await {
+            let version_before = file.version();
+            let sessions = &file.fs.core().sessions;
+            match sessions.commit(&file.subject, commit).await {
                 Ok(outcome) => return Ok(outcome.attributes),
-                Err(error) if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX => {
+                Err(MutateError { error, .. })
+                    if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX =>
+                {
                     placed.iter().for_each(Placed::mark_stale);
                 }
-                Err(error) => return Err(error),
+                Err(MutateError { error, unanswered }) => {
+                    self.doubt = unanswered.map(|unanswered| Doubt {
+                        unanswered,
+                        version_before,
+                        last,
+                    });
+                    return Err(error);
+                }
             }
         }
     }
@@ -281,9 +358,7 @@ fn start(file: &Arc<Inner>) -> StreamHandle {
         place: CommitPlace::At,
     };
     let placement = Placement::new(file.replication, true, core.config.write_window_bytes);
-    let told = file.clone();
-    let on_commit = Box::new(move |last, attributes: &Attributes| told.committed(last, attributes));
-    stream::start(core, target, placement, Some(on_commit))
+    stream::start(core, target, placement, Some(file.clone()))
 }
 
 /// Checksums, and one buffer for all the runs.

@@ -8,12 +8,14 @@
 //! | `overlay` | the bytes that are written and not yet committed |
 //! | `state` | what handles share: the overlay, its memory, who waits |
 //! | `engine` | the task that writes and commits them |
+//! | `doubt` | finds out whether a commit happened whose answer never came |
 //! | `reads`, `ahead` | committed bytes below the overlay; read-ahead |
 //!
 //! A write is taken over into memory, like `write(2)`; flush and sync say when it has arrived. Nothing leaves the overlay
 //! before it is committed.
 
 mod ahead;
+mod doubt;
 mod engine;
 mod opened;
 mod overlay;
@@ -40,6 +42,7 @@ use crate::file_system::FileSystem;
 use crate::namenode::lock;
 use crate::read::reader::Reader;
 use crate::write::packet::PACKET_BYTES;
+use crate::write::stream::Follower;
 use crate::write::whole::reserve;
 
 /// Most bytes of one file that are written and not yet committed: enough for a stream that commits every 16 MiB to go on
@@ -130,6 +133,18 @@ struct Inner {
     room: Arc<Semaphore>,
     /// The room is too small for a stream to commit by itself before it is full.
     commits_for_room: bool,
+}
+
+impl Follower for Inner {
+    fn version(&self) -> u64 {
+        lock(&self.state).version()
+    }
+
+    fn committed(&self, last: u64, attributes: &Attributes) {
+        // In this order: see `reads`.
+        self.forget();
+        lock(&self.state).committed(last, attributes);
+    }
 }
 
 impl Drop for Inner {
@@ -272,7 +287,8 @@ impl OpenFile {
     }
 
     /// Up to `length` bytes from `offset`, fewer only at the end of the file. Sees all writes made through any clone before,
-    /// also those not yet committed, and what others committed before the last [`OpenFile::invalidate`]. Cancel-safe.
+    /// also those not yet committed, and what others committed before the last [`OpenFile::invalidate`]: of each commit all
+    /// or nothing. Cancel-safe.
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
         self.inner().read(offset, length).await
     }
@@ -335,11 +351,8 @@ impl OpenFile {
         let _order = inner.order.write().await;
         let _held = inner.hold_back().await?;
         let attributes = inner.fs.truncate(inner.inode, size).await?;
-        {
-            let mut state = lock(&inner.state);
-            state.overlay.cut(size..u64::MAX);
-            state.release();
-        }
+        inner.forget();
+        lock(&inner.state).cut(size);
         inner.changed(&attributes);
         Ok(attributes)
     }
@@ -511,16 +524,9 @@ impl Inner {
         let held = HeldBack(self);
         Engine::wake(self);
         match answered.await {
-            Ok(_) => Ok(held),
+            Ok(settled) => settled.map(|_| held),
             Err(_) => Err(self.interrupted()),
         }
-    }
-
-    /// Units up to `last` are committed.
-    fn committed(&self, last: u64, attributes: &Attributes) {
-        // In this order: see `reads`.
-        self.forget();
-        lock(&self.state).committed(last, attributes);
     }
 
     /// An operation of our own has changed the file.

@@ -358,10 +358,10 @@ impl Overlay {
         }
     }
 
-    /// No unit will be committed any more: what is sent is gathered again.
-    pub(super) fn take_back(&mut self) {
+    /// No unit from `first` on will be committed any more: what is sent with them is gathered again.
+    pub(super) fn take_back(&mut self, first: u64) {
         for dirty in self.ranges.values_mut() {
-            if dirty.unit.take().is_some() {
+            if dirty.unit.take_if(|unit| *unit >= first).is_some() {
                 self.gathered_bytes += dirty.len();
                 self.gathered_count += 1;
             }

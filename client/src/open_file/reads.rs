@@ -1,7 +1,9 @@
 //! Reads of an open file: what is not yet committed lies over what is.
 //!
-//! A read looks at the overlay first and asks for committed bytes afterwards, and a commit makes the extents known before it
-//! be forgotten, before its bytes leave the overlay. So no byte is missed that was written before the read began.
+//! First it is decided where all bytes of a read are: the extents as of one version of the file, and at one moment the overlay
+//! above them. Nothing of that changes any more, so a read sees each write and each commit of others wholly or not at
+//! all. A commit of our own makes the extents known before it be forgotten, before its bytes leave the overlay; a read during which that
+//! happened decides anew. So no byte is missed that was written before the read began.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,98 +13,164 @@ use bytes::{Bytes, BytesMut};
 use super::Inner;
 use crate::error::Result;
 use crate::namenode::lock;
+use crate::read::reader::Pinned;
 use crate::read::replica::READ_BYTES;
+
+/// How often a read decides anew without a pause.
+const PLANS_AT_ONCE: u32 = 3;
+
+/// Where the bytes of a read are.
+struct Plan {
+    range: Range<u64>,
+    /// Where each piece of the overlay begins, and the piece.
+    dirty: Vec<(u64, Bytes)>,
+    /// What lies below; `None` if no byte of it is needed.
+    below: Option<Pinned>,
+    /// End of the bytes that are expected there.
+    below_to: u64,
+}
 
 impl Inner {
     /// Up to `length` bytes from `offset`, fewer only at the end of the file.
     pub(super) async fn read(self: &Arc<Self>, offset: u64, length: usize) -> Result<Bytes> {
         self.refresh_if_stale(offset).await?;
-        let (range, dirty, committed_size) = {
-            let state = lock(&self.state);
-            let end = state.size().min(offset.saturating_add(length as u64));
-            let range = offset..end.max(offset);
-            (
-                range.clone(),
-                state.overlay.slices(&range),
-                state.committed_size,
-            )
-        };
-        if range.is_empty() {
-            return Ok(Bytes::new());
+        let mut backoff = self.reader.backoff();
+        let mut attempts = 0;
+        loop {
+            if let Some(plan) = self.plan(offset, length).await?
+                && let Some(bytes) = self.carry_out(plan).await?
+            {
+                return Ok(bytes);
+            }
+            attempts += 1;
+            if attempts > PLANS_AT_ONCE {
+                self.reader.wait_for_calm(&mut backoff).await?;
+            }
         }
+    }
+
+    /// `None` if the file changed meanwhile.
+    async fn plan(&self, offset: u64, length: usize) -> Result<Option<Plan>> {
+        let end = offset.saturating_add(length as u64);
+        let (changes, below) = {
+            let state = lock(&self.state);
+            let range = offset..state.size().min(end).max(offset);
+            if state.overlay.covered_to(offset) >= range.end {
+                return Ok(Some(Plan {
+                    dirty: state.overlay.slices(&range),
+                    below: None,
+                    below_to: offset,
+                    range,
+                }));
+            }
+            (state.changes(), offset..range.end.min(state.committed_size))
+        };
+        let below_to = below.end;
+        let below = match below.is_empty() {
+            true => None,
+            false => Some(self.reader.pin(below).await?),
+        };
+        let state = lock(&self.state);
+        if state.changes() != changes {
+            return Ok(None);
+        }
+        let range = offset..state.size().min(end).max(offset);
+        Ok(Some(Plan {
+            dirty: state.overlay.slices(&range),
+            below,
+            below_to,
+            range,
+        }))
+    }
+
+    /// `None` if what was pinned is gone.
+    async fn carry_out(self: &Arc<Self>, plan: Plan) -> Result<Option<Bytes>> {
+        let Plan { range, dirty, .. } = &plan;
         if let [(at, bytes)] = dirty.as_slice()
             && *at == range.start
             && bytes.len() as u64 == range.end - range.start
         {
-            return Ok(bytes.clone());
+            return Ok(Some(bytes.clone()));
         }
-        if dirty.is_empty() && range.end <= committed_size {
-            return self.read_below(range).await;
+        if dirty.is_empty() && range.end <= plan.below_to {
+            return self.read_below(&plan, range.clone()).await;
         }
         let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
         for (at, bytes) in dirty {
-            let gap = range.start + all.len() as u64..at;
-            self.fill(&mut all, gap, committed_size).await?;
-            all.extend_from_slice(&bytes);
+            let gap = range.start + all.len() as u64..*at;
+            if !self.fill(&plan, &mut all, gap).await? {
+                return Ok(None);
+            }
+            all.extend_from_slice(bytes);
         }
         let gap = range.start + all.len() as u64..range.end;
-        self.fill(&mut all, gap, committed_size).await?;
-        Ok(all.freeze())
+        let filled = self.fill(&plan, &mut all, gap).await?;
+        Ok(filled.then(|| all.freeze()))
     }
 
-    /// Committed bytes where nothing dirty is, and zeros beyond them: a write further on made the file longer.
+    /// Committed bytes where nothing dirty is, and zeros beyond them: a write further on made the file longer. False if they
+    /// are gone.
     async fn fill(
         self: &Arc<Self>,
+        plan: &Plan,
         all: &mut BytesMut,
         gap: Range<u64>,
-        committed_size: u64,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let end = all.len() + (gap.end - gap.start) as usize;
-        let below = gap.start..gap.end.min(committed_size);
+        let below = gap.start..gap.end.min(plan.below_to);
         if !below.is_empty() {
-            all.extend_from_slice(&self.read_below(below).await?);
+            match self.read_below(plan, below).await? {
+                Some(bytes) => all.extend_from_slice(&bytes),
+                None => return Ok(false),
+            }
         }
         all.resize(end, 0);
-        Ok(())
+        Ok(true)
     }
 
-    /// Committed bytes below the committed size, fewer only if others have cut the file meanwhile.
-    async fn read_below(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {
-        let size = lock(&self.state).committed_size;
-        self.ahead
-            .note(self, range.start, range.end - range.start, size);
-        let first = self.read_piece(range.clone()).await?;
-        if first.len() as u64 == range.end - range.start || first.is_empty() {
-            return Ok(first);
+    /// Committed bytes, fewer only if others have cut the file meanwhile.
+    async fn read_below(self: &Arc<Self>, plan: &Plan, range: Range<u64>) -> Result<Option<Bytes>> {
+        let Some(pinned) = &plan.below else {
+            return Ok(Some(Bytes::new()));
+        };
+        let length = range.end - range.start;
+        let size = pinned.attributes().size;
+        self.ahead.note(self, range.start, length, size);
+        let Some(first) = self.read_piece(pinned, range.clone()).await? else {
+            return Ok(None);
+        };
+        if first.len() as u64 == length {
+            return Ok(Some(first));
         }
-        let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut all = BytesMut::with_capacity(length as usize);
         all.extend_from_slice(&first);
-        loop {
+        let mut last = first.len();
+        while last > 0 && (all.len() as u64) < length {
             let at = range.start + all.len() as u64;
-            if at >= range.end {
-                return Ok(all.freeze());
-            }
-            let piece = self.read_piece(at..range.end).await?;
-            if piece.is_empty() {
-                return Ok(all.freeze());
-            }
+            let Some(piece) = self.read_piece(pinned, at..range.end).await? else {
+                return Ok(None);
+            };
+            last = piece.len();
             all.extend_from_slice(&piece);
         }
+        if last == 0 {
+            self.learn(pinned.attributes());
+        }
+        Ok(Some(all.freeze()))
     }
 
-    async fn read_piece(&self, range: Range<u64>) -> Result<Bytes> {
+    async fn read_piece(&self, pinned: &Pinned, range: Range<u64>) -> Result<Option<Bytes>> {
         let length = range.end - range.start;
-        if let Some(bytes) = self.ahead.read(range.start, length).await {
-            return Ok(bytes);
+        let version = pinned.attributes().version;
+        if let Some(bytes) = self.ahead.read(range.start, length, version).await {
+            return Ok(Some(bytes));
         }
         // Up to where a block that was read ahead may begin.
         let to_block = READ_BYTES - range.start % READ_BYTES;
         let length = length.min(to_block);
-        let bytes = self.reader.read_piece(range.start, length, false).await?;
-        if bytes.is_empty() {
-            self.learn(&self.reader.attributes());
-        }
-        Ok(bytes)
+        self.reader
+            .read_pinned(pinned, range.start, length, false)
+            .await
     }
 
     /// After [`super::OpenFile::invalidate`] the size must be asked for before anything can be said.

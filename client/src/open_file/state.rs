@@ -65,6 +65,8 @@ pub(super) struct State {
     /// Of the attributes last heard of.
     version: u64,
     pub(super) committed_size: u64,
+    /// How often the committed file has changed, or the overlay in step with it.
+    changes: u64,
     /// How often others were said to have changed the file.
     invalidations: u64,
     /// How many of those are known of.
@@ -119,6 +121,7 @@ impl State {
             all: None,
             version: attributes.version,
             committed_size: attributes.size,
+            changes: 0,
             invalidations: 0,
             refreshed: 0,
             flushes: Vec::new(),
@@ -199,6 +202,7 @@ impl State {
 
     /// Others have changed the file: what is known of it must be asked for again.
     pub(super) fn invalidate(&mut self) {
+        self.changes += 1;
         self.invalidations += 1;
     }
 
@@ -215,6 +219,18 @@ impl State {
 
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Differs if what lies in and below the overlay must be looked at anew.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The file is cut on behalf of one of our own: so is what is written to it.
+    pub(super) fn cut(&mut self, size: u64) {
+        self.changes += 1;
+        self.overlay.cut(size..u64::MAX);
+        self.release();
     }
 
     /// Takes a write over. True if the engine should look.
@@ -319,6 +335,7 @@ impl State {
             self.overlay.committed(sent.unit, &sent.ranges);
             self.sent_bytes -= sent.length;
         }
+        self.changes += 1;
         self.learn(attributes);
         self.unreported = Some(attributes.clone());
         self.release();
@@ -326,6 +343,7 @@ impl State {
 
     /// An operation of our own left the file with these attributes.
     pub(super) fn changed(&mut self, attributes: &Attributes) {
+        self.changes += 1;
         self.learn(attributes);
         if let Some(unreported) = &mut self.unreported {
             unreported.clone_from(attributes);
@@ -339,21 +357,57 @@ impl State {
         self.dirty_since = (!self.overlay.is_empty()).then_some(now);
     }
 
-    /// No unit that is sent will be committed any more: their bytes are gathered again, or given up.
-    pub(super) fn failed(&mut self, error: &Error, give_up: bool, now: Instant) {
-        self.sent.clear();
-        self.sent_bytes = 0;
-        if give_up {
-            self.overlay.clear();
-            self.dirty_since = None;
-            self.lost(error);
-        } else {
-            self.overlay.take_back();
-        }
-        self.release();
+    /// No unit after `doubtful` will be committed any more, or none at all: their bytes are gathered again.
+    pub(super) fn failed(&mut self, error: &Error, doubtful: Option<u64>, now: Instant) {
+        self.take_back(doubtful.map_or(0, |last| last + 1));
         self.last_error = Some(error.clone());
         self.retry_at = Some(now + self.retry_pause);
         self.retry_pause = (self.retry_pause * 2).min(RETRY_PAUSE_MAX);
+    }
+
+    /// The same, and no attempt will succeed: everything is given up.
+    pub(super) fn gave_up(&mut self, error: &Error, now: Instant) {
+        self.overlay.clear();
+        self.failed(error, None, now);
+        self.dirty_since = None;
+        self.lost(error);
+    }
+
+    /// Units from `first` on will not be committed.
+    fn take_back(&mut self, first: u64) {
+        self.sent.retain(|sent| sent.unit < first);
+        self.sent_bytes = self.sent.iter().map(|sent| sent.length).sum();
+        self.overlay.take_back(first);
+        self.release();
+    }
+
+    /// What was in doubt is known: a next attempt may begin at once.
+    fn settled(&mut self) {
+        self.retry_at = None;
+        self.release();
+    }
+
+    /// Units that were in doubt are committed.
+    pub(super) fn turned_out_committed(&mut self, last: u64, attributes: &Attributes) {
+        self.committed(last, attributes);
+        self.settled();
+    }
+
+    /// They are not, and will not be.
+    pub(super) fn turned_out_failed(&mut self) {
+        self.take_back(0);
+        self.settled();
+    }
+
+    /// Nobody can find out: what nobody wrote over since is given up.
+    pub(super) fn stays_unknown(&mut self, error: &Error) {
+        self.changes += 1;
+        while let Some(sent) = self.sent.pop_front() {
+            self.overlay.committed(sent.unit, &sent.ranges);
+        }
+        self.sent_bytes = 0;
+        self.lost(error);
+        self.settled();
     }
 
     /// Bytes were given up: every open file is told once, as Linux does it since `errseq_t`.

@@ -1,6 +1,7 @@
 //! Positional reads of a file.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -26,6 +27,9 @@ pub const READ_AT_BYTES_MAX: usize = 64 << 20;
 /// Most pages of extents that an open file keeps.
 const PAGES_MAX: usize = 32;
 
+/// How often pages of one version are looked for without a pause.
+const PINS_AT_ONCE: u32 = 3;
+
 /// Zeros for holes, shared by all.
 static ZEROS: [u8; READ_BYTES as usize] = [0; READ_BYTES as usize];
 
@@ -44,6 +48,24 @@ struct Inner {
     inode: InodeId,
     /// Held for a look-up or an exchange.
     pages: Mutex<Pages>,
+}
+
+/// Where the bytes of a range are, all as of one version of the file.
+pub(crate) struct Pinned {
+    /// One after the other: from the first byte of the range to its last, or to the end of the file.
+    pages: Vec<Arc<ExtentPage>>,
+}
+
+impl Pinned {
+    /// The file then. There is always a page.
+    pub(crate) fn attributes(&self) -> &Attributes {
+        &self.pages[0].attributes
+    }
+
+    fn page(&self, offset: u64) -> Option<&ExtentPage> {
+        let page = self.pages.iter().find(|page| page.range.contains(&offset));
+        page.map(|page| &**page)
+    }
 }
 
 /// What is known of the extents.
@@ -187,46 +209,129 @@ impl Reader {
         Ok(self.fetch(0).await?.attributes.clone())
     }
 
-    /// Reads at most `length` bytes from `offset`; fewer only at the end of the file. Holes read as zeros.
+    /// Reads at most `length` bytes from `offset`; fewer only at the end of the file. Holes read as zeros. All bytes are of one
+    /// version of the file: those of a commit are all there, or none.
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         if length > READ_AT_BYTES_MAX {
             let message = format!("{length} bytes at once, at most {READ_AT_BYTES_MAX}");
             let failure = Failure::new(ErrorCode::InvalidArgument, message);
             return Err(Error::refused(&self.inner.subject, failure));
         }
-        let first = self.read_piece(offset, length as u64, false).await?;
-        if first.len() == length || first.is_empty() {
-            return Ok(first);
-        }
-        let mut all = BytesMut::with_capacity(length.min(first.len() * 2));
-        all.extend_from_slice(&first);
-        while all.len() < length {
-            let at = offset.saturating_add(all.len() as u64);
-            let piece = self
-                .read_piece(at, (length - all.len()) as u64, false)
-                .await?;
-            if piece.is_empty() {
-                break;
+        let range = offset..offset.saturating_add(length as u64);
+        let mut backoff = self.backoff();
+        loop {
+            let pinned = self.pin(range.clone()).await?;
+            if let Some(bytes) = self.read_range(&pinned, range.clone()).await? {
+                return Ok(bytes);
             }
-            all.extend_from_slice(&piece);
+            self.wait_for_calm(&mut backoff).await?;
         }
-        Ok(all.freeze())
     }
 
-    /// Reads into `buffer` from `offset`; returns how many bytes, fewer only at the end of the file.
+    async fn read_range(&self, pinned: &Pinned, range: Range<u64>) -> Result<Option<Bytes>> {
+        let length = range.end - range.start;
+        let Some(first) = self.read_pinned(pinned, range.start, length, false).await? else {
+            return Ok(None);
+        };
+        if first.len() as u64 == length || first.is_empty() {
+            return Ok(Some(first));
+        }
+        let mut all = BytesMut::with_capacity((length as usize).min(first.len() * 2));
+        all.extend_from_slice(&first);
+        while (all.len() as u64) < length {
+            let (at, left) = (range.start + all.len() as u64, length - all.len() as u64);
+            match self.read_pinned(pinned, at, left, false).await? {
+                None => return Ok(None),
+                Some(piece) if piece.is_empty() => break,
+                Some(piece) => all.extend_from_slice(&piece),
+            }
+        }
+        Ok(Some(all.freeze()))
+    }
+
+    /// Reads into `buffer` from `offset`; returns how many bytes, fewer only at the end of the file. All are of one version
+    /// of the file.
     pub async fn read_at_into(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let range = offset..offset.saturating_add(buffer.len() as u64);
+        let mut backoff = self.backoff();
+        loop {
+            let pinned = self.pin(range.clone()).await?;
+            if let Some(filled) = self.read_range_into(&pinned, offset, buffer).await? {
+                return Ok(filled);
+            }
+            self.wait_for_calm(&mut backoff).await?;
+        }
+    }
+
+    async fn read_range_into(
+        &self,
+        pinned: &Pinned,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<Option<usize>> {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset.saturating_add(filled as u64);
             let wanted = (buffer.len() - filled) as u64;
-            let piece = self.read_piece(at, wanted, false).await?;
+            let Some(piece) = self.read_pinned(pinned, at, wanted, false).await? else {
+                return Ok(None);
+            };
             if piece.is_empty() {
                 break;
             }
             buffer[filled..filled + piece.len()].copy_from_slice(&piece);
             filled += piece.len();
         }
-        Ok(filled)
+        Ok(Some(filled))
+    }
+
+    /// Where the bytes of a range are, as of one version of the file. Beyond its end as last heard of it is asked again.
+    pub(crate) async fn pin(&self, range: Range<u64>) -> Result<Pinned> {
+        let mut backoff = self.backoff();
+        let mut attempts = 0;
+        loop {
+            if let Some(pinned) = self.pin_once(&range).await? {
+                return Ok(pinned);
+            }
+            attempts += 1;
+            if attempts > PINS_AT_ONCE {
+                self.wait_for_calm(&mut backoff).await?;
+            }
+        }
+    }
+
+    /// `None` if the file changed between two pages.
+    async fn pin_once(&self, range: &Range<u64>) -> Result<Option<Pinned>> {
+        let mut pages: Vec<Arc<ExtentPage>> = Vec::with_capacity(1);
+        let mut at = range.start;
+        loop {
+            let page = self.page_at(at).await?;
+            let first = pages.first().unwrap_or(&page);
+            if first.attributes.version != page.attributes.version {
+                return Ok(None);
+            }
+            let end = page.range.end;
+            pages.push(page);
+            if end <= at || end >= range.end {
+                return Ok(Some(Pinned { pages }));
+            }
+            at = end;
+        }
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff<'_> {
+        let core = self.inner.fs.core();
+        Backoff::new(&core.namenode.randomness, core.config.timeouts.patience)
+    }
+
+    /// Before another look at a file that has just changed.
+    pub(crate) async fn wait_for_calm(&self, backoff: &mut Backoff<'_>) -> Result<()> {
+        if backoff.pause().await {
+            return Ok(());
+        }
+        let message = "the file changes faster than it can be read";
+        let failure = Failure::new(ErrorCode::Unavailable, message);
+        Err(Error::refused(&self.inner.subject, failure))
     }
 
     /// The file from `offset` to its end, read ahead.
@@ -248,13 +353,41 @@ impl Reader {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let length = length.min(READ_BYTES);
         let page = self.page_at(offset).await?;
         if offset >= page.range.end {
             return Ok(Bytes::new());
         }
+        let read = self.read_from(&page, offset, length, sequential).await?;
+        Ok(read.0)
+    }
+
+    /// The same as of the version that is pinned; `None` if its bytes are gone by now. None are beyond the pinned range.
+    pub(crate) async fn read_pinned(
+        &self,
+        pinned: &Pinned,
+        offset: u64,
+        length: u64,
+        sequential: bool,
+    ) -> Result<Option<Bytes>> {
+        let Some(page) = pinned.page(offset).filter(|_| length > 0) else {
+            return Ok(Some(Bytes::new()));
+        };
+        let (bytes, version) = self.read_from(page, offset, length, sequential).await?;
+        Ok((version == page.attributes.version).then_some(bytes))
+    }
+
+    /// Bytes of a page, or else of the file as it is now; and the version that they are of.
+    async fn read_from(
+        &self,
+        page: &ExtentPage,
+        offset: u64,
+        length: u64,
+        sequential: bool,
+    ) -> Result<(Bytes, u64)> {
+        let length = length.min(READ_BYTES);
+        let version = page.attributes.version;
         let (first_failure, wanted) = match page.piece(offset, length) {
-            Piece::Hole { length } => return Ok(zeros(length)),
+            Piece::Hole { length } => return Ok((zeros(length), version)),
             Piece::Bytes {
                 extent,
                 offset_in_extent,
@@ -264,7 +397,7 @@ impl Reader {
                     .read_extent(extent, offset_in_extent, length, sequential)
                     .await
                 {
-                    Ok(bytes) => return Ok(bytes),
+                    Ok(bytes) => return Ok((bytes, version)),
                     Err(failure) => (failure, length),
                 }
             }
@@ -277,8 +410,9 @@ impl Reader {
         let mut backoff = Backoff::new(&core.namenode.randomness, patience);
         loop {
             let page = self.fetch(offset).await?;
+            let version = page.attributes.version;
             let (extent, offset_in_extent, length) = match page.piece(offset, wanted) {
-                Piece::Hole { length } => return Ok(zeros(length)),
+                Piece::Hole { length } => return Ok((zeros(length), version)),
                 Piece::Bytes {
                     extent,
                     offset_in_extent,
@@ -287,7 +421,7 @@ impl Reader {
             };
             let read = self.read_extent(extent, offset_in_extent, length, sequential);
             match read.await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => return Ok((bytes, version)),
                 Err(failure) if failure.code.is_retryable() && backoff.pause().await => {}
                 Err(failure) => {
                     return Err(Error::DataLost {

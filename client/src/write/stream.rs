@@ -11,9 +11,7 @@ use std::time::Duration;
 use cairn_protocol::checksum::combine;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, Location};
-use cairn_protocol::messages::operation::{
-    Commit, CommitExtent, CommitPlace, InodeOutcome, OperationKind,
-};
+use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, InodeOutcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -25,6 +23,7 @@ use super::placement::{Placement, lost_the_chunk};
 use crate::error::{Error, Result, Subject};
 use crate::file_system::Core;
 use crate::namenode::lock;
+use crate::session::{MutateError, Unanswered};
 
 /// Acknowledged bytes are committed when there are this many.
 const COMMIT_BYTES: u64 = 16 << 20;
@@ -117,8 +116,37 @@ pub(crate) fn extents_of(
     })
 }
 
-/// Called with the number of the last unit of each commit, and the file as that left it. Units are committed in order.
-pub(crate) type OnCommit = Box<dyn Fn(u64, &Attributes) + Send>;
+/// Whoever keeps the bytes of a stream until they are committed. Units are committed in order.
+pub(crate) trait Follower: Send + Sync {
+    /// The version of the file as last heard of.
+    fn version(&self) -> u64;
+
+    /// Units up to `last` are committed, and the file is as that left it.
+    fn committed(&self, last: u64, attributes: &Attributes);
+}
+
+/// A commit of which nobody knows whether it happened.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    pub(crate) unanswered: Box<Unanswered>,
+    /// Version of the file, or an earlier one, before it was sent.
+    pub(crate) version_before: u64,
+    /// The last unit in it; the first is the oldest that is not committed.
+    pub(crate) last: u64,
+}
+
+/// Why a stream ended.
+struct StreamFailure {
+    error: Error,
+    doubt: Option<Doubt>,
+}
+
+impl From<Error> for StreamFailure {
+    fn from(error: Error) -> Self {
+        let doubt = None;
+        Self { error, doubt }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ChunkEpoch {
@@ -135,7 +163,7 @@ enum Command {
 pub(crate) struct StreamHandle {
     commands: mpsc::Sender<Command>,
     /// Why the stream ended, once it has.
-    failed: Arc<Mutex<Option<Error>>>,
+    failed: Arc<Mutex<Option<StreamFailure>>>,
     subject: Subject,
 }
 
@@ -158,8 +186,15 @@ impl StreamHandle {
         answered.await.map_err(|_| self.error())?
     }
 
+    /// The commit in whose midst a stream that followers listen to has ended.
+    pub(crate) fn take_doubt(&self) -> Option<Doubt> {
+        lock(&self.failed).as_mut()?.doubt.take()
+    }
+
     fn error(&self) -> Error {
-        lock(&self.failed).clone().unwrap_or_else(|| {
+        let failed = lock(&self.failed);
+        let error = failed.as_ref().map(|failed| failed.error.clone());
+        error.unwrap_or_else(|| {
             let closed = cairn_protocol::Failure::new(
                 cairn_protocol::ErrorCode::Unavailable,
                 "the file system is closed",
@@ -174,7 +209,7 @@ pub(crate) fn start(
     core: &Arc<Core>,
     target: Target,
     placement: Placement,
-    on_commit: Option<OnCommit>,
+    follower: Option<Arc<dyn Follower>>,
 ) -> StreamHandle {
     let (sender, commands) = mpsc::channel(QUEUE);
     let failed = Arc::new(Mutex::new(None));
@@ -187,7 +222,7 @@ pub(crate) fn start(
         core: core.clone(),
         target,
         placement,
-        on_commit,
+        follower,
         commands,
         unsent: VecDeque::new(),
         sent: VecDeque::new(),
@@ -195,6 +230,7 @@ pub(crate) fn start(
         acked_bytes: 0,
         committing: 0,
         commit: None,
+        version_before: 0,
         commit_now: false,
         pipeline: None,
         retiring: Vec::new(),
@@ -206,13 +242,14 @@ pub(crate) fn start(
     handle
 }
 
-type CommitFuture = BoxFuture<'static, Result<InodeOutcome>>;
+type CommitResult = std::result::Result<InodeOutcome, MutateError>;
+type CommitFuture = BoxFuture<'static, CommitResult>;
 
 struct Stream {
     core: Arc<Core>,
     target: Target,
     placement: Placement,
-    on_commit: Option<OnCommit>,
+    follower: Option<Arc<dyn Follower>>,
     commands: mpsc::Receiver<Command>,
     unsent: VecDeque<Unit>,
     sent: VecDeque<Unit>,
@@ -220,6 +257,8 @@ struct Stream {
     acked_bytes: u64,
     committing: usize,
     commit: Option<CommitFuture>,
+    /// What the follower knew when that was sent.
+    version_before: u64,
     /// Commit at the next chance, however little it is.
     commit_now: bool,
     pipeline: Option<Pipeline>,
@@ -238,17 +277,25 @@ struct Retiring {
 
 enum Event {
     Progress(std::result::Result<u64, PipelineFailure>),
-    Committed(Result<InodeOutcome>),
+    Committed(CommitResult),
     Command(Option<Command>),
     Idle,
 }
 
 impl Stream {
-    async fn run(mut self, failed: Arc<Mutex<Option<Error>>>) {
-        let Err(error) = self.drive().await else {
+    async fn run(mut self, failed: Arc<Mutex<Option<StreamFailure>>>) {
+        let Err(mut failure) = self.drive().await else {
             return;
         };
-        *lock(&failed) = Some(error.clone());
+        // Its bytes would else be committed again by whoever keeps them, perhaps after somebody else has written there.
+        if let Some(commit) = self.commit.take()
+            && let Err(late) = self.committed(commit.await)
+            && late.doubt.is_some()
+        {
+            failure = late;
+        }
+        let error = failure.error.clone();
+        *lock(&failed) = Some(failure);
         self.commands.close();
         for flush in self.flushes.drain(..) {
             // A caller that has gone does not miss the answer.
@@ -258,7 +305,7 @@ impl Stream {
         self.finish_retiring(true);
     }
 
-    async fn drive(&mut self) -> Result<()> {
+    async fn drive(&mut self) -> std::result::Result<(), StreamFailure> {
         loop {
             // First the commit, which may race with a seal of the namenode's own; finding another chunk can take long.
             self.start_commit();
@@ -432,18 +479,19 @@ impl Stream {
         let (extents, count) = self.commit_extents();
         self.committing = count;
         self.commit_now = false;
-        let commit = OperationKind::Commit(Commit {
+        self.version_before = self.follower.as_ref().map_or(0, |told| told.version());
+        let commit = Commit {
             location: Location::inode(self.target.inode),
             extents,
             place: self.target.place as i32,
             mtime_ns: 0,
             size_at_least: 0,
-        });
+        };
         let sessions = self.core.sessions.clone();
         let subject = self.target.subject.clone();
-        self.commit = Some(Box::pin(async move {
-            sessions.mutate_inode(&subject, commit).await
-        }));
+        self.commit = Some(Box::pin(
+            async move { sessions.commit(&subject, commit).await },
+        ));
     }
 
     /// The extents of the next commit, and of how many units they are. Neighbours in file and chunk are one extent.
@@ -479,7 +527,7 @@ impl Stream {
         (extents, count)
     }
 
-    fn committed(&mut self, result: Result<InodeOutcome>) -> Result<()> {
+    fn committed(&mut self, result: CommitResult) -> std::result::Result<(), StreamFailure> {
         self.commit = None;
         let count = std::mem::take(&mut self.committing);
         match result {
@@ -490,13 +538,13 @@ impl Stream {
                     self.acked_bytes -= unit.packet.len();
                     last = Some(unit.number);
                 }
-                if let (Some(on_commit), Some(last)) = (&self.on_commit, last) {
-                    on_commit(last, &outcome.attributes);
+                if let (Some(follower), Some(last)) = (&self.follower, last) {
+                    follower.committed(last, &outcome.attributes);
                 }
                 self.finish_retiring(false);
                 Ok(())
             }
-            Err(error) if lost_the_chunk(&error) => {
+            Err(MutateError { error, .. }) if lost_the_chunk(&error) => {
                 // Everything uncommitted goes into a new chunk, in order; whichever chunk it was, this is rare.
                 self.take_back_sent();
                 while let Some(unit) = self.acked.pop_back() {
@@ -505,9 +553,20 @@ impl Stream {
                 self.acked_bytes = 0;
                 self.retire(Some(0));
                 self.finish_retiring(true);
-                self.count_failure(|_| error)
+                Ok(self.count_failure(|_| error)?)
             }
-            Err(error) => Err(error),
+            Err(MutateError { error, unanswered }) => {
+                let last = count
+                    .checked_sub(1)
+                    .and_then(|index| self.acked.get(index))
+                    .filter(|_| self.follower.is_some());
+                let doubt = unanswered.zip(last).map(|(unanswered, last)| Doubt {
+                    unanswered,
+                    version_before: self.version_before,
+                    last: last.number,
+                });
+                Err(StreamFailure { error, doubt })
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use cairn_client::{FileSystem, OpenFile};
 use cairn_protocol::messages::operation::IfExists;
 use cairn_protocol::{ErrorCode, Failure};
 
-use crate::fake::{FakeCluster, pattern};
+use crate::fake::{FakeCluster, Interrupted, pattern};
 
 async fn create(fs: &FileSystem, path: &str) -> OpenFile {
     let created = fs.create(path, 0o644, IfExists::Fail).await;
@@ -109,4 +109,95 @@ async fn every_open_file_is_told_once_that_bytes_were_given_up() {
     for file in [&one, &other, &late, &heir] {
         assert_eq!(file.flush().await, Ok(None));
     }
+}
+
+/// Flushes until that works; how often the outcome of a commit was unknown.
+async fn flush_at_last(file: &OpenFile) -> usize {
+    let mut unknown = 0;
+    while let Err(error) = file.flush().await {
+        assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+        unknown += 1;
+    }
+    unknown
+}
+
+#[tokio::test]
+async fn a_commit_whose_session_ended_is_not_repeated_if_it_happened() {
+    // In one go, and through a stream.
+    for length in [1000, 20 << 20] {
+        let cluster = FakeCluster::start(1, 3).await;
+        cluster.state().chunk_size = 64 << 20;
+        let fs = cluster.connect().await;
+        let file = create(&fs, "/f").await;
+        for interrupted in [Interrupted::Before, Interrupted::After] {
+            let content = pattern(length, interrupted as u8);
+            cluster.state().faults.interrupted = Some(("commit", interrupted));
+            for at in (0..length).step_by(1 << 20) {
+                let piece = content.slice(at..length.min(at + (1 << 20)));
+                file.write(at as u64, piece).await.unwrap();
+            }
+            // The first attempt may have been one in the background.
+            assert!(flush_at_last(&file).await <= 1);
+            let state = cluster.state();
+            assert!(state.faults.interrupted.is_none());
+            assert!(state.content("/f").unwrap() == content);
+            if length == 1000 {
+                let commits = 1 + usize::from(matches!(interrupted, Interrupted::After));
+                assert_eq!(state.count("commit"), commits);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_of_which_nobody_can_tell_whether_it_happened_is_told_and_not_repeated() {
+    for length in [1000, 5 << 20] {
+        let cluster = FakeCluster::start(1, 3).await;
+        cluster.state().chunk_size = 64 << 20;
+        let fs = cluster.connect().await;
+        let file = create(&fs, "/f").await;
+        let other = file.open_again();
+        cluster.state().faults.interrupted = Some(("commit", Interrupted::LongAfter));
+        file.write(0, pattern(length, 1)).await.unwrap();
+        let error = file.flush().await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+        flush_at_last(&file).await;
+        assert_eq!(cluster.state().content("/f").unwrap(), b"");
+        // Who writes again is not held up.
+        file.write(0, "again".into()).await.unwrap();
+        file.flush().await.unwrap();
+        assert_eq!(cluster.state().content("/f").unwrap(), b"again");
+        let told = other.flush().await.unwrap_err();
+        assert_eq!(told.code(), ErrorCode::OutcomeUnknown);
+        assert_eq!(other.flush().await, Ok(None));
+        assert_eq!(file.flush().await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_answers_for_long_is_asked_for_again_under_its_number() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let mut config = cluster.config();
+    config.timeouts.patience = std::time::Duration::from_millis(300);
+    let fs = FileSystem::connect(config).await.unwrap();
+    let file = create(&fs, "/f").await;
+    // Both shared streams have their chunks.
+    for _ in 0..2 {
+        file.write(0, "first".into()).await.unwrap();
+        file.flush().await.unwrap();
+    }
+    file.write(0, "other".into()).await.unwrap();
+    cluster.state().faults.lost_answers = u32::MAX;
+    let error = file.flush().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+    let error = file.truncate(0).await.unwrap_err();
+    assert!(error.code().is_retryable(), "nothing overtakes it: {error}");
+    cluster.state().faults.lost_answers = 0;
+    file.write(1, "*".into()).await.unwrap();
+    file.flush().await.unwrap();
+    let state = cluster.state();
+    assert_eq!(state.content("/f").unwrap(), b"o*her");
+    assert_eq!(state.count("commit"), 4);
+    assert_eq!(state.count("truncate"), 0);
+    assert_eq!(state.sessions.len(), 1);
 }

@@ -188,3 +188,31 @@ async fn a_file_that_is_not_there_is_named() {
     let error = fs.read_file("/nothing").await.unwrap_err();
     assert_eq!(error.to_string(), "/nothing: No such file or directory");
 }
+
+#[tokio::test]
+async fn a_read_sees_each_commit_wholly_or_not_at_all_however_many_pages_it_takes() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let content = pattern(10, 0);
+    fs.write_file("/f", content, &WriteOptions::default())
+        .await
+        .unwrap();
+    // Four extents that are not neighbours in their chunk: pages of the fake have two.
+    for at in [0_u64, 30, 20, 10] {
+        let bytes = vec![b'A'; 10].into();
+        fs.write_at("/f", at, bytes).await.unwrap();
+    }
+    let reader = fs.open("/f").await.unwrap();
+    let file = fs.open_file(reader.inode()).await.unwrap();
+    file.write(15, "x".into()).await.unwrap();
+    assert_eq!(file.read(10, 10).await.unwrap(), "AAAAAxAAAA");
+    // Both know the first page of what is there now.
+    fs.write_at("/f", 0, vec![b'B'; 40].into()).await.unwrap();
+    assert_eq!(reader.read_at(0, 40).await.unwrap(), [b'B'; 40].as_slice());
+    let mut buffer = [0; 50];
+    assert_eq!(reader.read_at_into(0, &mut buffer).await.unwrap(), 40);
+    assert_eq!(buffer[..40], [b'B'; 40]);
+    let mut expected = file.read(0, 40).await.unwrap().to_vec();
+    expected[15] = expected[0];
+    assert_eq!(expected, vec![expected[0]; 40]);
+}

@@ -6,7 +6,7 @@ use cairn_client::Error;
 use cairn_protocol::ids::NamenodeId;
 use cairn_protocol::{ErrorCode, Failure};
 
-use crate::fake::FakeCluster;
+use crate::fake::{FakeCluster, Interrupted};
 
 #[tokio::test]
 async fn a_hint_leads_to_the_leader() {
@@ -65,20 +65,34 @@ async fn numbers_of_concurrent_mutations_are_distinct() {
 }
 
 #[tokio::test]
-async fn after_its_session_expired_a_mutation_is_unknown_and_the_next_one_is_fine() {
+async fn a_mutation_whose_session_ended_is_unknown_if_it_may_have_happened_and_the_next_one_is_fine()
+ {
+    for (interrupted, done) in [(Interrupted::Before, 0), (Interrupted::After, 1)] {
+        let cluster = FakeCluster::start(1, 0).await;
+        let fs = cluster.connect().await;
+        fs.mkdir("/a", 0o755).await.unwrap();
+        cluster.state().faults.interrupted = Some(("mkdir", interrupted));
+        let error = fs.mkdir("/b", 0o755).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+        fs.mkdir("/c", 0o755).await.unwrap();
+        let state = cluster.state();
+        assert_eq!(state.count("mkdir"), 2 + done);
+        assert_eq!(state.sessions.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_mutation_that_only_hears_that_its_session_is_over_happens_in_the_next() {
     let cluster = FakeCluster::start(1, 0).await;
     let fs = cluster.connect().await;
     fs.mkdir("/a", 0o755).await.unwrap();
     for session in cluster.state().sessions.values_mut() {
         session.alive = false;
     }
-    let error = fs.mkdir("/b", 0o755).await.unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-    assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
-    fs.mkdir("/c", 0o755).await.unwrap();
+    fs.mkdir("/b", 0o755).await.unwrap();
     let state = cluster.state();
     assert_eq!(state.count("mkdir"), 2);
-    assert!(!state.names.contains_key(b"/b".as_slice()));
     assert_eq!(state.sessions.len(), 2);
 }
 

@@ -4,7 +4,7 @@ use cairn_client::WriteOptions;
 use cairn_protocol::messages::operation::IfExists;
 use cairn_protocol::{ErrorCode, Failure};
 
-use crate::fake::{FakeCluster, pattern};
+use crate::fake::{FakeCluster, Interrupted, pattern};
 
 fn options() -> WriteOptions {
     WriteOptions::default()
@@ -415,9 +415,7 @@ async fn a_write_whose_session_expired_is_unknown_and_is_not_finished_under_anot
     let mut writer = fs.create_writer("/large", options()).unwrap();
     writer.write(&pattern(3 << 20, 5)).await.unwrap();
     writer.flush().await.unwrap();
-    for session in cluster.state().sessions.values_mut() {
-        session.alive = false;
-    }
+    cluster.state().faults.interrupted = Some(("commit", Interrupted::Before));
     writer.write(&pattern(1 << 20, 5)).await.unwrap();
     let error = writer.flush().await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::OutcomeUnknown);

@@ -117,7 +117,7 @@ impl Model {
             Step::Commit { count } => (0..count).for_each(|_| self.commit()),
             Step::Fail => {
                 self.units.clear();
-                self.overlay.take_back();
+                self.overlay.take_back(0);
             }
         }
         self.check();

@@ -71,8 +71,8 @@ pub struct Faults {
     pub silent_followers: bool,
     /// This many mutations take effect, and their answers are lost.
     pub lost_answers: u32,
-    /// The next commit takes effect, its answer is lost, and its session is over when it is asked again.
-    pub ends_with_commit: bool,
+    /// The answer to the next of these operations is lost, and its session is over when it is asked again.
+    pub interrupted: Option<(&'static str, Interrupted)>,
     /// This many keep-alives are refused, though the session lives.
     pub refused_keep_alives: u32,
     /// The next removals of a namenode are answered with these failures, the last one first.
@@ -87,6 +87,15 @@ pub struct Faults {
     pub silent: BTreeSet<u64>,
     /// These datanodes serve a flipped bit.
     pub corrupt: BTreeSet<u64>,
+}
+
+/// How far an operation came whose session ended.
+#[derive(Clone, Copy)]
+pub enum Interrupted {
+    Before,
+    After,
+    /// And somebody else has truncated the file it changed since.
+    LongAfter,
 }
 
 pub struct FakeSession {

@@ -20,7 +20,7 @@ use cairn_protocol::messages::session::{
 use cairn_protocol::rpc::{FramedStream, Hello, Peer, Reply, Request, RpcError, Service};
 use cairn_protocol::{ErrorCode, Failure, Method};
 
-use super::{CLUSTER, FakeChunk, FakeInode, FakeSession, Shared, State, name};
+use super::{CLUSTER, FakeChunk, FakeInode, FakeSession, Interrupted, Shared, State, name};
 
 pub struct FakeNamenode {
     pub shared: Arc<Shared>,
@@ -132,6 +132,19 @@ fn mutate(state: &mut State, request: MutateRequest) -> Result<MutateReply, RpcE
     state
         .attempts
         .push((request.session, request.sequence, what));
+    live_session(state, request.session)?;
+    let interrupted = state
+        .faults
+        .interrupted
+        .take_if(|(which, _)| *which == what);
+    if let Some((_, Interrupted::Before)) = interrupted {
+        live_session(state, request.session)?.alive = false;
+        return Err(ErrorCode::Unavailable.into());
+    }
+    let changed = match &kind {
+        OperationKind::Commit(commit) => commit.location.inode,
+        _ => 0,
+    };
     let session = live_session(state, request.session)?;
     session.outcomes = session.outcomes.split_off(&request.lowest_unanswered);
     let outcome = match session.outcomes.get(&request.sequence) {
@@ -154,10 +167,15 @@ fn mutate(state: &mut State, request: MutateRequest) -> Result<MutateReply, RpcE
             outcome
         }
     };
-    if what == "commit" && std::mem::take(&mut state.faults.ends_with_commit) {
-        if let Some(session) = state.sessions.get_mut(&request.session) {
-            session.alive = false;
-        }
+    if let Some((_, Interrupted::LongAfter)) = interrupted
+        && let Some(file) = state.inodes.get_mut(&changed)
+    {
+        cut(file, 0, u64::MAX);
+        file.size = 0;
+        file.version += 1;
+    }
+    if interrupted.is_some() {
+        live_session(state, request.session)?.alive = false;
         return Err(ErrorCode::Unavailable.into());
     }
     if state.faults.lost_answers > 0 {
