@@ -45,18 +45,25 @@ impl FileSystem {
         self.ask(Method::Status, &StatusRequest { caller }).await
     }
 
-    /// One page of consistency checks: `cursor` is empty for the first, and comes from the last reply for the next.
+    /// One page of consistency checks: `cursor` is empty for the first, and comes from the last reply for the next. What is severe
+    /// names the files that it affects.
     pub async fn fsck_page(&self, cursor: Vec<u8>, limit: u32) -> Result<FsckReply> {
-        let caller = self.asker();
-        self.ask(
-            Method::Fsck,
-            &FsckRequest {
-                caller,
-                cursor,
-                limit,
-            },
-        )
-        .await
+        self.fsck(cursor, limit, false).await
+    }
+
+    /// [`FileSystem::fsck_page`], and what is being repaired names its files, too: a problem for each.
+    pub async fn fsck_page_by_file(&self, cursor: Vec<u8>, limit: u32) -> Result<FsckReply> {
+        self.fsck(cursor, limit, true).await
+    }
+
+    async fn fsck(&self, cursor: Vec<u8>, limit: u32, name_files: bool) -> Result<FsckReply> {
+        let request = FsckRequest {
+            caller: self.asker(),
+            cursor,
+            limit,
+            name_files,
+        };
+        self.ask(Method::Fsck, &request).await
     }
 
     /// Adds the namenode that listens at `address`, in place of `replaces` if that is given.

@@ -57,6 +57,8 @@ pub struct Space {
     pub total_bytes: u64,
     /// Bytes that an unprivileged process may still write.
     pub available_bytes: u64,
+    /// Tells file systems of one machine apart: paths with the same number share their bytes. 0: not known.
+    pub filesystem: u64,
 }
 
 /// Holds an exclusive advisory lock on a file until dropped.

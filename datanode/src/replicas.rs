@@ -338,6 +338,7 @@ fn volume_report(status: &VolumeStatus) -> VolumeReport {
         replica_count: status.replica_count as u64,
         failed,
         reason,
+        filesystem: status.filesystem,
     }
 }
 

@@ -16,6 +16,8 @@ use crate::store::{Read, StoreError, chunk, chunk_use, dirent, inode, map_owner}
 const LIMIT_DEFAULT: u32 = 10_000;
 const LIMIT_MAX: u32 = 100_000;
 
+/// Problems after which a page ends: each may have cost a look through a directory.
+const PROBLEMS_MAX: usize = 1_000;
 /// Files of one chunk that are named.
 const FILES_MAX: usize = 1_000;
 /// Names of a directory that are looked at for a file's, and the depth of a path.
@@ -33,24 +35,32 @@ pub(crate) struct Evidence {
     pub failed: BTreeSet<Incarnation>,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish {
+    /// Records to check at most; 0 leaves it to us.
+    pub limit: u32,
+    /// What is being repaired is told for each file, too, not only once for its chunk.
+    pub name_files: bool,
+}
+
 /// One page. The cursor of a page is opaque: a pass, then where in it.
 pub(crate) fn page(
     read: &impl Read,
     cursor: &[u8],
-    limit: u32,
+    wish: Wish,
     evidence: &Evidence,
 ) -> Result<FsckReply, RpcError> {
-    let limit = if limit == 0 {
-        LIMIT_DEFAULT
-    } else {
-        limit.min(LIMIT_MAX)
+    let limit = match wish.limit {
+        0 => LIMIT_DEFAULT,
+        limit => limit.min(LIMIT_MAX),
     } as usize;
     let (pass, rest) = cursor
         .split_first()
         .map_or((PASS_INVARIANTS, cursor), |(pass, rest)| (*pass, rest));
     let page = match pass {
         PASS_INVARIANTS => invariants_page(read, rest, limit),
-        PASS_REPLICAS => replicas_page(read, rest, limit, evidence),
+        PASS_REPLICAS => replicas_page(read, rest, (limit, wish.name_files), evidence),
         _ => {
             return Err(
                 Failure::new(ErrorCode::InvalidArgument, "a cursor that no fsck gave out").into(),
@@ -89,13 +99,13 @@ fn invariants_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Fsck
 fn replicas_page(
     read: &impl Read,
     cursor: &[u8],
-    limit: usize,
+    (limit, name_files): (usize, bool),
     evidence: &Evidence,
 ) -> Result<FsckReply, StoreError> {
     let start = <[u8; 8]>::try_from(cursor).map_or(0, u64::from_be_bytes);
     let mut reply = FsckReply::default();
     chunk::scan(read, ChunkId(start), &mut |id, record| {
-        if reply.chunks as usize == limit {
+        if reply.chunks as usize == limit || reply.problems.len() >= PROBLEMS_MAX {
             reply.cursor = vec![PASS_REPLICAS];
             reply.cursor.extend_from_slice(&id.0.to_be_bytes());
             return Ok(false);
@@ -108,7 +118,7 @@ fn replicas_page(
             per_file(read, id, record.held_length(), problem, &mut reply.problems)?;
         }
         match replica_problem(id, &record, evidence) {
-            Some(problem) if problem.severe => {
+            Some(problem) if problem.severe || name_files => {
                 per_file(read, id, 0, problem, &mut reply.problems)?;
             }
             problem => reply.problems.extend(problem),

@@ -19,7 +19,7 @@ pub(crate) struct Fsck {
     /// One JSON object.
     #[arg(long)]
     json: bool,
-    /// Tell only about this path and what is below it; everything is checked all the same.
+    /// Tell only about this path and what is below it, by file; everything is checked all the same.
     path: Option<OsString>,
 }
 
@@ -42,13 +42,19 @@ impl Fsck {
             .as_ref()
             .map(|typed| session.path(typed))
             .transpose()?;
+        if let Some(path) = &below {
+            session.fs.stat_link(path).await?;
+        }
         let (mut totals, mut cursor, mut array) =
             (Totals::default(), Vec::new(), JsonArray::default());
         if self.json {
             write!(session.out, "{{\"problems\": ")?;
         }
         loop {
-            let page = session.fs.fsck_page(cursor, PAGE).await?;
+            let page = match below {
+                Some(_) => session.fs.fsck_page_by_file(cursor, PAGE).await?,
+                None => session.fs.fsck_page(cursor, PAGE).await?,
+            };
             totals.inodes += page.inodes;
             totals.chunks += page.chunks;
             totals.extents += page.extents;

@@ -6,6 +6,7 @@ use cairn_client::{Safety, verdict};
 use cairn_protocol::messages::admin::{
     ClusterCounts, DatanodeAdminState, DatanodeStatus, NamenodeStatus, StatusReply,
 };
+use cairn_protocol::messages::datanode::VolumeSpace;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -32,23 +33,10 @@ impl Status {
     }
 }
 
-/// Space over all live datanodes: capacity, used, available.
-pub(crate) fn space(datanode: &DatanodeStatus) -> (u64, u64, u64) {
-    datanode
-        .volumes
-        .iter()
-        .fold((0, 0, 0), |(capacity, used, available), volume| {
-            (
-                capacity + volume.capacity_bytes,
-                used + volume.used_bytes,
-                available
-                    + if volume.failed {
-                        0
-                    } else {
-                        volume.available_bytes
-                    },
-            )
-        })
+/// Space over the volumes of a datanode.
+fn space(datanode: &DatanodeStatus) -> VolumeSpace {
+    let host = datanode.address.host.as_str();
+    VolumeSpace::of(datanode.volumes.iter().map(|volume| (host, volume)))
 }
 
 fn print(out: &mut impl Write, status: &StatusReply) -> io::Result<()> {
@@ -142,7 +130,7 @@ pub(crate) fn print_datanodes(
     ];
     table.row(titles.map(str::to_owned));
     for datanode in datanodes {
-        let (_, used, available) = space(datanode);
+        let space = space(datanode);
         table.row([
             String::new(),
             datanode.address.datanode.to_string(),
@@ -151,8 +139,8 @@ pub(crate) fn print_datanodes(
             state(datanode).to_owned(),
             heard(datanode),
             datanode.replica_count.to_string(),
-            space_or_unknown(datanode, used),
-            space_or_unknown(datanode, available),
+            space_or_unknown(datanode, space.used_bytes),
+            space_or_unknown(datanode, space.available_bytes),
         ]);
     }
     table.print(out, "  ")?;
@@ -252,7 +240,7 @@ pub(crate) fn namenode_json(namenode: &NamenodeStatus) -> Value {
 
 /// One datanode, for scripts.
 pub(crate) fn datanode_json(datanode: &DatanodeStatus) -> Value {
-    let (capacity, used, available) = space(datanode);
+    let space = space(datanode);
     let volumes = datanode.volumes.iter().map(|volume| {
         json!({
             "path": volume.path,
@@ -275,9 +263,9 @@ pub(crate) fn datanode_json(datanode: &DatanodeStatus) -> Value {
         "heartbeat_age_ms": age,
         "silent_ms": datanode.silent_ms,
         "replicas": datanode.replica_count,
-        "capacity_bytes": capacity,
-        "used_bytes": used,
-        "available_bytes": available,
+        "capacity_bytes": space.capacity_bytes,
+        "used_bytes": space.used_bytes,
+        "available_bytes": space.available_bytes,
         "write_streams": datanode.write_streams,
         "copies": datanode.copies,
         "version": datanode.version,

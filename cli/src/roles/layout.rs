@@ -228,7 +228,7 @@ impl Layout {
         gateway.into()
     }
 
-    /// A laptop's settings: little memory, short times, and a root that the current user can write to.
+    /// A laptop's settings: little memory, short times, and a root that everybody can write to and that protects names from others, like /tmp.
     fn namenode_config(&self, index: usize, folder: &Path) -> String {
         let mut file = toml::Table::new();
         let directory = folder.join(format!("namenode-{}", index + 1));
@@ -247,7 +247,7 @@ impl Layout {
         cluster.insert("datanode_dead_after".to_owned(), "10s".into());
         cluster.insert("session_ttl".to_owned(), "15s".into());
         cluster.insert("reclaim_grace".to_owned(), "15s".into());
-        cluster.insert("root_mode".to_owned(), 0o777.into());
+        cluster.insert("root_mode".to_owned(), 0o1777.into());
         let own = users::own_caller();
         cluster.insert("root_uid".to_owned(), i64::from(own.uid).into());
         cluster.insert("root_gid".to_owned(), i64::from(own.gid).into());
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(namenode.directory, folder.join("namenode-1"));
         assert_eq!(
             (namenode.cluster.replication, namenode.cluster.root_mode),
-            (2, 0o777)
+            (2, 0o1777)
         );
         let text = layout.datanode_config(1, &folder);
         let datanode: DatanodeConfig = parse(&text, Path::new("d.toml")).unwrap();

@@ -91,7 +91,8 @@ impl Processes {
         self.folder.join("logs").join(format!("{name}.log"))
     }
 
-    fn spawn(&mut self, role: Role) -> anyhow::Result<()> {
+    /// Starts one more.
+    pub(crate) fn spawn(&mut self, role: Role) -> anyhow::Result<()> {
         let log = self.log(&role.name);
         let output = File::options().create(true).append(true).open(&log);
         let output = output.with_context(|| format!("open {}", log.display()))?;

@@ -23,6 +23,8 @@ use crate::commands::up::Up;
 
 /// For all roles to find each other.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks whether the cluster is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs the cluster until Ctrl-C, SIGTERM or a failure.
 pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
@@ -44,9 +46,19 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     tasks.shutdown_on_signals()?;
     let stop = tasks.shutdown_token();
+    // A datanode gets its number when it registers first: new ones start in the order of their names.
+    let (known, new) = roles
+        .into_iter()
+        .partition(|role| role.kind == "namenode" || folder.join(&role.name).exists());
+    let cluster = Cluster {
+        up: &up,
+        folder: &folder,
+        layout: &layout,
+        began,
+    };
     if up.processes {
-        let mut processes = Processes::start(&folder, roles, up.restart)?;
-        let result = with_processes(&up, &folder, &layout, began, &mut processes, &stop).await;
+        let mut processes = Processes::start(&folder, known, up.restart)?;
+        let result = cluster.with_processes(&mut processes, new, &stop).await;
         say("stopping");
         processes.stop(SHUTDOWN_TIMEOUT).await;
         return result;
@@ -54,7 +66,7 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let started = tokio::select! {
         biased;
         () = stop.cancelled() => Ok(()),
-        started = embedded(&up, &folder, &layout, began, roles, &tasks) => started,
+        started = cluster.embedded(known, new, &tasks) => started,
     };
     if let Err(error) = started {
         tasks.shutdown();
@@ -65,62 +77,97 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     tasks.run_until_shutdown(SHUTDOWN_TIMEOUT).await
 }
 
-async fn embedded(
-    up: &Up,
-    folder: &Path,
-    layout: &Layout,
+/// What is started.
+#[derive(Clone, Copy)]
+struct Cluster<'a> {
+    up: &'a Up,
+    folder: &'a Path,
+    layout: &'a Layout,
     began: Instant,
-    roles: Vec<Role>,
-    tasks: &Tasks,
-) -> anyhow::Result<()> {
-    for role in roles {
-        let started = match role.kind {
-            "namenode" => namenode::start(config::load(&role.config)?, tasks)
-                .await
-                .map(|_| ()),
-            _ => datanode::start(config::load(&role.config)?, tasks)
-                .await
-                .map(|_| ()),
-        };
-        started.with_context(|| format!("start {}", role.name))?;
-    }
-    found_once(layout, folder).await?;
-    wait_until_ready(layout).await?;
-    say(welcome(up, folder, layout, began.elapsed(), &[]));
-    Ok(())
 }
 
-/// Waits until the end is asked for; fails if a process ends before the cluster is ready.
-async fn with_processes(
-    up: &Up,
-    folder: &Path,
-    layout: &Layout,
-    began: Instant,
+impl Cluster<'_> {
+    async fn embedded(self, known: Vec<Role>, new: Vec<Role>, tasks: &Tasks) -> anyhow::Result<()> {
+        for role in known {
+            start(&role, tasks).await?;
+        }
+        found_once(self.layout, self.folder).await?;
+        let fs = connect(self.layout).await?;
+        let first = self.layout.datanodes.len() - new.len();
+        for (index, role) in new.iter().enumerate() {
+            start(role, tasks).await?;
+            wait_until_registered(&fs, first + index + 1).await?;
+        }
+        wait_until_ready(self.layout, &fs).await?;
+        self.welcome(&[]);
+        Ok(())
+    }
+
+    /// Waits until the end is asked for; fails if a process ends before the cluster is ready.
+    async fn with_processes(
+        self,
+        processes: &mut Processes,
+        new: Vec<Role>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let first = self.layout.datanodes.len() - new.len();
+        let found = async {
+            found_once(self.layout, self.folder).await?;
+            connect(self.layout).await
+        };
+        let Some(fs) = while_all_run(processes, stop, found).await? else {
+            return Ok(());
+        };
+        for (index, role) in new.into_iter().enumerate() {
+            processes.spawn(role)?;
+            let registered = wait_until_registered(&fs, first + index + 1);
+            if while_all_run(processes, stop, registered).await?.is_none() {
+                return Ok(());
+            }
+        }
+        let ready = wait_until_ready(self.layout, &fs);
+        if while_all_run(processes, stop, ready).await?.is_none() {
+            return Ok(());
+        }
+        self.welcome(&processes.list());
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                ended = processes.next_end() => say(processes.go_on(ended).await),
+            }
+        }
+    }
+
+    fn welcome(self, processes: &[String]) {
+        let took = self.began.elapsed();
+        say(welcome(self.up, self.folder, self.layout, took, processes));
+    }
+}
+
+async fn start(role: &Role, tasks: &Tasks) -> anyhow::Result<()> {
+    let started = match role.kind {
+        "namenode" => namenode::start(config::load(&role.config)?, tasks)
+            .await
+            .map(|_| ()),
+        _ => datanode::start(config::load(&role.config)?, tasks)
+            .await
+            .map(|_| ()),
+    };
+    started.with_context(|| format!("start {}", role.name))
+}
+
+/// Waits for the work; fails if a process ends meanwhile. `None` if all is to stop.
+async fn while_all_run<T>(
     processes: &mut Processes,
     stop: &CancellationToken,
-) -> anyhow::Result<()> {
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
     tokio::select! {
         biased;
-        () = stop.cancelled() => return Ok(()),
+        () = stop.cancelled() => Ok(None),
         ended = processes.next_end() => bail!("{ended} before the cluster was ready"),
-        ready = async {
-            found_once(layout, folder).await?;
-            wait_until_ready(layout).await
-        } => ready?,
-    }
-    say(welcome(
-        up,
-        folder,
-        layout,
-        began.elapsed(),
-        &processes.list(),
-    ));
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            ended = processes.next_end() => say(processes.go_on(ended).await),
-        }
+        done = work => done.map(Some),
     }
 }
 
@@ -177,14 +224,32 @@ async fn found_once(layout: &Layout, folder: &Path) -> anyhow::Result<()> {
     layout.write(folder)
 }
 
-/// Until every namenode answers and every datanode has registered.
-async fn wait_until_ready(layout: &Layout) -> anyhow::Result<()> {
+async fn connect(layout: &Layout) -> anyhow::Result<FileSystem> {
     let superuser = Caller::default();
     let config = client_config(layout.namenodes.clone(), superuser, "dfs up", READY_TIMEOUT);
-    let deadline = Instant::now() + READY_TIMEOUT;
-    let fs = FileSystem::connect(config)
+    FileSystem::connect(config)
         .await
-        .context("wait for the cluster")?;
+        .context("wait for the cluster")
+}
+
+/// Until so many datanodes have ever registered.
+async fn wait_until_registered(fs: &FileSystem, count: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        let status = fs.status().await.context("wait for a datanode")?;
+        if status.datanodes.len() >= count {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("datanode-{count} is not there after {READY_TIMEOUT:?}");
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Until every namenode answers and every datanode has registered.
+async fn wait_until_ready(layout: &Layout, fs: &FileSystem) -> anyhow::Result<()> {
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let status = fs.status().await.context("wait for the cluster")?;
         let namenodes = status
@@ -207,7 +272,7 @@ async fn wait_until_ready(layout: &Layout) -> anyhow::Result<()> {
                 layout.datanodes.len()
             );
         }
-        sleep(Duration::from_millis(20)).await;
+        sleep(LOOK_AGAIN).await;
     }
 }
 

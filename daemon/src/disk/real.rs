@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -136,7 +136,17 @@ impl Disk for RealDisk {
         Ok(Space {
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
             available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            filesystem: filesystem(path, stat.f_fsid),
         })
+    }
+}
+
+/// The file system's own id, or else the number of its device. Some file systems have no id, and some mounts of one have devices of
+/// their own.
+fn filesystem(path: &Path, id: u64) -> u64 {
+    match id {
+        0 => std::fs::metadata(path).map_or(0, |metadata| metadata.dev()),
+        id => id,
     }
 }
 
@@ -304,6 +314,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let space = RealDisk.space(dir.path()).unwrap();
         assert!(space.available_bytes <= space.total_bytes && space.total_bytes > 0);
+        let below = dir.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        assert_ne!(space.filesystem, 0);
+        assert_eq!(RealDisk.space(&below).unwrap().filesystem, space.filesystem);
+        std::fs::remove_dir(&below).unwrap();
         let nested = dir.path().join("x/y");
         crate::disk::create_dir_all_synced(&RealDisk, &nested).unwrap();
         RealDisk.sync_dir(&nested).unwrap();

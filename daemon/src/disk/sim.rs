@@ -387,6 +387,7 @@ impl Disk for SimDisk {
             Ok(Space {
                 total_bytes: state.capacity_bytes,
                 available_bytes: state.capacity_bytes.saturating_sub(used),
+                filesystem: 0,
             })
         };
         space().map_err(context("statvfs", path))

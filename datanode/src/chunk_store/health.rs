@@ -42,6 +42,8 @@ pub(super) struct Health {
     available_bytes: AtomicU64,
     /// Written since the last look.
     written_bytes: AtomicU64,
+    /// Which file system it is; 0 if nobody knows.
+    filesystem: AtomicU64,
     /// The file system said so, whatever the numbers say. The next look clears it.
     no_space: AtomicBool,
     read_errors: AtomicU32,
@@ -57,6 +59,7 @@ impl Health {
             total_bytes: AtomicU64::new(0),
             available_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            filesystem: AtomicU64::new(0),
             no_space: AtomicBool::new(false),
             read_errors: AtomicU32::new(0),
             failed: OnceLock::new(),
@@ -70,6 +73,7 @@ impl Health {
         self.total_bytes.store(space.total_bytes, Ordering::Relaxed);
         self.available_bytes
             .store(space.available_bytes, Ordering::Relaxed);
+        self.filesystem.store(space.filesystem, Ordering::Relaxed);
         self.written_bytes.store(0, Ordering::Relaxed);
         self.no_space.store(false, Ordering::Relaxed);
         Ok(())
@@ -77,6 +81,10 @@ impl Health {
 
     pub(super) fn total_bytes(&self) -> u64 {
         self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn filesystem(&self) -> u64 {
+        self.filesystem.load(Ordering::Relaxed)
     }
 
     /// What new data may use: free space without the reserve.

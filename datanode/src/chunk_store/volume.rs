@@ -53,6 +53,8 @@ pub struct VolumeStatus {
     pub state: VolumeState,
     /// Size of the file system.
     pub total_bytes: u64,
+    /// Which file system of the machine it is; 0 if nobody knows.
+    pub filesystem: u64,
     /// What new data may use: free space without the reserve.
     pub usable_bytes: u64,
     /// Bytes of replicas, also of open ones and of copies that are being made.
@@ -436,6 +438,7 @@ impl Volume {
             path: self.path.clone(),
             state: self.health.state(),
             total_bytes: self.health.total_bytes(),
+            filesystem: self.health.filesystem(),
             usable_bytes: self.health.usable_bytes(),
             used_bytes: table.values().map(Entry::length).sum(),
             replica_count: table.len(),

@@ -44,7 +44,7 @@ use cairn_daemon::clock::Clock;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation, SessionId};
 use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
 use cairn_protocol::messages::datanode::{
-    HeartbeatRequest, RegisterDatanodeRequest, ReplicaReportRequest,
+    HeartbeatRequest, RegisterDatanodeRequest, ReplicaReportRequest, VolumeSpace,
 };
 use cairn_protocol::messages::lock::WaitLockReply;
 use cairn_protocol::messages::operation::AllocateChunk;
@@ -219,8 +219,8 @@ impl Controllers {
         reads::counts(self)
     }
 
-    /// Capacity, bytes of replicas and bytes that may still be written, over datanodes that are alive.
-    pub fn space(&self) -> (u64, u64, u64) {
+    /// Space over datanodes that are alive.
+    pub fn space(&self) -> VolumeSpace {
         reads::space(self)
     }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use cairn_protocol::ids::{DatanodeId, Incarnation, InodeId, MapId};
 use cairn_protocol::messages::admin::{ClusterCounts, DatanodeStatus};
+use cairn_protocol::messages::datanode::VolumeSpace;
 use rand::Rng;
 use tokio::time::Instant;
 
 use super::Controllers;
 use super::decide::Health;
 use super::registry::{Datanode, Standing, address};
-use super::soft::Soft;
-use crate::store::records::ReplicaRecord;
+use super::soft::{Soft, datanode_records};
+use crate::store::records::{DatanodeRecord, ReplicaRecord};
 use crate::store::{Read, StoreError, dead_map, detached, orphan};
 
 /// What waits to be swept is counted up to this; a display needs no more.
@@ -80,38 +81,56 @@ pub(super) fn failed_replicas(controllers: &Controllers) -> BTreeSet<Incarnation
     failed.copied().collect()
 }
 
+/// The committed records say which datanodes there are and what each is to be, so that whoever changed that sees it; the rest is what
+/// this leader heard.
 pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {
     let now = Instant::now();
     let Some(soft) = controllers.soft() else {
         return Vec::new();
     };
-    soft.datanodes
-        .iter()
-        .map(|(id, known)| status(id, known, now))
-        .collect()
+    match datanode_records(&controllers.store().snapshot()) {
+        Ok(records) => records
+            .iter()
+            .map(|(id, record)| status(*id, record, soft.datanodes.get(*id), now))
+            .collect(),
+        Err(error) => {
+            tracing::error!(%error, "cannot read the records of datanodes");
+            Vec::new()
+        }
+    }
 }
 
-fn status(id: DatanodeId, known: &Datanode, now: Instant) -> DatanodeStatus {
-    let silent = now.saturating_duration_since(known.heard).as_millis();
+fn status(
+    id: DatanodeId,
+    record: &DatanodeRecord,
+    known: Option<&Datanode>,
+    now: Instant,
+) -> DatanodeStatus {
+    let silent = known.map_or(0, |known| {
+        now.saturating_duration_since(known.heard).as_millis()
+    });
     let silent_ms = u64::try_from(silent).unwrap_or(u64::MAX);
-    let (volumes, write_streams) = match &known.process {
+    let process = known.and_then(|known| known.process.as_ref());
+    let (volumes, write_streams) = match process {
         Some(process) => (process.volumes.clone(), process.write_streams),
         None => (Vec::new(), 0),
     };
     DatanodeStatus {
-        address: address(id, &known.record),
-        alive: known.is_alive(),
-        state: known.record.state,
-        heartbeat_age_ms: match known.process {
+        address: address(id, record),
+        alive: known.is_some_and(Datanode::is_alive),
+        state: record.state,
+        heartbeat_age_ms: match process {
             Some(_) => silent_ms,
             None => u64::MAX,
         },
         silent_ms,
         volumes,
-        replica_count: known.record.replica_count,
-        version: known.record.version.clone(),
+        replica_count: record.replica_count,
+        version: record.version.clone(),
         write_streams,
-        copies: u32::try_from(known.copies_in).unwrap_or(u32::MAX),
+        copies: known.map_or(0, |known| {
+            u32::try_from(known.copies_in).unwrap_or(u32::MAX)
+        }),
     }
 }
 
@@ -170,17 +189,11 @@ fn sweeping(reader: &impl Read) -> Result<u64, StoreError> {
     Ok(count)
 }
 
-pub(super) fn space(controllers: &Controllers) -> (u64, u64, u64) {
+/// Space over datanodes that are alive.
+pub(super) fn space(controllers: &Controllers) -> VolumeSpace {
     let Some(soft) = controllers.soft() else {
-        return (0, 0, 0);
+        return VolumeSpace::default();
     };
     let alive = soft.datanodes.iter().filter(|(_, known)| known.is_alive());
-    alive.fold((0, 0, 0), |sum, (_, known)| {
-        let (capacity, used, available) = known.space();
-        (
-            sum.0.saturating_add(capacity),
-            sum.1.saturating_add(used),
-            sum.2.saturating_add(available),
-        )
-    })
+    VolumeSpace::of(alive.flat_map(|(_, known)| known.volumes()))
 }

@@ -8,7 +8,7 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{DatanodeId, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
 use cairn_protocol::messages::common::DatanodeAddress;
-use cairn_protocol::messages::datanode::VolumeReport;
+use cairn_protocol::messages::datanode::{VolumeReport, VolumeSpace};
 use tokio::time::Instant;
 
 use super::placement::Candidate;
@@ -111,24 +111,22 @@ impl Datanode {
         self.is_alive() && self.admin_state() == DatanodeAdminState::InService
     }
 
-    /// Capacity, bytes of replicas and what may still be written, over volumes that work.
-    pub fn space(&self) -> (u64, u64, u64) {
+    /// Its volumes, each beside the name of its machine.
+    pub fn volumes(&self) -> impl Iterator<Item = (&str, &VolumeReport)> {
         let volumes = self.process.iter().flat_map(|process| &process.volumes);
-        volumes.filter(|volume| !volume.failed).fold(
-            (0, 0, 0),
-            |(capacity, used, available), volume| {
-                (
-                    capacity.saturating_add(volume.capacity_bytes),
-                    used.saturating_add(volume.used_bytes),
-                    available.saturating_add(volume.available_bytes),
-                )
-            },
-        )
+        volumes.map(|volume| (self.record.host.as_str(), volume))
+    }
+
+    /// Space over volumes that work.
+    pub fn space(&self) -> VolumeSpace {
+        VolumeSpace::of(self.volumes())
     }
 
     /// Free bytes, less what was promised since they were reported.
     fn free_bytes(&self) -> u64 {
-        self.space().2.saturating_sub(self.promised_bytes)
+        self.space()
+            .available_bytes
+            .saturating_sub(self.promised_bytes)
     }
 }
 
@@ -285,7 +283,7 @@ impl Registry {
                 host: datanode.record.host.clone(),
                 free_bytes: datanode
                     .free_bytes()
-                    .saturating_sub(reserve(datanode.space().0)),
+                    .saturating_sub(reserve(datanode.space().capacity_bytes)),
                 load: u64::from(streams)
                     + datanode.copies_in as u64
                     + datanode.promised_bytes.div_ceil(STREAM_BYTES),

@@ -548,10 +548,9 @@ impl Soft {
                 let standing = self
                     .datanodes
                     .standing(id, Incarnation(replica.incarnation));
-                let takes = self
-                    .datanodes
-                    .get(id)
-                    .is_some_and(|known| known.takes_replicas() && known.space().2 > 0);
+                let takes = self.datanodes.get(id).is_some_and(|known| {
+                    known.takes_replicas() && known.space().available_bytes > 0
+                });
                 takes && standing != Standing::Failed && !excluded.contains(&id)
             })
     }

@@ -1,7 +1,7 @@
 //! One namenode with its log and state, datanodes that answer like real ones without storing a byte, and the loops at work
 //! between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use cairn_daemon::clock::Clock;
 use cairn_daemon::disk::RealDisk;
 use cairn_daemon::telemetry::Metrics;
 use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
-use cairn_protocol::messages::admin::DatanodeAdminState;
+use cairn_protocol::messages::admin::{DatanodeAdminState, FsckProblem};
 use cairn_protocol::messages::common::{Caller, ClusterSettings, InodeKind, Location};
 use cairn_protocol::messages::datanode::{
     HeartbeatRequest, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
     RegisterDatanodeRequest, ReplicaReportRequest, ReplicaState, VolumeReport,
 };
 use cairn_protocol::messages::operation::{
-    AllocateChunk, ChunkGrant, CommitExtent, Create, Operation, OperationKind, OutcomeKind, Unlink,
+    AllocateChunk, ChunkGrant, CommitExtent, Create, Link, Operation, OperationKind, OutcomeKind,
+    Unlink,
 };
 use cairn_protocol::messages::session::{MutateReply, MutateRequest};
 use cairn_protocol::rpc::{
@@ -35,11 +36,11 @@ use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
 use crate::founding::Founder;
-use crate::fsck::{self, Evidence};
+use crate::fsck::{self, Evidence, Wish};
 use crate::keys::key_ring;
 use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
-    RegisterDatanode, SetDatanodeState,
+    RegisterDatanode, SealOpenChunk, SetDatanodeState,
 };
 use crate::service::{ClusterCell, NamenodeService, Parts};
 use crate::store::records::{ChunkRecord, ChunkState};
@@ -423,6 +424,22 @@ impl World {
         self.record(id).unwrap().state() == ChunkState::Sealed
     }
 
+    /// What fsck finds while these datanodes are alive.
+    fn problems(&self, wish: Wish, alive: BTreeSet<DatanodeId>) -> Vec<FsckProblem> {
+        let failed = self.controllers.failed_replicas();
+        let evidence = Evidence { alive, failed };
+        let store = self.group.state().store();
+        let (mut problems, mut cursor) = (Vec::new(), Vec::new());
+        loop {
+            let page = fsck::page(&store.snapshot(), &cursor, wish, &evidence).unwrap();
+            problems.extend(page.problems);
+            cursor = page.cursor;
+            if cursor.is_empty() {
+                return problems;
+            }
+        }
+    }
+
     fn is_well(&self, id: u64) -> bool {
         let counts = self.controllers.counts();
         self.is_sealed(id)
@@ -544,21 +561,7 @@ async fn what_the_longest_of_all_short_replicas_holds_is_replicated_again() {
     assert_eq!(lost.code(), ErrorCode::DataLost);
     let held = [(ChunkId(grant.chunk), 900)];
     world.controllers.sync_chunks(&held).await.unwrap();
-    let evidence = Evidence {
-        alive: world.controllers.alive_datanodes(),
-        failed: world.controllers.failed_replicas(),
-    };
-    let store = world.group.state().store();
-    let mut problems = Vec::new();
-    let mut cursor = Vec::new();
-    loop {
-        let page = fsck::page(&store.snapshot(), &cursor, 0, &evidence).unwrap();
-        problems.extend(page.problems);
-        cursor = page.cursor;
-        if cursor.is_empty() {
-            break;
-        }
-    }
+    let problems = world.problems(Wish::default(), world.controllers.alive_datanodes());
     assert_eq!(problems.len(), 1, "{problems:?}");
     let problem = (
         &problems[0].kind[..],
@@ -566,6 +569,100 @@ async fn what_the_longest_of_all_short_replicas_holds_is_replicated_again() {
         problems[0].severe,
     );
     assert_eq!(problem, ("lost", b"/f".as_slice(), true));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn fsck_names_files_whose_chunks_lack_replicas_if_it_is_asked_to() {
+    let mut world = World::new(3).await;
+    let grant = world.write_file("/f").await;
+    let link = OperationKind::Link(Link {
+        source: Location::path("/f"),
+        location: Location::path("/g"),
+        ..Link::default()
+    });
+    world.operation(link).await;
+    world.write_file("/h").await;
+    let seal = CommandKind::SealOpenChunk(SealOpenChunk {
+        chunk: grant.chunk,
+        epoch: grant.epoch,
+    });
+    world.command(seal).await;
+    let two = BTreeSet::from([DatanodeId(1), DatanodeId(2)]);
+    let by_chunk = world.problems(Wish::default(), two.clone());
+    let told: Vec<_> = by_chunk
+        .iter()
+        .map(|told| (&told.kind[..], &told.path[..]))
+        .collect();
+    assert_eq!(told, [("under-replicated", b"".as_slice())]);
+    let wish = Wish {
+        limit: 1,
+        name_files: true,
+    };
+    let by_file = world.problems(wish, two);
+    let told: Vec<_> = by_file
+        .iter()
+        .map(|told| (&told.kind[..], &told.path[..]))
+        .collect();
+    assert_eq!(told, [("under-replicated", b"/f".as_slice())]);
+    let none = world.problems(wish, BTreeSet::new());
+    assert_eq!(
+        (&none[0].kind[..], &none[0].path[..]),
+        ("unavailable", b"/f".as_slice())
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_status_shows_what_a_datanode_was_told_to_be_at_once() {
+    let world = World::new(3).await;
+    for to in [
+        DatanodeAdminState::Maintenance,
+        DatanodeAdminState::InService,
+    ] {
+        let state = SetDatanodeState {
+            datanode: 2,
+            state: to.into(),
+        };
+        world.command(CommandKind::SetDatanodeState(state)).await;
+        let states: Vec<_> = world
+            .controllers
+            .datanode_statuses()
+            .iter()
+            .map(|status| status.state())
+            .collect();
+        assert_eq!(
+            states,
+            [
+                DatanodeAdminState::InService,
+                to,
+                DatanodeAdminState::InService
+            ]
+        );
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn datanodes_that_share_a_disk_share_its_space() {
+    let world = World::new(3).await;
+    assert_eq!(world.controllers.space().capacity_bytes, 3 << 40);
+    for id in [1, 2] {
+        let mut volumes = volumes();
+        volumes[0].filesystem = 5;
+        let request = HeartbeatRequest {
+            datanode: id,
+            boot_nonce: vec![id as u8; 16],
+            volumes,
+            ..HeartbeatRequest::default()
+        };
+        world.controllers.heartbeat(&request).unwrap();
+        let mut soft = world.controllers.soft().unwrap();
+        let known = soft.datanodes.get_mut(DatanodeId(id)).unwrap();
+        known.record.host = "shared".to_owned();
+        drop(soft);
+    }
+    assert_eq!(world.controllers.space().capacity_bytes, 2 << 40);
     world.stop().await;
 }
 
@@ -641,7 +738,7 @@ async fn a_datanode_that_did_not_register_here_is_told_to() {
         ..AllocateChunk::default()
     };
     assert_eq!(world.controllers.place(&one).unwrap().datanodes, [1]);
-    assert_eq!(world.controllers.space().0, 1 << 40);
+    assert_eq!(world.controllers.space().capacity_bytes, 1 << 40);
     world.stop().await;
 }
 

@@ -202,6 +202,7 @@ impl NamenodeService {
             caller,
             cursor,
             limit,
+            name_files,
         } = request.decode()?;
         self.require_superuser(&caller, "check the file system")?;
         self.group.require_leader()?;
@@ -211,10 +212,10 @@ impl NamenodeService {
             alive: self.controllers.alive_datanodes(),
             failed: self.controllers.failed_replicas(),
         };
-        let page = cairn_daemon::blocking(move || {
-            fsck::page(&store.snapshot(), &cursor, limit, &evidence)
-        })
-        .await?;
+        let wish = fsck::Wish { limit, name_files };
+        let page =
+            cairn_daemon::blocking(move || fsck::page(&store.snapshot(), &cursor, wish, &evidence))
+                .await?;
         Ok(Reply::new(&page))
     }
 

@@ -253,10 +253,10 @@ impl NamenodeService {
                 }
             }
             QueryResult::Space(space) => {
-                let (capacity, used, available) = self.controllers.space();
-                space.capacity_bytes = capacity;
-                space.used_bytes = used;
-                space.available_bytes = available;
+                let all = self.controllers.space();
+                space.capacity_bytes = all.capacity_bytes;
+                space.used_bytes = all.used_bytes;
+                space.available_bytes = all.available_bytes;
             }
             QueryResult::Attributes(_)
             | QueryResult::Listing(_)

@@ -250,6 +250,9 @@ pub struct FsckRequest {
     /// Records to check at most; 0 means 10,000.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// Name the files of what is being repaired, too: a problem for each. What is severe always names them.
+    #[prost(bool, tag = "4")]
+    pub name_files: bool,
 }
 
 /// One thing that is not as it should be.

@@ -1,5 +1,7 @@
 //! Datanodes and the leader. Reports only reconcile: the replica set is replicated state.
 
+use std::collections::BTreeMap;
+
 use super::common::{ClusterSettings, FailureInfo, ReplicaTarget};
 
 /// A volume of a datanode.
@@ -26,6 +28,49 @@ pub struct VolumeReport {
     /// Why it is withdrawn.
     #[prost(string, tag = "7")]
     pub reason: String,
+    /// Tells the file systems of a machine apart: volumes of one machine with the same number share their space. 0: not known.
+    #[prost(uint64, tag = "8")]
+    pub filesystem: u64,
+}
+
+/// Space over several volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeSpace {
+    /// Sizes of their file systems.
+    pub capacity_bytes: u64,
+    /// Bytes of replicas.
+    pub used_bytes: u64,
+    /// What may still be written.
+    pub available_bytes: u64,
+}
+
+impl VolumeSpace {
+    /// Adds up volumes that work, each beside the name of its machine. Volumes that share a file system share what is free on it:
+    /// it counts once.
+    pub fn of<'a>(volumes: impl IntoIterator<Item = (&'a str, &'a VolumeReport)>) -> Self {
+        let mut sum = Self::default();
+        let mut shared: BTreeMap<(&str, u64), (u64, u64)> = BTreeMap::new();
+        for (host, volume) in volumes.into_iter().filter(|(_, volume)| !volume.failed) {
+            sum.used_bytes = sum.used_bytes.saturating_add(volume.used_bytes);
+            if volume.filesystem == 0 {
+                sum.add(volume.capacity_bytes, volume.available_bytes);
+                continue;
+            }
+            // They were not asked at the same moment, and their reserves may differ.
+            let known = shared.entry((host, volume.filesystem)).or_default();
+            known.0 = known.0.max(volume.capacity_bytes);
+            known.1 = known.1.max(volume.available_bytes);
+        }
+        for (capacity, available) in shared.into_values() {
+            sum.add(capacity, available);
+        }
+        sum
+    }
+
+    fn add(&mut self, capacity_bytes: u64, available_bytes: u64) {
+        self.capacity_bytes = self.capacity_bytes.saturating_add(capacity_bytes);
+        self.available_bytes = self.available_bytes.saturating_add(available_bytes);
+    }
 }
 
 /// First contact of a datanode's process. Idempotent under (uuid).
@@ -340,4 +385,41 @@ pub struct InstructResult {
     /// The replica afterwards, if it exists.
     #[prost(message, optional, tag = "2")]
     pub state: Option<ReplicaState>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VolumeReport, VolumeSpace};
+
+    #[test]
+    fn volumes_that_share_a_file_system_share_its_space() {
+        let volume = |filesystem, used_bytes, available_bytes| VolumeReport {
+            capacity_bytes: 100,
+            used_bytes,
+            available_bytes,
+            filesystem,
+            ..VolumeReport::default()
+        };
+        let (first, second, third) = (volume(7, 10, 60), volume(7, 20, 59), volume(8, 1, 5));
+        let space = |volumes: &[(&'static str, &VolumeReport)]| {
+            let space = VolumeSpace::of(volumes.iter().copied());
+            (
+                space.capacity_bytes,
+                space.used_bytes,
+                space.available_bytes,
+            )
+        };
+        assert_eq!(space(&[("a", &first), ("a", &second)]), (100, 30, 60));
+        assert_eq!(space(&[("a", &first), ("b", &second)]), (200, 30, 119));
+        assert_eq!(space(&[("a", &first), ("a", &third)]), (200, 11, 65));
+        let (unknown, failed) = (
+            volume(0, 1, 2),
+            VolumeReport {
+                failed: true,
+                ..volume(9, 4, 4)
+            },
+        );
+        let unknown_twice = [("a", &unknown), ("a", &unknown), ("a", &failed)];
+        assert_eq!(space(&unknown_twice), (200, 2, 4));
+    }
 }

@@ -217,6 +217,9 @@ fn errors_name_the_thing_and_exit_codes_are_those_of_coreutils() {
     cluster
         .run(["rmdir", "/none"])
         .fails(1, "dfs: /none: No such file or directory");
+    cluster
+        .run(["--user", "0", "fsck", "/none"])
+        .fails(1, "dfs: /none: No such file or directory");
     let long = format!("/{}", "n".repeat(256));
     cluster.run(["mkdir", &long]).fails(1, "File name too long");
     // What can be done is done, and the rest is told.
