@@ -1,5 +1,6 @@
 //! What operators ask and do. Questions are cancel-safe; changes may be repeated and end in the same state.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_protocol::ids::{DatanodeId, NamenodeId};
@@ -41,8 +42,25 @@ pub async fn found_cluster(
 impl FileSystem {
     /// The whole cluster at a glance.
     pub async fn status(&self) -> Result<StatusReply> {
-        let caller = self.asker();
-        self.ask(Method::Status, &StatusRequest { caller }).await
+        let request = StatusRequest {
+            caller: self.asker(),
+            local: false,
+        };
+        self.ask(Method::Status, &request).await
+    }
+
+    /// What the namenodes that can be reached know by themselves, put together: for a look at a cluster that has no leader. `None`
+    /// if none answers within `patience`, which each has.
+    pub async fn local_status(&self, patience: Duration) -> Option<StatusReply> {
+        let request = StatusRequest {
+            caller: self.asker(),
+            local: true,
+        };
+        let replies = self
+            .core()
+            .namenode
+            .ask_all(Method::Status, &request, patience);
+        together(replies.await)
     }
 
     /// One page of consistency checks: `cursor` is empty for the first, and comes from the last reply for the next. What is severe
@@ -156,5 +174,54 @@ impl FileSystem {
             .call_within(method, request, patience / 6, patience)
             .await;
         reply.map_err(|error| error.into_error(&Subject::Cluster, patience))
+    }
+}
+
+/// What the member that is furthest knows, with those as reachable that have answered.
+fn together(replies: Vec<(String, StatusReply)>) -> Option<StatusReply> {
+    let answered: BTreeMap<String, u64> = replies
+        .iter()
+        .map(|(address, reply)| (address.clone(), reply.applied_index))
+        .collect();
+    let furthest = replies
+        .into_iter()
+        .map(|(_, reply)| reply)
+        .max_by_key(|reply| (reply.applied_index, reply.term));
+    let mut status = furthest?;
+    for namenode in &mut status.namenodes {
+        let applied = answered.get(&namenode.address);
+        namenode.reachable = applied.is_some();
+        namenode.matched_index = applied.copied().unwrap_or(0);
+    }
+    Some(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::messages::admin::{NamenodeStatus, StatusReply};
+
+    use super::together;
+
+    #[test]
+    fn what_members_know_is_put_together() {
+        let member = |address: &str| NamenodeStatus {
+            address: address.to_owned(),
+            ..NamenodeStatus::default()
+        };
+        let reply = |applied_index| StatusReply {
+            applied_index,
+            namenodes: ["a", "b", "c"].map(member).to_vec(),
+            ..StatusReply::default()
+        };
+        assert_eq!(together(Vec::new()), None);
+        let status = together(vec![("a".to_owned(), reply(4)), ("c".to_owned(), reply(9))]);
+        let status = status.unwrap();
+        assert_eq!(status.applied_index, 9);
+        let told: Vec<_> = status
+            .namenodes
+            .iter()
+            .map(|namenode| (namenode.reachable, namenode.matched_index))
+            .collect();
+        assert_eq!(told, [(true, 4), (false, 0), (true, 9)]);
     }
 }

@@ -49,7 +49,7 @@ pub use queries::Directory;
 pub use read::checksum::FileChecksum;
 pub use read::reader::{READ_AT_BYTES_MAX, Reader};
 pub use read::sequential::ReadStream;
-pub use verdict::{Safety, Verdict, verdict};
+pub use verdict::{Safety, Verdict, has_quorum, verdict};
 pub use watch::{Watch, WatchEvent, WatchOptions, WatchScope};
 pub use write::whole::{RECORD_BYTES_MAX, WriteOptions};
 pub use write::writer::Writer;

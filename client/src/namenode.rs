@@ -14,6 +14,7 @@ use cairn_protocol::messages::query::{
 use cairn_protocol::messages::session::{ClusterInfo, ClusterInfoRequest};
 use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
 use cairn_protocol::{ErrorCode, Failure, Method};
+use futures::future::join_all;
 use prost::Message;
 use tokio::time::Instant;
 use tracing::debug;
@@ -350,6 +351,23 @@ impl Namenode {
             }
         }
         None
+    }
+
+    /// Asks all members at once, each once: the address and the answer of those that gave one.
+    pub(crate) async fn ask_all<R: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+        answer_timeout: Duration,
+    ) -> Vec<(String, R)> {
+        let addresses = lock(&self.members).addresses.clone();
+        let attempts = addresses.into_iter().map(async |address| {
+            let attempt = self.attempt(&address, method, request, answer_timeout);
+            let answer = attempt.await.ok()?;
+            Some((address, answer))
+        });
+        let answers = join_all(attempts).await;
+        answers.into_iter().flatten().collect()
     }
 
     async fn attempt<R: Message + Default>(

@@ -64,7 +64,12 @@ fn silent_namenodes(status: &StatusReply) -> usize {
     silent.count()
 }
 
-/// Who told this may not know that it leads no longer: without a majority nothing can be read or changed.
+/// Whether somebody leads, and a majority of the namenodes answers: without that nothing can be read or changed.
+pub fn has_quorum(status: &StatusReply) -> bool {
+    no_quorum(status).is_none()
+}
+
+/// Who told this may not know that it leads no longer.
 fn no_quorum(status: &StatusReply) -> Option<String> {
     let voters = || {
         status
@@ -77,10 +82,13 @@ fn no_quorum(status: &StatusReply) -> Option<String> {
         voters().filter(|namenode| namenode.reachable).count(),
     );
     let needed = count / 2 + 1;
-    (count > 0 && reachable < needed).then(|| {
-        format!(
+    if count > 0 && reachable < needed {
+        return Some(format!(
             "NO QUORUM: {reachable} of {count} namenodes answer, and {needed} are needed to read or change anything; start those that are missing."
-        )
+        ));
+    }
+    status.local.then(|| {
+        format!("NO LEADER: {reachable} of {count} namenodes answer and none of them leads; ask again in a moment.")
     })
 }
 
@@ -152,7 +160,7 @@ fn incomplete(status: &StatusReply) -> Option<String> {
 mod tests {
     use cairn_protocol::messages::admin::{DatanodeStatus, NamenodeStatus, StatusReply};
 
-    use super::{Safety, verdict};
+    use super::{Safety, has_quorum, verdict};
 
     fn status() -> StatusReply {
         let mut status = StatusReply::default();
@@ -221,6 +229,11 @@ mod tests {
             Safety::Bad,
             "NO QUORUM: 1 of 3 namenodes answer, and 2 are needed",
         );
+        assert!(!has_quorum(&status));
+        status.local = true;
+        says(&status, Safety::Bad, "NO QUORUM: 1 of 3");
+        status.namenodes[1].reachable = true;
+        says(&status, Safety::Bad, "NO LEADER: 2 of 3 namenodes answer");
     }
 
     #[test]

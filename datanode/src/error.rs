@@ -24,6 +24,16 @@ pub enum DatanodeError {
     /// The volumes belong to another cluster or datanode.
     #[error("{0}")]
     WrongCluster(String),
+    /// The cluster knows this datanode no longer.
+    #[error(
+        "{refusal}: nothing in the cluster depends on {volumes} any more; empty the volumes, and it joins as a new datanode"
+    )]
+    Forgotten {
+        /// Its directories.
+        volumes: String,
+        /// What the leader said.
+        refusal: String,
+    },
     /// The chunk store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,7 +54,7 @@ impl DatanodeError {
             Self::Config(_) => ErrorCode::InvalidArgument,
             Self::Volume(_) | Self::Io { .. } => ErrorCode::DiskFailed,
             Self::Listen { .. } => ErrorCode::Unavailable,
-            Self::WrongCluster(_) => ErrorCode::WrongCluster,
+            Self::WrongCluster(_) | Self::Forgotten { .. } => ErrorCode::WrongCluster,
             Self::Store(error) => error.code(),
         }
     }

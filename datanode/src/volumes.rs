@@ -92,6 +92,21 @@ impl Volumes {
         self.dirs().iter().find_map(|dir| dir.identity().cluster)
     }
 
+    /// The number that the cluster gave to this datanode; `None` before the first registration.
+    pub(crate) fn node(&self) -> Option<u64> {
+        self.dirs().iter().find_map(|dir| dir.identity().node)
+    }
+
+    /// Where they are, for people.
+    pub(crate) fn paths(&self) -> String {
+        let paths: Vec<String> = self
+            .dirs()
+            .iter()
+            .map(|dir| dir.path().display().to_string())
+            .collect();
+        paths.join(", ")
+    }
+
     fn dirs(&self) -> MutexGuard<'_, Vec<DataDir>> {
         // An identity is changed in memory only after it was written.
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner)

@@ -82,6 +82,7 @@ impl Load {
         let open = OpenSession {
             client_name: name,
             nonce: vec![1; 16],
+            ..OpenSession::default()
         };
         load.session = load.command(CommandKind::OpenSession(open))?.id;
         for number in 1..=3u8 {

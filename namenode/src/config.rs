@@ -8,6 +8,7 @@ use cairn_protocol::messages::common::ClusterSettings;
 use serde::Deserialize;
 
 use crate::consensus::group::GroupOptions;
+use crate::controllers::ControllerOptions;
 use crate::store::StoreOptions;
 
 /// Why a configuration cannot be used.
@@ -55,6 +56,10 @@ pub struct NamenodeConfig {
     /// Memory for cached metadata. Default 256 MiB, at least 8 MiB.
     #[serde(default = "default_cache")]
     pub cache: ByteSize,
+    /// Replicas move from full datanodes to empty ones while the fullest is so many percentage points fuller than the emptiest, while this
+    /// namenode leads. Default 10, 1 to 100 (never).
+    #[serde(default = "default_balance_threshold")]
+    pub balance_threshold: u32,
     /// Timing of the Raft group; the same on all namenodes.
     #[serde(default)]
     pub raft: RaftSettings,
@@ -69,6 +74,10 @@ fn default_listen() -> String {
 
 fn default_http() -> String {
     "0.0.0.0:9870".to_owned()
+}
+
+fn default_balance_threshold() -> u32 {
+    ControllerOptions::default().balance_threshold
 }
 
 fn default_cache() -> ByteSize {
@@ -179,6 +188,7 @@ impl NamenodeConfig {
             http: default_http(),
             cluster: FoundingSettings::default(),
             cache: default_cache(),
+            balance_threshold: default_balance_threshold(),
             raft: RaftSettings::default(),
             gateway: GatewaySettings::default(),
         }
@@ -267,6 +277,13 @@ impl NamenodeConfig {
             100,
             u64::MAX,
             self.raft.snapshot_every_entries,
+        )?;
+        in_range(
+            "balance_threshold",
+            "1 to 100",
+            1,
+            100,
+            self.balance_threshold.into(),
         )?;
         let gateway = self.gateway.check();
         gateway.map_err(|error| bad(error.key, error.rule, error.found))?;

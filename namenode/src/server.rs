@@ -118,7 +118,10 @@ impl Namenode {
             group.clone(),
             datanode_peers,
             doors.clock.clone(),
-            doors.controllers.clone(),
+            ControllerOptions {
+                balance_threshold: config.balance_threshold,
+                ..doors.controllers.clone()
+            },
             rng.next_u64(),
         );
         controllers.start(tasks);

@@ -1,19 +1,28 @@
 //! `dfs status`: the whole cluster at a glance.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use cairn_client::{Safety, verdict};
+use cairn_client::{Safety, has_quorum, verdict};
 use cairn_protocol::messages::admin::{
     ClusterCounts, DatanodeAdminState, DatanodeStatus, NamenodeStatus, StatusReply,
 };
 use cairn_protocol::messages::datanode::VolumeSpace;
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::output::{Align, Table, duration_short, print_json, size_with_unit};
 use crate::session::Session;
 
+/// An election takes a second or two.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer that needs nobody else.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Tell how the cluster is: first of all whether all data is safe.
+///
+/// Exit status 1 if no majority of the namenodes answers; what those know that do is told all the same.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// One JSON object.
@@ -23,7 +32,17 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let status = session.fs.status().await?;
+        let status = match timeout(LEADER_PATIENCE, session.fs.status()).await {
+            Ok(status) => status,
+            // Nobody leads: those that can be reached tell what they know.
+            Err(_) => match session.fs.local_status(MEMBER_PATIENCE).await {
+                Some(status) => Ok(status),
+                None => session.fs.status().await,
+            },
+        }?;
+        if !has_quorum(&status) {
+            session.fail();
+        }
         if self.json {
             print_json(&mut session.out, &as_json(&status))?;
         } else {
@@ -81,6 +100,15 @@ fn print_counts(out: &mut impl Write, counts: &ClusterCounts) -> io::Result<()> 
     ];
     for (count, what) in pending.into_iter().filter(|(count, _)| *count > 0) {
         writeln!(out, "{count} {what}")?;
+    }
+    if counts.moves_running > 0 {
+        writeln!(
+            out,
+            "datanodes are {} % to {} % full: {} replicas are moving to emptier ones",
+            counts.fill_min_permille / 10,
+            counts.fill_max_permille / 10,
+            counts.moves_running
+        )?;
     }
     Ok(())
 }
@@ -168,15 +196,22 @@ fn space_or_unknown(datanode: &DatanodeStatus, bytes: u64) -> String {
 fn heard(datanode: &DatanodeStatus) -> String {
     match datanode.heartbeat_age_ms {
         // Before this leader began: when exactly, only the leader before it knew.
+        u64::MAX if is_unknown(datanode) => "-".to_owned(),
         u64::MAX => format!("over {} ago", duration_short(datanode.silent_ms / 1000)),
         age if age < 2_000 => "now".to_owned(),
         age => format!("{} ago", duration_short(age / 1000)),
     }
 }
 
+/// A member that does not lead hears no datanode.
+fn is_unknown(datanode: &DatanodeStatus) -> bool {
+    !datanode.alive && datanode.heartbeat_age_ms == u64::MAX && datanode.silent_ms == 0
+}
+
 fn state(datanode: &DatanodeStatus) -> &'static str {
     match (DatanodeAdminState::try_from(datanode.state), datanode.alive) {
         (Ok(DatanodeAdminState::InService), true) => "in service",
+        (Ok(DatanodeAdminState::InService), false) if is_unknown(datanode) => "not known",
         (Ok(DatanodeAdminState::InService), false) => "DEAD",
         (Ok(DatanodeAdminState::Decommissioning), true) => "decommissioning",
         (Ok(DatanodeAdminState::Decommissioning), false) => "decommissioning, dead",
@@ -220,6 +255,9 @@ pub(crate) fn as_json(status: &StatusReply) -> Value {
             "live_bytes": counts.live_bytes,
             "chunk_bytes": counts.chunk_bytes,
             "copies_running": counts.copies_running,
+            "moves_running": counts.moves_running,
+            "fill_min_permille": counts.fill_min_permille,
+            "fill_max_permille": counts.fill_max_permille,
             "sweeping": counts.sweeping,
         },
         "namenodes": status.namenodes.iter().map(namenode_json).collect::<Vec<_>>(),
@@ -311,6 +349,23 @@ mod tests {
         );
         let line = text.lines().find(|line| line.contains("h:1")).unwrap();
         assert!(!line.contains("0 B"), "its space is not known: {line}");
+    }
+
+    #[test]
+    fn without_a_leader_nobody_is_called_dead() {
+        let mut status = status();
+        status.local = true;
+        status.datanodes[0].alive = false;
+        status.datanodes[0].heartbeat_age_ms = u64::MAX;
+        let mut out = Vec::new();
+        print(&mut out, &status).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.starts_with("NO LEADER") && text.contains("not known"),
+            "{text}"
+        );
+        assert!(!text.contains("DEAD"), "{text}");
+        assert_eq!(as_json(&status)["safe"].as_bool(), Some(false));
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Reporter {
             boot_nonce,
             volumes,
             http_address,
+            datanode: self.volumes.node().unwrap_or(0),
         };
         let reply: Result<RegisterDatanodeReply, RpcError> =
             self.leader.call(Method::RegisterDatanode, &request).await;
@@ -150,6 +151,12 @@ impl Reporter {
                 return Err(DatanodeError::WrongCluster(
                     self.wrong_cluster(&error.failure.message),
                 ));
+            }
+            Err(error) if error.code() == ErrorCode::PreconditionFailed => {
+                return Err(DatanodeError::Forgotten {
+                    volumes: self.volumes.paths(),
+                    refusal: error.failure.message,
+                });
             }
             Err(error) => return Ok(Err(error.failure)),
         };

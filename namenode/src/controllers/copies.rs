@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Action, Circumstances, ReplicaView, is_salvage};
+use super::examine::pairs;
 use super::instruct::instruction;
 use super::options::ControllerOptions;
 use super::placement::{Candidate, Spread, choose_next};
@@ -54,6 +55,11 @@ impl CopyQueue {
         if let Some(priority) = self.priorities.remove(&chunk) {
             self.order.remove(&(priority, chunk));
         }
+    }
+
+    /// Nothing needs a copy.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
     }
 
     /// The most urgent ones.
@@ -98,7 +104,7 @@ impl CopyJob {
 
 /// A copy that may start.
 #[derive(Clone, Debug)]
-struct Order {
+pub(super) struct Order {
     chunk: ChunkId,
     target: DatanodeId,
     epoch: u64,
@@ -131,8 +137,9 @@ pub(super) async fn run(
             if let Some(mut soft) = controllers.soft() {
                 let term = soft.term;
                 let store = controllers.store();
-                let orders =
-                    soft.start_copies(&store.snapshot(), Instant::now(), &controllers.options)?;
+                let (snapshot, now) = (store.snapshot(), Instant::now());
+                let mut orders = soft.start_copies(&snapshot, now, &controllers.options)?;
+                orders.extend(soft.start_moves(&snapshot, now, &controllers.options)?);
                 drop(soft);
                 for order in orders {
                     running.push(Box::pin(copy(&controllers, term, order)));
@@ -156,6 +163,11 @@ async fn copy(controllers: &Controllers, term: u64, order: Order) -> Result<(), 
         return Ok(());
     };
     soft.end_copy(order.chunk);
+    soft.balance.ended(
+        order.chunk,
+        Instant::now(),
+        controllers.options.balance_rest,
+    );
     match done {
         Ok(incarnation) => {
             tracing::debug!(chunk = %order.chunk, datanode = %order.target, "copied");
@@ -226,12 +238,20 @@ async fn try_copy(
     wait_for_copy(controllers, term, order, incarnation)
         .await
         .map_err(|reason| abandon(reason, Left::Replica(incarnation)))?;
+    let store = controllers.store();
+    let record = chunk::get(&store.snapshot(), order.chunk)
+        .map_err(|error| abandon(error.to_string(), Left::Replica(incarnation)))?;
+    let Some(record) = record else {
+        let reason = "the chunk is gone".to_owned();
+        return Err(abandon(reason, Left::Replica(incarnation)));
+    };
     let add = CommandKind::AddReplica(AddReplica {
         chunk: order.chunk.0,
         datanode: order.target.0,
         incarnation: incarnation.0,
         epoch: order.epoch,
         length: order.length,
+        decided_on: pairs(&record),
     });
     match controllers.group.propose(add).await {
         Ok(proposed) if proposed.outcome.code == 0 => Ok(incarnation),
@@ -401,7 +421,7 @@ impl Soft {
         let Some((sources, spread)) = self.copy_sources(&views) else {
             return Plan::Nowhere;
         };
-        let (out, source, _) = sources[0];
+        let (out, _, _) = sources[0];
         if out >= limit {
             return Plan::Busy;
         }
@@ -409,6 +429,29 @@ impl Soft {
             Ok(target) => target,
             Err(instead) => return instead,
         };
+        Plan::Copy(self.begin_copy(id, record, &sources, target))
+    }
+
+    /// One replica more than the policy wants, from one of its good ones to `target`; nothing if there is no good one.
+    pub(super) fn begin_move(
+        &mut self,
+        id: ChunkId,
+        record: &ChunkRecord,
+        target: DatanodeId,
+    ) -> Option<Order> {
+        let (sources, _) = self.copy_sources(&self.views(record))?;
+        Some(self.begin_copy(id, record, &sources, target))
+    }
+
+    /// Counts the copy as running.
+    fn begin_copy(
+        &mut self,
+        id: ChunkId,
+        record: &ChunkRecord,
+        sources: &[Source],
+        target: DatanodeId,
+    ) -> Order {
+        let source = sources.first().map_or(target, |(_, source, _)| *source);
         if let Some(known) = self.datanodes.get_mut(source) {
             known.copies_out += 1;
         }
@@ -432,14 +475,14 @@ impl Soft {
                 incarnation: incarnation.0,
             })
         });
-        Plan::Copy(Order {
+        Order {
             chunk: id,
             target,
             epoch: record.epoch,
             length: record.held_length(),
             sources: targets.collect(),
             news,
-        })
+        }
     }
 
     /// Good replicas, the least busy first, and where the live ones are; without a good one, those from which something can still be

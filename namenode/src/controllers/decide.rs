@@ -21,6 +21,8 @@ pub(super) struct ReplicaView {
     pub admin: DatanodeAdminState,
     /// How many replicas share its rack and its host: the most crowded goes first.
     pub crowding: (usize, usize),
+    /// How full its datanode is, in thousandths: of equally crowded ones the fullest loses its replica.
+    pub fullness: u64,
     /// Its datanode can be asked for a confirmation now.
     pub askable: bool,
     /// It is known to be gone: nothing can be read from it.
@@ -259,7 +261,7 @@ fn surplus(replicas: &[ReplicaView], counting: usize, wanted: usize) -> Option<&
     replicas
         .iter()
         .filter(|view| view.is(Standing::Good, DatanodeAdminState::InService))
-        .max_by_key(|view| (view.crowding, view.incarnation))
+        .max_by_key(|view| (view.crowding, view.fullness, view.incarnation))
 }
 
 #[cfg(test)]
@@ -278,6 +280,7 @@ mod tests {
             standing,
             admin: Admin::InService,
             crowding: (1, 1),
+            fullness: 0,
             askable: true,
             empty: false,
             short_length: None,

@@ -17,6 +17,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::balance::Fill;
 use super::copies::MARGIN_BYTES as COPY_MARGIN_BYTES;
 use super::decide::{Action, Circumstances, Decision, Health, ReplicaView, decide, is_short};
 use super::options::ControllerOptions;
@@ -59,7 +60,7 @@ pub(super) struct Removal {
 }
 
 /// The replica set, as commands name it.
-fn pairs(record: &ChunkRecord) -> Vec<u64> {
+pub(super) fn pairs(record: &ChunkRecord) -> Vec<u64> {
     let replicas = record.replicas.iter();
     replicas
         .flat_map(|replica| [replica.datanode, replica.incarnation])
@@ -339,6 +340,8 @@ impl Soft {
             let (rack, host) = place(replica.datanode);
             spread.add(rack, host);
         }
+        // It decides only which one is too many.
+        let has_surplus = record.replicas.len() > record.replication as usize;
         let view = record.replicas.iter().map(|replica| {
             let datanode = DatanodeId(replica.datanode);
             let incarnation = Incarnation(replica.incarnation);
@@ -350,6 +353,9 @@ impl Soft {
                 standing: self.datanodes.standing(datanode, incarnation),
                 admin: known.map_or(DatanodeAdminState::InService, |known| known.admin_state()),
                 crowding: spread.crowding(rack, host),
+                fullness: known
+                    .filter(|_| has_surplus)
+                    .map_or(0, |known| Fill::of(datanode, known).permille()),
                 askable: known.is_some_and(|known| known.is_alive() && known.has_reported()),
                 empty: known.is_some_and(|known| {
                     let fault = known.failed.get(&incarnation);
@@ -506,6 +512,7 @@ impl Soft {
                 incarnation: incarnation.0,
                 epoch: record.epoch,
                 length: record.held_length(),
+                decided_on: pairs(record),
             });
         }
         Verdict::Wait

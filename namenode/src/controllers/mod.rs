@@ -6,8 +6,9 @@
 //! placement    where replicas go;         decide: what a chunk needs, from committed record and soft state (pure)
 //! examine      works through chunks that changed, and carries out what was decided: seals, removals
 //! copies       re-replication, fewest verified replicas first;   compaction: of chunks of which little is used
+//! balance      from full datanodes to empty ones
 //! instruct     orders to datanodes and what they answer;   reconcile: what reports and answers mean (pure)
-//! lock_waits   who waits for a lock
+//! lock_waits   who waits for a lock;      hosts: how many sessions a machine has
 //! sync         durable on every replica;  reclaim: sweeps, dropping dead chunks;  upkeep: token keys, decommissioning
 //! ```
 //!
@@ -15,10 +16,12 @@
 //! it. A new leader gives every session and datanode a full life, scans all chunks once, and learns from reports which replicas are
 //! verified.
 
+mod balance;
 mod compaction;
 mod copies;
 mod decide;
 mod examine;
+mod hosts;
 mod instruct;
 mod liveness;
 mod lock_waits;
@@ -61,6 +64,7 @@ use crate::namespace::command::Placement;
 use crate::namespace::locks::Wish;
 use crate::store::records::{ClusterRecord, ReplicaRecord};
 use crate::store::{Store, StoreError};
+use hosts::Hosts;
 use lock_waits::LockWaits;
 use soft::Soft;
 use sync::SyncGates;
@@ -84,6 +88,8 @@ pub struct Controllers {
     outbox: Notify,
     gates: SyncGates,
     lock_waits: LockWaits,
+    /// Held for a count. Taken inside nothing.
+    hosts: Mutex<Hosts>,
 }
 
 /// Runs a loop until it is told to stop. It is dropped wherever it waits: proposals that are on their way stay on their way, and
@@ -119,6 +125,7 @@ impl Controllers {
             outbox: Notify::new(),
             gates: SyncGates::default(),
             lock_waits: LockWaits::default(),
+            hosts: Mutex::new(Hosts::default()),
         })
     }
 
@@ -173,6 +180,14 @@ impl Controllers {
         requests::report_failed(self, failed);
     }
 
+    /// Whether one more session may be opened from a machine. `Overloaded` if it has too many; the bound may be passed by those that
+    /// are opened at the same time on both sides of a change of leaders. Blocks: it may count all sessions.
+    pub fn admit_session(&self, host: &str) -> Result<(), RpcError> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = hosts.admit(&self.store().snapshot(), host, Instant::now());
+        admitted.map_err(instruct::internal)?
+    }
+
     /// A session was opened, and the command was applied.
     pub fn opened_session(&self, session: SessionId) {
         self.keep_alive(session);
@@ -209,7 +224,7 @@ impl Controllers {
         reads::failed_replicas(self)
     }
 
-    /// All datanodes as this leader sees them; empty if this member does not lead.
+    /// All datanodes as this leader sees them; if this member does not lead, as the committed state has them.
     pub fn datanode_statuses(&self) -> Vec<DatanodeStatus> {
         reads::datanode_statuses(self)
     }

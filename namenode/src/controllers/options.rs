@@ -15,6 +15,12 @@ pub struct ControllerOptions {
     pub copies_per_datanode: usize,
     /// Copies in the whole cluster.
     pub copies_max: usize,
+    /// Replicas move while the fullest datanode is this many percentage points fuller than the emptiest one.
+    pub balance_threshold: u32,
+    /// Moves of one batch.
+    pub balance_moves_max: usize,
+    /// Between two batches: datanodes delete what has moved, and tell their space.
+    pub balance_rest: Duration,
     /// A copy that is not there after this long is given up.
     pub copy_timeout: Duration,
     /// How often a running copy is asked for.
@@ -53,6 +59,9 @@ impl Default for ControllerOptions {
             idle_chunk_max: Duration::from_secs(300),
             copies_per_datanode: 4,
             copies_max: 256,
+            balance_threshold: 10,
+            balance_moves_max: 16,
+            balance_rest: Duration::from_secs(20),
             copy_timeout: Duration::from_secs(600),
             copy_poll: Duration::from_secs(5),
             compaction_interval: Duration::from_secs(10),

@@ -9,6 +9,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::Controllers;
+use super::balance::extremes;
 use super::decide::Health;
 use super::registry::{Datanode, Standing, address};
 use super::soft::{Soft, datanode_records};
@@ -82,16 +83,15 @@ pub(super) fn failed_replicas(controllers: &Controllers) -> BTreeSet<Incarnation
 }
 
 /// The committed records say which datanodes there are and what each is to be, so that whoever changed that sees it; the rest is what
-/// this leader heard.
+/// this leader heard, and a member that does not lead has heard nothing.
 pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {
     let now = Instant::now();
-    let Some(soft) = controllers.soft() else {
-        return Vec::new();
-    };
+    let soft = controllers.soft();
+    let known = |id| soft.as_ref()?.datanodes.get(id);
     match datanode_records(&controllers.store().snapshot()) {
         Ok(records) => records
             .iter()
-            .map(|(id, record)| status(*id, record, soft.datanodes.get(*id), now))
+            .map(|(id, record)| status(*id, record, known(*id), now))
             .collect(),
         Err(error) => {
             tracing::error!(%error, "cannot read the records of datanodes");
@@ -148,6 +148,11 @@ pub(super) fn counts(controllers: &Controllers) -> ClusterCounts {
         return counts;
     };
     counts.copies_running = soft.copies.len() as u64;
+    counts.moves_running = soft.balance.running.len() as u64;
+    if let Some((min, max)) = extremes(&soft.fills()) {
+        counts.fill_min_permille = u32::try_from(min).unwrap_or(1000);
+        counts.fill_max_permille = u32::try_from(max).unwrap_or(1000);
+    }
     for health in soft.health.values() {
         let count = match health {
             Health::Open => &mut counts.chunks_open,

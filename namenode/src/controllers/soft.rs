@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
+use super::balance::Balance;
 use super::copies::{CopyJob, CopyQueue};
 use super::decide::Health;
 use super::instruct::Outbox;
@@ -32,6 +33,7 @@ pub(super) struct Soft {
     pub work: Work,
     /// Chunks that need a copy.
     pub queue: CopyQueue,
+    pub balance: Balance,
     /// Copies that run: one per chunk.
     pub copies: BTreeMap<ChunkId, CopyJob>,
     pub outbox: Outbox,
@@ -64,6 +66,7 @@ impl Soft {
             ending: BTreeSet::new(),
             work: Work::default(),
             queue: CopyQueue::default(),
+            balance: Balance::default(),
             copies: BTreeMap::new(),
             outbox: Outbox::default(),
             deletes: BTreeSet::new(),

@@ -159,6 +159,8 @@ struct World {
     group: Group,
     controllers: Arc<Controllers>,
     datanodes: BTreeMap<u64, FakeDatanode>,
+    /// Size of every datanode's disk, if replicas take space on it.
+    disk_bytes: Option<u64>,
     session: u64,
     sequence: u64,
 }
@@ -193,6 +195,8 @@ impl World {
             interval: Duration::from_millis(20),
             retry_after: Duration::from_millis(50),
             no_target_after: Duration::from_millis(50),
+            balance_rest: Duration::from_millis(50),
+            balance_moves_max: 3,
             ..ControllerOptions::default()
         };
         let controllers = Controllers::new(group.clone(), peers, Clock::system(), options, 7);
@@ -203,6 +207,7 @@ impl World {
             group,
             controllers,
             datanodes: BTreeMap::new(),
+            disk_bytes: None,
             session: 0,
             sequence: 0,
         };
@@ -235,6 +240,7 @@ impl World {
         let open = OpenSession {
             client_name: "test".to_owned(),
             nonce: vec![1; 16],
+            ..OpenSession::default()
         };
         self.session = self.command(CommandKind::OpenSession(open)).await.id;
         self.controllers.opened_session(SessionId(self.session));
@@ -318,12 +324,28 @@ impl World {
             let request = HeartbeatRequest {
                 datanode: *id,
                 boot_nonce: vec![*id as u8; 16],
-                volumes: volumes(),
+                volumes: self.volumes(*id),
                 changed,
                 ..HeartbeatRequest::default()
             };
             self.controllers.heartbeat(&request).unwrap();
         }
+    }
+
+    fn volumes(&self, id: u64) -> Vec<VolumeReport> {
+        let mut volumes = volumes();
+        if let Some(capacity_bytes) = self.disk_bytes {
+            let replicas = self.datanodes[&id].replicas.lock().unwrap();
+            let used_bytes = replicas
+                .by_chunk
+                .values()
+                .map(|replica| replica.length)
+                .sum();
+            volumes[0].capacity_bytes = capacity_bytes;
+            volumes[0].used_bytes = used_bytes;
+            volumes[0].available_bytes = capacity_bytes - used_bytes;
+        }
+        volumes
     }
 
     /// Lets the cluster work until this holds.
@@ -366,6 +388,10 @@ impl World {
 
     /// A file of one chunk, all of whose replicas have its bytes.
     async fn write_file(&mut self, name: &str) -> ChunkGrant {
+        self.write_bytes(name, LENGTH).await
+    }
+
+    async fn write_bytes(&mut self, name: &str, length: u64) -> ChunkGrant {
         let allocate = OperationKind::AllocateChunk(AllocateChunk {
             whole: true,
             ..AllocateChunk::default()
@@ -379,7 +405,7 @@ impl World {
                 chunk: grant.chunk,
                 incarnation: target.incarnation,
                 epoch: grant.epoch,
-                length: LENGTH,
+                length,
                 ..ReplicaState::default()
             };
             let mut replicas = fake.replicas.lock().unwrap();
@@ -392,7 +418,7 @@ impl World {
             extents: vec![CommitExtent {
                 chunk: grant.chunk,
                 epoch: grant.epoch,
-                length: LENGTH,
+                length,
                 ..CommitExtent::default()
             }],
             ..Create::default()
@@ -793,6 +819,62 @@ async fn a_decommissioned_datanode_holds_nothing_and_can_be_forgotten() {
 }
 
 #[tokio::test]
+async fn replicas_move_to_an_empty_datanode_and_no_chunk_ever_has_fewer_than_it_should() {
+    let length = 512 << 10;
+    let mut world = World::new(3).await;
+    world.disk_bytes = Some(40 * length);
+    let mut chunks = Vec::new();
+    for number in 0..16 {
+        let grant = world.write_bytes(&format!("/f{number}"), length).await;
+        let seal = SealOpenChunk {
+            chunk: grant.chunk,
+            epoch: grant.epoch,
+        };
+        world.command(CommandKind::SealOpenChunk(seal)).await;
+        chunks.push(grant.chunk);
+    }
+    let is_whole = |world: &World, chunk: &u64| {
+        let holders = world.holders(*chunk);
+        let held = holders
+            .iter()
+            .filter(|id| world.replica(**id, *chunk).is_some());
+        held.count() >= 3
+    };
+    world
+        .until("all are verified", |world| {
+            world.controllers.counts().chunks_under_replicated == 0
+        })
+        .await;
+    let new = world.add_datanode().await;
+    let mut moves_seen = 0;
+    world
+        .until("the new datanode has its share", |world| {
+            assert!(chunks.iter().all(|chunk| is_whole(world, chunk)));
+            let counts = world.controllers.counts();
+            moves_seen = moves_seen.max(counts.moves_running);
+            let spread = counts.fill_max_permille - counts.fill_min_permille;
+            let settled = counts.copies_running + counts.chunks_over_replicated == 0;
+            spread <= 100 && settled && counts.fill_max_permille > 0
+        })
+        .await;
+    assert!((1..=3).contains(&moves_seen), "{moves_seen}");
+    let moved = world.datanodes[&new]
+        .replicas
+        .lock()
+        .unwrap()
+        .by_chunk
+        .len();
+    assert!(
+        (8..=14).contains(&moved),
+        "{moved} of 48 replicas on one of four"
+    );
+    for chunk in &chunks {
+        assert_eq!(world.holders(*chunk).len(), 3);
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn concurrent_syncs_of_a_chunk_share_the_work() {
     let mut world = World::new(3).await;
     let grant = world.write_file("/f").await;
@@ -869,6 +951,7 @@ async fn a_session_whose_client_never_heard_of_it_expires() {
     let open = OpenSession {
         client_name: "vanished".to_owned(),
         nonce: vec![2; 16],
+        ..OpenSession::default()
     };
     // Applied, but nobody is told.
     let vanished = world.command(CommandKind::OpenSession(open)).await.id;

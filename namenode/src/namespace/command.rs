@@ -121,6 +121,9 @@ pub struct OpenSession {
     /// 16 random bytes of the client.
     #[prost(bytes = "vec", tag = "2")]
     pub nonce: Vec<u8>,
+    /// Address of its machine, as the leader saw it; empty in logs of older software.
+    #[prost(string, tag = "3")]
+    pub host: String,
 }
 
 /// Ends a session whose keep-alives stopped: open chunks sealed, claims released, outcomes forgotten.
@@ -178,6 +181,9 @@ pub struct RegisterDatanode {
     /// `host:port` of its HTTP gateway, or empty.
     #[prost(string, tag = "7")]
     pub http_address: String,
+    /// The id that it was given before; 0 if none.
+    #[prost(uint64, tag = "8")]
+    pub datanode: u64,
 }
 
 /// What a datanode is to be (`protocol::messages::admin::DatanodeAdminState`).
@@ -239,6 +245,9 @@ pub struct AddReplica {
     /// Length that it confirmed.
     #[prost(uint64, tag = "5")]
     pub length: u64,
+    /// The set that this was decided on, as pairs of datanode and incarnation; empty in logs of older software: not checked.
+    #[prost(uint64, repeated, tag = "6")]
+    pub decided_on: Vec<u64>,
 }
 
 /// A replica leaves the set; deletion on the datanode follows from committed state.

@@ -145,8 +145,14 @@ impl NamenodeService {
     }
 
     pub(super) async fn status(&self, request: Request) -> Result<Reply, RpcError> {
-        let StatusRequest { caller: _ } = request.decode()?;
-        let term = self.group.require_leader()?;
+        let StatusRequest { caller: _, local } = request.decode()?;
+        let (term, leader) = if local {
+            let leadership = self.group.leadership();
+            let now = leadership.borrow();
+            (now.term, now.leader.unwrap_or(0))
+        } else {
+            (self.group.require_leader()?, self.group.id())
+        };
         let store = self.group.state().store();
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
         let datanodes = self.controllers.datanode_statuses();
@@ -161,25 +167,26 @@ impl NamenodeService {
         Ok(Reply::new(&StatusReply {
             cluster_id: cluster.cluster_id,
             term,
-            leader: self.group.id(),
+            leader,
             applied_index: self
                 .group
                 .state()
                 .applied_log_id()
                 .map_or(0, |log_id| log_id.index),
-            namenodes: self.namenode_statuses(),
+            namenodes: self.namenode_statuses(leader),
             datanodes,
             counts,
             time_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             session_count: cluster.session_count,
+            local,
         }))
     }
 
-    fn namenode_statuses(&self) -> Vec<NamenodeStatus> {
+    fn namenode_statuses(&self, leader: u64) -> Vec<NamenodeStatus> {
         let own = self.group.id();
         let reachable = self.group.reachable_members();
-        let role = |voter: bool, id| match (voter, id == own) {
+        let role = |voter: bool, id| match (voter, id == leader) {
             (_, true) => "leader",
             (true, false) => "follower",
             (false, false) => "learner",

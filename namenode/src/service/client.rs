@@ -1,6 +1,7 @@
 //! Sessions, mutations, reads and syncs of clients.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cairn_protocol::ids::{ChunkId, DatanodeId, Sequence, SessionId};
 use cairn_protocol::messages::common::{Caller, Location};
@@ -15,7 +16,7 @@ use cairn_protocol::messages::session::{
     OpenSessionReply, OpenSessionRequest, ReportReplicasReply, ReportReplicasRequest, SyncReply,
     SyncRequest,
 };
-use cairn_protocol::rpc::{Reply, Request, RpcError};
+use cairn_protocol::rpc::{Peer, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::{NamenodeService, grants, internal, outcome_failure};
@@ -27,6 +28,8 @@ use crate::store::{Read, chunk, outcome, session};
 
 /// Longest name of a client.
 const CLIENT_NAME_BYTES_MAX: usize = 255;
+/// Of the address of a client's machine; addresses are shorter.
+const HOST_CHARS_MAX: usize = 60;
 /// Supplementary groups of a caller.
 const GROUPS_MAX: usize = 1024;
 /// Replicas that one call may report as failed: a client reports those of one read.
@@ -71,13 +74,26 @@ impl NamenodeService {
         }))
     }
 
-    pub(super) async fn open_session(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn open_session(
+        &self,
+        peer: &Peer,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let OpenSessionRequest { client_name, nonce } = request.decode()?;
+        self.group.require_leader()?;
         if client_name.len() > CLIENT_NAME_BYTES_MAX || nonce.len() != 16 {
             let message = "a client's name has at most 255 bytes, its nonce 16";
             return Err(RpcError::new(ErrorCode::InvalidArgument, message));
         }
-        let command = CommandKind::OpenSession(OpenSession { client_name, nonce });
+        let host = peer.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let host: String = host.chars().take(HOST_CHARS_MAX).collect();
+        let (controllers, from) = (Arc::clone(&self.controllers), host.clone());
+        cairn_daemon::blocking(move || controllers.admit_session(&from)).await?;
+        let command = CommandKind::OpenSession(OpenSession {
+            client_name,
+            nonce,
+            host,
+        });
         let proposed = self.group.propose(command).await?;
         if let Some(failure) = outcome_failure(&proposed.outcome) {
             return Err(failure.into());

@@ -40,6 +40,7 @@ impl NamenodeService {
             local_socket: request.local_socket.clone(),
             version: request.version.clone(),
             http_address: request.http_address.clone(),
+            datanode: request.datanode,
         });
         let proposed = self.group.propose(command).await?;
         if let Some(failure) = outcome_failure(&proposed.outcome) {

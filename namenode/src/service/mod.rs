@@ -96,7 +96,7 @@ impl NamenodeService {
         }
     }
 
-    async fn dispatch(&self, request: Request) -> Result<Reply, RpcError> {
+    async fn dispatch(&self, peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         let Some(method) = Method::from_number(request.method) else {
             let message = format!("method {} is unknown to this version", request.method);
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -105,7 +105,7 @@ impl NamenodeService {
             Method::Query => self.query(request).await,
             Method::Mutate => self.mutate(request).await,
             Method::ClusterInfo => self.cluster_info(),
-            Method::OpenSession => self.open_session(request).await,
+            Method::OpenSession => self.open_session(peer, request).await,
             Method::KeepAlive => self.keep_alive(request),
             Method::Sync => self.sync(request).await,
             Method::Changes => self.changes(request).await,
@@ -146,9 +146,9 @@ impl Service for NamenodeService {
         Ok(Hello::new("namenode", self.cluster.get(), self.group.id()))
     }
 
-    async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
+    async fn call(&self, peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         let method = request.method;
-        let result = self.dispatch(request).await;
+        let result = self.dispatch(peer, request).await;
         self.counters
             .answered(method, result.as_ref().err().map(RpcError::code));
         result

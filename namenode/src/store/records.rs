@@ -212,6 +212,9 @@ pub struct SessionRecord {
     /// Locks that it holds.
     #[prost(uint64, tag = "8")]
     pub lock_count: u64,
+    /// Address of its client's machine; empty if it was opened by older software.
+    #[prost(string, tag = "9")]
+    pub host: String,
 }
 
 /// A datanode.

@@ -99,6 +99,9 @@ pub struct StatusRequest {
     /// Who asks.
     #[prost(message, required, tag = "1")]
     pub caller: Caller,
+    /// Any member answers, with what it knows by itself: for a look at a cluster that has no leader.
+    #[prost(bool, tag = "2")]
+    pub local: bool,
 }
 
 /// One namenode as the leader sees it.
@@ -189,6 +192,10 @@ pub struct StatusReply {
     /// Sessions that are alive.
     #[prost(uint64, tag = "10")]
     pub session_count: u64,
+    /// What one member knows by itself, at its last applied entry: it cannot tell who is alive, nor what is at risk. `leader` is the
+    /// one that it follows, 0 if there is none.
+    #[prost(bool, tag = "11")]
+    pub local: bool,
 }
 
 /// What is stored, and what is at risk.
@@ -236,6 +243,15 @@ pub struct ClusterCounts {
     /// With committed bytes that no replica holds: they are lost.
     #[prost(uint64, tag = "14")]
     pub chunks_lossy: u64,
+    /// Of the copies that run, those that take replicas from full datanodes to empty ones.
+    #[prost(uint64, tag = "15")]
+    pub moves_running: u64,
+    /// How full the emptiest datanode is that takes replicas, in thousandths of what replicas may have there.
+    #[prost(uint32, tag = "16")]
+    pub fill_min_permille: u32,
+    /// The fullest one.
+    #[prost(uint32, tag = "17")]
+    pub fill_max_permille: u32,
 }
 
 /// One page of checks. The leader answers from one snapshot per page.

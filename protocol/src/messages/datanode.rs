@@ -106,6 +106,9 @@ pub struct RegisterDatanodeRequest {
     /// `host:port` of its HTTP gateway; empty if none.
     #[prost(string, tag = "10")]
     pub http_address: String,
+    /// The id that its volumes carry; 0 before the first registration. `PreconditionFailed` if the cluster has forgotten it.
+    #[prost(uint64, tag = "11")]
+    pub datanode: u64,
 }
 
 /// Key for tokens.

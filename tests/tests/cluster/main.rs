@@ -9,6 +9,7 @@ mod bad_input;
 mod corruption;
 mod datanode_loss;
 mod files;
+mod fuzz;
 mod leader;
 mod linearizable;
 mod locks;

@@ -17,7 +17,13 @@ fn a_datanode_is_decommissioned_and_forgotten() {
             )
             .ok();
     }
-    let leaving = &datanodes(&cluster)[0];
+    let listed = datanodes(&cluster);
+    for datanode in &listed {
+        let address = datanode["address"].as_str().expect("an address");
+        let role = cluster.datanode_on(address.rsplit(':').next().expect("a port"));
+        assert_eq!(role, format!("datanode-{}", datanode["id"]));
+    }
+    let leaving = &listed[0];
     let id = leaving["id"].to_string();
     cluster
         .run(["datanode", "forget", &id])

@@ -40,6 +40,20 @@ fn a_put_survives_the_loss_of_the_leader_and_of_a_datanode() {
     }
     let fsck = cluster.run(["--user", "0", "fsck"]);
     assert_eq!(fsck.status, Some(0), "{}", fsck.out.escape_ascii());
+    // Without a majority the one that is left tells what it knows.
+    cluster.kill(&cluster.leader());
+    let status = cluster.run(["status"]);
+    let text = String::from_utf8(status.out).unwrap();
+    assert_eq!(status.status, Some(1), "{text}");
+    assert!(
+        text.starts_with("NO QUORUM: 1 of 3 namenodes answer"),
+        "{text}"
+    );
+    assert_eq!(text.matches("does not answer").count(), 2, "{text}");
+    assert!(
+        text.contains(" files in ") && text.contains("not known"),
+        "{text}"
+    );
 }
 
 #[test]

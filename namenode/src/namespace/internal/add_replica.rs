@@ -11,7 +11,8 @@ use crate::namespace::error::OpError;
 use crate::store::records::{ChunkState, ReplicaRecord};
 use crate::store::{self, Txn};
 
-/// Fails with `PreconditionFailed` unless the chunk is sealed exactly so, `AlreadyExists` if the datanode has a replica in
+/// Fails with `PreconditionFailed` unless the chunk is sealed exactly so and the set is the one that this was decided on,
+/// `AlreadyExists` if the datanode has a replica in
 /// the set, `NotFound` if the chunk or the datanode is gone.
 pub(super) fn apply(txn: &mut Txn, cmd: &AddReplica, _ctx: &Context) -> Result<Outcome, OpError> {
     let id = ChunkId(cmd.chunk);
@@ -37,6 +38,11 @@ pub(super) fn apply(txn: &mut Txn, cmd: &AddReplica, _ctx: &Context) -> Result<O
         ));
     }
     chunks::check_no_replica(id, &chunk, datanode)?;
+    // A leader that was deposed and leads again may still have proposals of its former term waiting. In between, another leader may
+    // have made up for the missing replica, and deleted this one because nobody had heard of it.
+    if !cmd.decided_on.is_empty() {
+        chunks::check_set(id, &chunk, &cmd.decided_on)?;
+    }
     chunk.replicas.push(ReplicaRecord {
         datanode: datanode.0,
         incarnation: cmd.incarnation,

@@ -14,6 +14,7 @@ use crate::store::{self, Txn};
 
 const NONCE_BYTES: usize = 16;
 const CLIENT_NAME_BYTES_MAX: usize = 255;
+const HOST_BYTES_MAX: usize = 255;
 
 /// Most sessions at a time.
 const SESSIONS_MAX: u64 = 100_000;
@@ -39,6 +40,12 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
             format!("client name of {length} bytes, at most {CLIENT_NAME_BYTES_MAX} are allowed");
         return Err(OpError::new(ErrorCode::InvalidArgument, message));
     }
+    if cmd.host.len() > HOST_BYTES_MAX {
+        let length = cmd.host.len();
+        let message =
+            format!("client's host of {length} bytes, at most {HOST_BYTES_MAX} are allowed");
+        return Err(OpError::new(ErrorCode::InvalidArgument, message));
+    }
     if let Some(id) = store::session_nonce::get(txn, &cmd.nonce)? {
         return Ok(done(id.0, false));
     }
@@ -59,6 +66,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
         pruned_below: FIRST_SEQUENCE,
         ended: false,
         lock_count: 0,
+        host: cmd.host.clone(),
     };
     store::session::put(txn, id, &session);
     store::session_nonce::put(txn, &cmd.nonce, id);

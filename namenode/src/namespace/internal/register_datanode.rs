@@ -16,7 +16,8 @@ const UUID_BYTES: usize = 16;
 /// Longest of the texts that a datanode tells of itself.
 const TEXT_BYTES_MAX: usize = 255;
 
-/// Answers the datanode's id.
+/// Answers the datanode's id. Fails with `PreconditionFailed` if it had another one before: it was forgotten, and what its volumes
+/// hold is of no use under a new id.
 pub(super) fn apply(
     txn: &mut Txn,
     cmd: &RegisterDatanode,
@@ -26,6 +27,10 @@ pub(super) fn apply(
     let known = store::datanode_uuid::get(txn, &cmd.uuid)?;
     let (id, before) = match known {
         Some(id) => (id, store::datanode::get(txn, id)?),
+        None if cmd.datanode != 0 => {
+            let message = format!("datanode {} was forgotten", cmd.datanode);
+            return Err(OpError::new(ErrorCode::PreconditionFailed, message));
+        }
         None => {
             let cluster = txn.cluster_mut();
             let id = DatanodeId(cluster.next_datanode.max(1));

@@ -318,12 +318,19 @@ fn a_replica_joins_only_as_a_confirmed_copy_of_the_seal() {
             incarnation,
             epoch,
             length,
+            decided_on: vec![],
         })
     };
+    let mut late = add(4, incarnation, 1, 100);
+    if let CommandKind::AddReplica(add) = &mut late {
+        // Decided on when datanode 3 had no replica.
+        add.decided_on = vec![1, 1, 2, 2];
+    }
     for wrong in [
         add(4, incarnation, 2, 100),
         add(4, incarnation, 1, 99),
         add(4, 999, 1, 100),
+        late,
     ] {
         assert_eq!(
             cluster.world.command(wrong).code,
@@ -372,6 +379,14 @@ fn a_replica_joins_only_as_a_confirmed_copy_of_the_seal() {
     let again = cluster.world.command(begin(4));
     assert_eq!(again.code, ErrorCode::NotFound as u32);
     cluster.check();
+    let mut as_before = register(4);
+    if let CommandKind::RegisterDatanode(register) = &mut as_before {
+        register.datanode = 4;
+    }
+    let refused = cluster.world.command(as_before);
+    let told = (refused.code, &refused.message[..]);
+    let code = ErrorCode::PreconditionFailed as u32;
+    assert_eq!(told, (code, "datanode 4 was forgotten"));
     assert_eq!(
         cluster.world.command(register(4)).id,
         5,

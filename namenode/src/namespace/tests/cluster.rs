@@ -277,6 +277,7 @@ pub(super) fn register(number: u8) -> CommandKind {
         local_socket: String::new(),
         version: "0.1.0".into(),
         http_address: String::new(),
+        datanode: 0,
     })
 }
 

@@ -92,6 +92,7 @@ fn commands_of_the_leader_have_these_bytes() {
             hex(&OpenSession {
                 client_name: "c".into(),
                 nonce: vec![1],
+                ..OpenSession::default()
             }),
             "0a0163120101",
         ),
@@ -119,6 +120,7 @@ fn commands_of_the_leader_have_these_bytes() {
                 incarnation: 3,
                 epoch: 4,
                 length: 5,
+                ..AddReplica::default()
             }),
             "08011002180320042805",
         ),

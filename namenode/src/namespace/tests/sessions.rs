@@ -23,6 +23,7 @@ fn a_cluster_is_founded_once() {
     let open = OpenSession {
         client_name: "early".into(),
         nonce: vec![1; 16],
+        ..OpenSession::default()
     };
     let early = world.command(CommandKind::OpenSession(open));
     assert_eq!(early.code, ErrorCode::Unavailable as u32);
@@ -93,6 +94,7 @@ fn a_nonce_opens_one_session() {
     let short = OpenSession {
         client_name: String::new(),
         nonce,
+        ..OpenSession::default()
     };
     let refused = world.command(CommandKind::OpenSession(short));
     assert_eq!(refused.code, ErrorCode::InvalidArgument as u32);

@@ -94,6 +94,7 @@ impl World {
         let open = OpenSession {
             client_name: "test".into(),
             nonce: vec![nonce; 16],
+            ..OpenSession::default()
         };
         let outcome = self.command(CommandKind::OpenSession(open));
         assert_eq!(outcome.code, 0, "{}", outcome.message);
