@@ -47,6 +47,7 @@ struct State {
     read_only: bool,
     failing_syncs: BTreeSet<String>,
     failing_reads: BTreeSet<String>,
+    failing_writes: BTreeSet<String>,
     failing_opens: BTreeMap<String, i32>,
     /// Mutating calls left until the power goes.
     calls_left: Option<u64>,
@@ -93,6 +94,7 @@ impl SimDisk {
             read_only: false,
             failing_syncs: BTreeSet::new(),
             failing_reads: BTreeSet::new(),
+            failing_writes: BTreeSet::new(),
             failing_opens: BTreeMap::new(),
             calls_left: None,
         };
@@ -157,6 +159,23 @@ impl SimDisk {
         guard(&self.shared).failing_reads.insert(normal(path));
     }
 
+    /// Makes all writes, changes of length and syncs of handles opened under this path fail with `EIO`, until
+    /// [`SimDisk::repair_writes`].
+    ///
+    /// # Panics
+    /// If the path has `..` in it.
+    pub fn fail_writes(&self, path: &Path) {
+        guard(&self.shared).failing_writes.insert(normal(path));
+    }
+
+    /// Ends [`SimDisk::fail_writes`].
+    ///
+    /// # Panics
+    /// If the path has `..` in it.
+    pub fn repair_writes(&self, path: &Path) {
+        guard(&self.shared).failing_writes.remove(&normal(path));
+    }
+
     /// Makes this file fail to open with an error number of the system.
     ///
     /// # Panics
@@ -217,6 +236,15 @@ impl SimDisk {
         state.expect_power()?;
         Ok(state)
     }
+}
+
+/// Whether a path is one of these, or lies below one.
+fn is_under(paths: &BTreeSet<String>, path: &str) -> bool {
+    let below = |above: &String| {
+        path.strip_prefix(above.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    paths.iter().any(below)
 }
 
 /// For the fault switches, which are called by tests only.
@@ -387,7 +415,7 @@ impl Disk for SimDisk {
             Ok(Space {
                 total_bytes: state.capacity_bytes,
                 available_bytes: state.capacity_bytes.saturating_sub(used),
-                filesystem: 0,
+                filesystem: 1,
             })
         };
         space().map_err(context("statvfs", path))

@@ -49,6 +49,12 @@ pub(crate) struct Options {
     pub(crate) snapshot_every_entries: u64,
     /// For the windows of a datanode's write streams.
     pub(crate) write_memory: u64,
+    /// One more namenode, which waits to take the place of another.
+    pub(crate) spare: bool,
+    /// Of each datanode's disk.
+    pub(crate) disk_bytes: u64,
+    /// Percentage points between the fullest and the emptiest datanode.
+    pub(crate) balance_threshold: u32,
 }
 
 impl Options {
@@ -66,6 +72,9 @@ impl Options {
             idle_chunk_max: Duration::from_secs(3),
             snapshot_every_entries: 100,
             write_memory: 256 << 20,
+            spare: false,
+            disk_bytes: 1 << 40,
+            balance_threshold: 100,
         }
     }
 
@@ -88,6 +97,9 @@ impl Options {
             reclaim_grace: millis(rng, 0, 1500),
             idle_chunk_max: millis(rng, 300, 4000),
             snapshot_every_entries: rng.random_range(100..400),
+            spare: rng.random_bool(0.4),
+            disk_bytes: 512 << 20,
+            balance_threshold: rng.random_range(1..=4),
             ..Self::plain()
         }
     }
@@ -162,6 +174,10 @@ pub(crate) struct Cluster {
     pub(crate) power_losses: Rc<RefCell<Vec<usize>>>,
     /// Data files of which one replica was damaged.
     pub(crate) rotten: BTreeSet<String>,
+    /// Datanodes one of whose disks has failed, and which.
+    pub(crate) failed_disks: BTreeSet<(usize, PathBuf)>,
+    /// The namenode whose place the spare one has taken, once it has.
+    pub(crate) replaced: Rc<Cell<Option<usize>>>,
     _state: TempDir,
 }
 
@@ -188,9 +204,12 @@ impl Cluster {
             rng,
             power_losses: Rc::default(),
             rotten: BTreeSet::new(),
+            failed_disks: BTreeSet::new(),
+            replaced: Rc::default(),
             _state: state,
         };
-        for index in 0..cluster.options.namenodes {
+        let spare = usize::from(cluster.options.spare);
+        for index in 0..cluster.options.namenodes + spare {
             cluster.add_namenode(index);
         }
         for index in 0..cluster.options.datanodes {
@@ -218,6 +237,7 @@ impl Cluster {
         config.cluster.reclaim_grace = self.options.reclaim_grace;
         config.cluster.session_ttl = self.options.session_ttl;
         config.cluster.datanode_sync_interval = self.options.sync_interval;
+        config.balance_threshold = self.options.balance_threshold;
         config.raft.snapshot_every_entries = self.options.snapshot_every_entries;
         let machine = NamenodeMachine {
             disk: SimDisk::new(),
@@ -253,6 +273,7 @@ impl Cluster {
             seeds: Seeds::new(&mut self.rng),
             name: name.clone(),
         };
+        machine.disk.set_capacity(self.options.disk_bytes);
         self.datanodes.push(machine.clone());
         self.sim.host(name, move || machine.clone().run());
     }
@@ -381,6 +402,25 @@ impl Cluster {
         self.sim.bounce(name.to_owned());
     }
 
+    /// The namenode that has left the group for good is switched off.
+    pub(crate) fn retire_replaced(&mut self) {
+        if let Some(index) = self.replaced.get() {
+            self.stop_namenode(index, Stop::Kill);
+        }
+    }
+
+    /// Namenodes that belong to the group when all is over.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        let gone = match self.replaced.get() {
+            Some(replaced) => replaced,
+            // The spare one waits.
+            None => self.options.namenodes,
+        };
+        (0..self.namenodes.len())
+            .filter(|index| *index != gone)
+            .collect()
+    }
+
     /// Starts whatever does not run.
     pub(crate) fn start_all(&mut self) {
         for name in self.machine_names() {
@@ -502,6 +542,7 @@ fn controllers(idle_chunk_max: Duration) -> ControllerOptions {
         // Longer than a datanode waits for one source, so that a dead connection is noticed.
         copy_timeout: Duration::from_secs(12),
         copy_poll: Duration::from_millis(300),
+        balance_rest: Duration::from_secs(1),
         retry_after: Duration::from_millis(500),
         no_target_after: Duration::from_secs(1),
         compaction_interval: Duration::from_secs(1),

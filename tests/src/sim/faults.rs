@@ -8,10 +8,16 @@ use std::time::Duration;
 
 use cairn_daemon::disk::Disk;
 use cairn_daemon::disk::sim::SimDisk;
+use cairn_protocol::ids::NamenodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::cluster::{Cluster, Stop};
+
+/// Of each datanode.
+const VOLUMES: usize = 2;
+/// Before an operator asks again.
+const OPERATOR_PAUSE: Duration = Duration::from_millis(300);
 
 /// Something that goes wrong, or right again.
 #[derive(Clone, Debug)]
@@ -38,6 +44,17 @@ pub(crate) enum Fault {
     /// One bit of a replica's data.
     BitRot(usize),
     TransferLeadership,
+    /// The spare namenode takes another one's place.
+    ReplaceNamenode(usize),
+    /// Writes and syncs of one of a datanode's volumes fail from now on, or its reads do, or both: it is gone.
+    DiskFails {
+        datanode: usize,
+        volume: usize,
+        reads: bool,
+        writes: bool,
+    },
+    /// The next sync on a volume fails.
+    SyncFails(usize, usize),
 }
 
 /// Draws faults for `window` from `start` on, in order of time.
@@ -71,8 +88,35 @@ pub(crate) fn draw(
             ));
         }
     }
+    // Bytes that only one replica has left must not be on it: one disk, and not where others rot.
+    if !rot && rng.random_bool(0.5) {
+        let datanode = rng.random_range(0..cluster.datanodes.len());
+        let at = start + window.mul_f64(rng.random_range(0.1..0.9));
+        schedule.push((at, draw_disk(rng, datanode)));
+    }
+    if cluster.options.spare && rng.random_bool(0.8) {
+        let at = start + window.mul_f64(rng.random_range(0.0..0.9));
+        let replaced = rng.random_range(0..cluster.options.namenodes);
+        schedule.push((at, Fault::ReplaceNamenode(replaced)));
+    }
     schedule.sort_by_key(|(at, _)| *at);
     schedule
+}
+
+fn draw_disk(rng: &mut StdRng, datanode: usize) -> Fault {
+    let volume = rng.random_range(0..VOLUMES);
+    let fails = |reads, writes| Fault::DiskFails {
+        datanode,
+        volume,
+        reads,
+        writes,
+    };
+    match rng.random_range(0..4) {
+        0 => Fault::SyncFails(datanode, volume),
+        1 => fails(true, false),
+        2 => fails(false, true),
+        _ => fails(true, true),
+    }
 }
 
 fn draw_one(
@@ -158,6 +202,14 @@ impl Cluster {
             Fault::ClockJump(index, seconds) => self.jump(index, seconds),
             Fault::BitRot(index) => self.rot(index),
             Fault::TransferLeadership => self.transfer(),
+            Fault::ReplaceNamenode(index) => self.replace(index),
+            Fault::DiskFails {
+                datanode,
+                volume,
+                reads,
+                writes,
+            } => self.fail_disk(datanode, volume, (reads, writes)),
+            Fault::SyncFails(datanode, volume) => self.fail_sync(datanode, volume),
         }
     }
 
@@ -198,6 +250,58 @@ impl Cluster {
         });
     }
 
+    /// An operator puts the spare namenode into the place of another, and does not give up.
+    fn replace(&mut self, index: usize) {
+        let spare = format!("namenode-{}:9000", self.options.namenodes);
+        let old = format!("namenode-{index}:9000");
+        let config = self.client_config("replacing-operator");
+        let (trace, replaced) = (self.trace.clone(), self.replaced.clone());
+        self.client("replacing-operator", async move {
+            loop {
+                match try_replace(&config, &spare, &old).await {
+                    Ok(()) => break,
+                    Err(error) => trace.event(format!("not replaced yet: {error:#}")),
+                }
+                tokio::time::sleep(OPERATOR_PAUSE).await;
+            }
+            replaced.set(Some(index));
+            trace.event(format!("{old} is replaced"));
+            Ok(())
+        });
+    }
+
+    fn fail_disk(&mut self, index: usize, volume: usize, (reads, writes): (bool, bool)) {
+        let disk = &self.datanodes[index].disk;
+        let path = volume_path(volume);
+        if reads {
+            disk.fail_reads(&path);
+        }
+        if writes {
+            disk.fail_writes(&path);
+        }
+        self.disk_failed(index, path);
+    }
+
+    /// Of an open chunk if there is one: the others are synced already.
+    fn fail_sync(&mut self, index: usize, volume: usize) {
+        let disk = &self.datanodes[index].disk;
+        let path = volume_path(volume);
+        let of_volume = data_files(disk).into_iter();
+        let files: Vec<_> = of_volume
+            .filter(|(file, _)| file.starts_with(&path))
+            .collect();
+        for (file, _) in files {
+            disk.fail_next_sync(&file);
+        }
+        self.disk_failed(index, path);
+    }
+
+    /// The volume is withdrawn, and with it what was not synced elsewhere may be: as after a loss of power.
+    fn disk_failed(&mut self, index: usize, path: PathBuf) {
+        self.failed_disks.insert((index, path));
+        self.power_losses.borrow_mut().push(index);
+    }
+
     /// Flips a bit in one replica on this datanode, of a chunk of which no other replica was damaged.
     pub(crate) fn rot(&mut self, index: usize) {
         let disk = self.datanodes[index].disk.clone();
@@ -231,8 +335,44 @@ impl Cluster {
                 self.sim.release(a.clone(), b.clone());
             }
         }
+        for (index, path) in std::mem::take(&mut self.failed_disks) {
+            let machine = self.datanodes[index].clone();
+            machine.disk.repair_reads(&path);
+            machine.disk.repair_writes(&path);
+            // A volume that was withdrawn is opened anew by the next process.
+            if self.runs(&machine.name) {
+                self.stop_datanode(index, Stop::Kill);
+            }
+        }
         self.start_all();
     }
+}
+
+/// Finds out the id of the one that goes, and asks. May be repeated.
+async fn try_replace(
+    config: &cairn_client::ClusterConfig,
+    spare: &str,
+    old: &str,
+) -> anyhow::Result<()> {
+    let fs = cairn_client::FileSystem::connect(config.clone()).await?;
+    let status = fs.status().await?;
+    let id_of = |address: &str| {
+        let mut namenodes = status.namenodes.iter();
+        namenodes
+            .find(|namenode| namenode.address == address)
+            .map(|namenode| namenode.namenode)
+    };
+    let Some(id) = id_of(old) else {
+        // An answer was lost: it is done.
+        anyhow::ensure!(id_of(spare).is_some(), "neither is a member");
+        return Ok(());
+    };
+    fs.add_namenode(spare, Some(NamenodeId(id))).await?;
+    Ok(())
+}
+
+fn volume_path(volume: usize) -> PathBuf {
+    PathBuf::from(format!("/volume-{volume}"))
 }
 
 fn chunk_of(path: &Path) -> String {

@@ -8,6 +8,7 @@
 //! cluster    hosts, disks, and what can be done to them
 //! faults     what goes wrong when, from the seed
 //! workload   what clients do; model: what they may rely on
+//! history    names that all clients change: a linearizable history
 //! checks     invariants of the state of each namenode, as it runs
 //! verify     after healing: everything acknowledged is there, the cluster is whole again
 //! run        one seed from founding to verdict
@@ -18,6 +19,7 @@
 mod checks;
 mod cluster;
 mod faults;
+mod history;
 mod model;
 mod run;
 mod scenarios;

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::history::History;
+
 /// So many datanodes must lose power before bytes that were flushed and not synced may be gone: a pipeline has at least
 /// two datanodes.
 const LOSSES_MIN: usize = 2;
@@ -45,6 +47,28 @@ impl FileModel {
                 range: offset..end,
                 since,
             });
+        }
+    }
+
+    /// Bytes of another file become bytes of this one, with what may be lost of them.
+    pub(crate) fn share(&mut self, at: usize, from: &Self, range: Range<usize>) {
+        let end = at + range.len();
+        if self.content.len() < end {
+            self.content.resize(end, 0);
+        }
+        self.content[at..end].copy_from_slice(&from.content[range.clone()]);
+        for unsynced in &from.unsynced {
+            let (first, last) = (
+                unsynced.range.start.max(range.start),
+                unsynced.range.end.min(range.end),
+            );
+            if first < last {
+                let moved = first - range.start + at..last - range.start + at;
+                self.unsynced.push(Unsynced {
+                    range: moved,
+                    since: unsynced.since,
+                });
+            }
         }
     }
 
@@ -149,6 +173,7 @@ pub(crate) struct Models {
     pub(crate) clients: Rc<RefCell<Vec<ClientModel>>>,
     pub(crate) shared: Rc<RefCell<SharedModel>>,
     pub(crate) power_losses: Rc<RefCell<Vec<usize>>>,
+    pub(crate) history: History,
 }
 
 impl Models {

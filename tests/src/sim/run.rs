@@ -93,7 +93,9 @@ fn run(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<()> {
     stop.set(true);
     cluster.heal(clients);
     cluster.run_clients(Duration::from_secs(60), "clients end after healing")?;
+    cluster.retire_replaced();
     checks.check(cluster);
+    models.history.check()?;
     verify(cluster, &models)?;
     agree(cluster, &mut checks)
 }
@@ -172,8 +174,9 @@ fn agree(cluster: &mut Cluster, checks: &mut Checks) -> anyhow::Result<()> {
         Duration::from_secs(20),
         "namenodes at one index",
         |cluster, _| {
-            let first = index(cluster, 0);
-            (1..cluster.namenodes.len()).all(|at| index(cluster, at) == first)
+            let members = cluster.members();
+            let first = index(cluster, members[0]);
+            members.iter().all(|at| index(cluster, *at) == first)
         },
     )?;
     checks.check(cluster);

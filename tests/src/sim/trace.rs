@@ -41,6 +41,11 @@ impl Trace {
         self.0.borrow_mut().now_ms = now_ms;
     }
 
+    /// Virtual time since the simulation began, as of the present step.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.borrow().now_ms).unwrap_or(u64::MAX)
+    }
+
     /// A state that is not worth a line.
     pub(crate) fn sample(&self, state: &str) {
         self.0.borrow_mut().mix(state.as_bytes());

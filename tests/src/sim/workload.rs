@@ -1,5 +1,7 @@
 //! What clients do: random operations, whose outcomes go into the model.
 
+mod sharing;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -82,7 +84,13 @@ impl Worker {
             74..80 => self.sync(fs).await,
             80..84 => self.make_directory(fs).await,
             84..86 => self.remove_tree(fs).await,
-            86..90 => self.claim(fs).await,
+            86..89 => self.claim(fs).await,
+            89..91 => self.share(fs).await,
+            91..92 => self.concat(fs).await,
+            92..96 => {
+                let history = self.models.history.clone();
+                history.act(fs, &mut self.rng, &self.trace).await;
+            }
             _ => self.read(fs).await,
         }
     }

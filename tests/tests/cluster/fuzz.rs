@@ -145,7 +145,6 @@ fn to_namenode() -> Vec<Sent> {
             Method::ReportReplicas,
             &ReportReplicasRequest {
                 replicas: vec![FailedReplica::default(); 3],
-                ..ReportReplicasRequest::default()
             },
         ),
         sent(

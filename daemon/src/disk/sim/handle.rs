@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::tree::NodeId;
-use super::{State, guard, os_error};
+use super::{State, guard, is_under, os_error};
 use crate::disk::real::check_aligned;
 use crate::disk::{DiskFile, context};
 
@@ -38,7 +38,15 @@ impl SimFileHandle {
             return Err(os_error(libc::EBADF));
         }
         state.begin_change()?;
+        self.expect_writable(&state)?;
         Ok(state)
+    }
+
+    fn expect_writable(&self, state: &State) -> io::Result<()> {
+        match is_under(&state.failing_writes, &self.normal) {
+            true => Err(os_error(libc::EIO)),
+            false => Ok(()),
+        }
     }
 
     fn set_len_to(&self, len: u64) -> io::Result<()> {
@@ -70,7 +78,8 @@ impl SimFileHandle {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state()?;
         state.begin_change()?;
-        let fails = state.failing_syncs.remove(&self.normal);
+        let fails =
+            state.failing_syncs.remove(&self.normal) || self.expect_writable(&state).is_err();
         let file = &mut state.tree.file_mut(self.node)?.file;
         if fails {
             file.fail_sync();
@@ -95,7 +104,7 @@ impl DiskFile for SimFileHandle {
                 check_aligned(buf, offset)?;
             }
             let state = self.state()?;
-            if state.failing_reads.contains(&self.normal) {
+            if is_under(&state.failing_reads, &self.normal) {
                 return Err(os_error(libc::EIO));
             }
             let file = &state.tree.file(self.node)?.file;
