@@ -363,7 +363,11 @@ impl FileSystem {
             preconditions,
             operations,
         });
-        match self.core().sessions.mutate(&subject, transaction).await? {
+        let sessions = &self.core().sessions;
+        match sessions
+            .mutate_as(&subject, transaction, self.caller())
+            .await?
+        {
             OutcomeKind::Transaction(outcome) => {
                 let kinds = outcome.outcomes.into_iter().map(|outcome| outcome.kind);
                 kinds

@@ -69,6 +69,16 @@ impl FileSystem {
         Ok(watch)
     }
 
+    /// Like [`FileSystem::watch`], from an earlier entry on: that of a watch that ended, say. Nothing is asked before
+    /// [`Watch::next`], which says [`WatchEvent::Lost`] if that is too long ago.
+    pub fn watch_after(&self, options: WatchOptions, index: u64) -> Watch {
+        Watch {
+            fs: self.clone(),
+            options,
+            index,
+        }
+    }
+
     /// The last entry of the log in which anybody else can have changed what this file system has been told so far: a
     /// watch that has come so far knows of all that made it out of date. Who keeps what it read asks for this
     /// after an answer, and passes the answer on when the watch is there.

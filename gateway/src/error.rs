@@ -2,12 +2,8 @@
 
 use std::io;
 
-use axum::Json;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use cairn_client::Error;
 use cairn_protocol::ErrorCode;
-use serde_json::json;
 
 /// Why the gateway did not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +16,6 @@ pub enum GatewayError {
         /// Why not.
         source: io::Error,
     },
-}
-
-/// A failed request to the cluster as an answer.
-pub(crate) struct Answer(pub(crate) Error);
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let body = json!({ "error": self.0.to_string(), "code": format!("{:?}", self.0.code()) });
-        (http_status(self.0.code()), Json(body)).into_response()
-    }
 }
 
 /// The HTTP status of a failure.

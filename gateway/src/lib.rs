@@ -1,11 +1,11 @@
-//! The HTTP side of a namenode or datanode: WebHDFS for programs, a status page for people, the same as JSON, metrics, and health
+//! The HTTP side of a namenode or datanode: WebHDFS and an API of its own for programs, a console for people, metrics, and health
 //! checks. An adapter over [`cairn_client::FileSystem`] without logic of its own.
 //!
 //! | path | what |
 //! |---|---|
 //! | `/webhdfs/v1/…` | files, as clients written for Hadoop ask for them |
-//! | `/` | status page |
-//! | `/api/v1/status` | status as JSON |
+//! | `/api/v1/…` | what WebHDFS cannot say; `/api/v1/openapi.json` describes it, `/api/v1/` shows it |
+//! | `/` | the console |
 //! | `/metrics` | metrics of this process for Prometheus |
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 while the cluster answers |
@@ -14,19 +14,26 @@
 //! |---|---|
 //! | `server` | builds and wires; routes |
 //! | `connections` | accepts connections, within limits |
-//! | `webhdfs` | operations on files |
-//! | `who`, `params` | who asks, and for what |
+//! | `webhdfs`, `api` | operations |
+//! | `console` | the page; what it shows comes from `overview`, `lookout`, `slow`, `status` |
+//! | `who`, `params`, `origin` | who asks, for what, and from which page |
 //! | `datanodes` | which datanode carries a transfer |
-//! | `audit`, `metrics` | what is written down |
+//! | `audit`, `metrics`, `cluster_metrics` | what is written down |
 
+mod api;
 mod audit;
+mod cluster_metrics;
 mod connections;
+mod console;
 mod datanodes;
 mod error;
+mod lookout;
 mod metrics;
-mod page;
+mod origin;
+mod overview;
 mod params;
 mod server;
+mod slow;
 mod status;
 mod webhdfs;
 mod who;

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use cairn_client::{ClusterConfig, Error, FileSystem, Subject};
 use cairn_daemon::config::GatewaySettings;
@@ -19,19 +19,25 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::admin::StatusReply;
 use cairn_protocol::net::{self, TcpListener};
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{Instant, timeout};
 
+use crate::cluster_metrics::ClusterMetrics;
+use crate::api::changes::FEEDS_MAX;
+use crate::api::locks::Leases;
 use crate::datanodes::Datanodes;
-use crate::error::{Answer, GatewayError};
+use crate::error::GatewayError;
+use crate::lookout::Lookout;
 use crate::metrics::Metrics;
-use crate::who::Names;
-use crate::{connections, page, status, webhdfs};
+use crate::params::Params;
+use crate::slow::{Asked, SlowRequests};
+use crate::who::{self, Names};
+use crate::{api, connections, console, origin, webhdfs};
 
 /// A cluster that takes longer to answer is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
-/// Who looks at the status page waits no longer than this for the cluster.
+/// Who asks for the status waits no longer than this for the cluster.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// For open chunks to be given back at the end.
@@ -100,6 +106,14 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     names: Names,
     datanodes: Datanodes,
+    lookout: Lookout,
+    cluster_metrics: ClusterMetrics,
+    slow: SlowRequests,
+    leases: Leases,
+    /// One permit for each feed.
+    feeds: Arc<Semaphore>,
+    /// Was given out last.
+    number: AtomicU64,
     /// Connected with the first request that needs it: the cluster may come up after us.
     fs: OnceCell<FileSystem>,
 }
@@ -109,12 +123,20 @@ impl Shared {
         options.cluster.read_ahead_bytes = READ_AHEAD_BYTES;
         options.cluster.in_flight_bytes_max = IN_FLIGHT_BYTES_MAX;
         options.cluster.write_window_bytes = WRITE_WINDOW_BYTES;
+        let clock = Clock::system();
         Self {
+            cluster_metrics: ClusterMetrics::new(&options.metrics),
             metrics: Arc::new(Metrics::new(options.metrics.clone())),
             options,
             bound,
             tasks: tasks.clone(),
-            clock: Clock::system(),
+            // Numbers of an earlier life of this process do not come again.
+            number: AtomicU64::new(clock.now_ns()),
+            clock,
+            lookout: Lookout::default(),
+            slow: SlowRequests::default(),
+            leases: Leases::default(),
+            feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
             names: Names::default(),
             datanodes: Datanodes::default(),
             fs: OnceCell::new(),
@@ -126,6 +148,36 @@ impl Shared {
         self.fs
             .get_or_try_init(|| FileSystem::connect(self.options.cluster.clone()))
             .await
+    }
+
+    /// If there has been a connection already.
+    pub(crate) fn known_fs(&self) -> Option<&FileSystem> {
+        self.fs.get()
+    }
+
+    pub(crate) fn lookout(&self) -> &Lookout {
+        &self.lookout
+    }
+
+    pub(crate) fn cluster_metrics(&self) -> &ClusterMetrics {
+        &self.cluster_metrics
+    }
+
+    pub(crate) fn slow(&self) -> &SlowRequests {
+        &self.slow
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    pub(crate) fn feeds(&self) -> &Arc<Semaphore> {
+        &self.feeds
+    }
+
+    /// A number that this gateway gives nobody else.
+    pub(crate) fn fresh_number(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn settings(&self) -> &GatewaySettings {
@@ -171,6 +223,10 @@ impl Gateway {
             Arc::clone(&shared.metrics),
             tasks.clone(),
         );
+        let looking = Arc::clone(&shared);
+        tasks.component("http lookout", |stop| Lookout::keep(looking, stop));
+        let keeping = Arc::clone(&shared);
+        tasks.component("http leases", |stop| Leases::keep(keeping, stop));
         tasks.component("http", |stop| async move {
             serving.await?;
             // Requests end before this is cancelled, and those that we stand on end after us.
@@ -194,16 +250,48 @@ impl Gateway {
 fn router(shared: Arc<Shared>) -> Router {
     let webhdfs = any(webhdfs::serve);
     Router::new()
-        .route("/", get(status_page))
-        .route("/api/v1/status", get(status_json))
+        .merge(console::router())
+        .merge(api::router())
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route(webhdfs::PREFIX, webhdfs.clone())
         .route("/webhdfs/v1/", webhdfs.clone())
         .route("/webhdfs/v1/{*path}", webhdfs)
+        .layer(middleware::from_fn(origin::guard))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            observed,
+        ))
         .layer(middleware::from_fn(bounded_head))
         .with_state(shared)
+}
+
+/// Notes requests that take long.
+async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let asked = asked(&shared, &request);
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let now = shared.now_ms();
+    shared.slow.note(asked, status, now, began.elapsed());
+    response
+}
+
+fn asked(shared: &Shared, request: &Request) -> Asked {
+    let params = Params::parse(request.uri().query().unwrap_or_default()).unwrap_or_default();
+    let path = request.uri().path();
+    let file = path.strip_prefix(webhdfs::PREFIX);
+    let operation = match (file, params.text("op")) {
+        (Some(_), Some(operation)) => operation.to_uppercase(),
+        _ => format!("{} {path}", request.method()),
+    };
+    let named = params.text("path").map(|path| path.into_owned());
+    Asked {
+        operation,
+        path: named.unwrap_or_else(|| file.unwrap_or_default().to_owned()),
+        user: who::claimed(shared.settings(), &params),
+    }
 }
 
 /// Refuses requests whose head is too large.
@@ -221,7 +309,8 @@ async fn bounded_head(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn cluster_status(shared: &Shared) -> Result<StatusReply, Error> {
+/// As the leader sees it now.
+pub(crate) async fn cluster_status(shared: &Shared) -> Result<StatusReply, Error> {
     let asked = timeout(STATUS_WITHIN, async { shared.fs().await?.status().await });
     asked.await.unwrap_or_else(|_| {
         Err(Error::Unreachable {
@@ -230,30 +319,6 @@ async fn cluster_status(shared: &Shared) -> Result<StatusReply, Error> {
             failure: ErrorCode::TimedOut.into(),
         })
     })
-}
-
-async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
-    let status = cluster_status(&shared).await;
-    let code = if status.is_ok() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let policy = "default-src 'none'; style-src 'unsafe-inline'";
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (code, headers, Html(page::render(status.as_ref()))).into_response()
-}
-
-async fn status_json(State(shared): State<Arc<Shared>>) -> Result<Response, Answer> {
-    let status = cluster_status(&shared).await.map_err(Answer)?;
-    Ok((
-        [(header::CACHE_CONTROL, "no-store")],
-        Json(status::as_json(&status)),
-    )
-        .into_response())
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -329,12 +394,18 @@ mod tests {
         );
         assert!(get(&gateway, "/readyz").await.starts_with("HTTP/1.1 503"));
         let page = get(&gateway, "/").await;
-        assert!(
-            page.starts_with("HTTP/1.1 503") && page.contains("does not answer"),
-            "{page}"
-        );
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+        assert!(page.contains("script-src 'self'"), "{page}");
         assert!(get(&gateway, "/api/v1/status").await.contains("\"error\""));
+        let overview = get(&gateway, "/api/v1/overview").await;
+        assert!(overview.starts_with("HTTP/1.1 200"), "{overview}");
+        assert!(
+            overview.contains("The cluster does not answer"),
+            "{overview}"
+        );
         assert!(get(&gateway, "/nothing").await.starts_with("HTTP/1.1 404"));
+        let nothing = get(&gateway, "/api/v1/nothing").await;
+        assert!(nothing.starts_with("HTTP/1.1 404") && nothing.contains("\"error\""));
 
         let files = get(&gateway, "/webhdfs/v1/?op=LISTSTATUS&user.name=root").await;
         assert!(files.starts_with("HTTP/1.1 401"), "{files}");

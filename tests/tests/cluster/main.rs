@@ -5,6 +5,7 @@
     reason = "all of this is tests: helpers fail where their test does"
 )]
 
+mod api;
 mod bad_input;
 mod corruption;
 mod datanode_loss;

@@ -248,8 +248,10 @@ impl Cluster {
             .arg("up")
             .arg("--dir")
             .arg(&directory)
-            .args(["--http", "0"])
             .args(arguments);
+        if !arguments.contains(&"--http") {
+            command.args(["--http", "0"]);
+        }
         if let Some(port) = port {
             command.args(["--port", &port.to_string()]);
         }

@@ -1,0 +1,175 @@
+//! Who asks and for what: what every operation of the API begins with, and the line in the audit log that those end with that
+//! change something.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use cairn_client::{FileSystem, Place};
+use cairn_daemon::users::Users;
+use cairn_protocol::ErrorCode;
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout};
+
+use super::problem::{Answer, Problem};
+use crate::audit::{Entry, milliseconds};
+use crate::connections::ClientAddress;
+use crate::params::Params;
+use crate::server::Shared;
+use crate::who::{self, Who};
+
+/// Of a request in JSON.
+const JSON_BYTES_MAX: usize = 4 << 20;
+
+/// A request with a user that is believed.
+pub(crate) struct Asker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) who: Who,
+    pub(crate) users: Arc<Users>,
+    /// The file system in the name of who asks.
+    pub(crate) fs: FileSystem,
+    pub(crate) params: Params,
+    pub(crate) headers: HeaderMap,
+    from: SocketAddr,
+    began: Instant,
+}
+
+impl FromRequestParts<Arc<Shared>> for Asker {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Answer<Self> {
+        let began = Instant::now();
+        let params = Params::parse(parts.uri.query().unwrap_or_default())?;
+        let users = shared.names().users().await;
+        let who = who::identify(shared.settings(), &params, &users)?;
+        let fs = shared.fs().await?.on_behalf_of(who.caller.clone());
+        let from = parts.extensions.get::<ClientAddress>();
+        Ok(Self {
+            shared: Arc::clone(shared),
+            who,
+            users,
+            fs,
+            params,
+            headers: parts.headers.clone(),
+            // Tests of the router alone have no connection.
+            from: from.map_or(SocketAddr::from(([0; 4], 0)), |client| client.0),
+            began,
+        })
+    }
+}
+
+/// Who looks at what needs no name, if they say who they are and that is believed.
+pub(crate) struct Onlooker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) who: Option<Who>,
+}
+
+impl FromRequestParts<Arc<Shared>> for Onlooker {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Answer<Self> {
+        let params = Params::parse(parts.uri.query().unwrap_or_default())?;
+        let users = shared.names().users().await;
+        let who = who::identify(shared.settings(), &params, &users).ok();
+        let shared = Arc::clone(shared);
+        Ok(Self { shared, who })
+    }
+}
+
+impl Asker {
+    /// The absolute path in a parameter.
+    pub(crate) fn path(&self, name: &str) -> Answer<Vec<u8>> {
+        let path = self.params.required(name)?;
+        if path.first() != Some(&b'/') {
+            let text = String::from_utf8_lossy(path);
+            return Err(Problem::invalid(format!(
+                "{name}: `{text}` is not an absolute path"
+            )));
+        }
+        Ok(path.to_vec())
+    }
+
+    /// Writes the line of a change into the audit log, and counts it.
+    pub(crate) fn audited<T>(
+        &self,
+        operation: &'static str,
+        path: &[u8],
+        destination: Option<&str>,
+        done: Answer<(StatusCode, T)>,
+    ) -> Answer<(StatusCode, T)> {
+        let took = self.began.elapsed();
+        let (status, outcome) = match &done {
+            Ok((status, _)) => (*status, "ok"),
+            Err(problem) => (problem.status(), problem.code()),
+        };
+        let failed = done.is_err().then_some("Problem");
+        let metrics = self.shared.metrics();
+        metrics.request(operation, failed, took.as_secs_f64());
+        let entry = Entry {
+            time_ms: self.shared.now_ms(),
+            user: &self.who.name,
+            from: self.from,
+            operation,
+            path: &Place::from(path).subject().to_string(),
+            destination,
+            status: status.as_u16(),
+            outcome,
+            duration_ms: milliseconds(took),
+        };
+        entry.write();
+        done
+    }
+}
+
+/// A body of JSON.
+pub(crate) struct Told<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Told<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Answer<Self> {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        if !kind.is_some_and(is_json) {
+            return Err(Problem::media_type());
+        }
+        let bytes = whole_body(request.into_body(), JSON_BYTES_MAX, shared).await?;
+        let told = serde_json::from_slice(&bytes);
+        told.map(Self)
+            .map_err(|error| Problem::invalid(format!("the body: {error}")))
+    }
+}
+
+fn is_json(kind: &HeaderValue) -> bool {
+    let kind = kind.to_str().unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// All of a body of at most `limit` bytes.
+pub(crate) async fn whole_body(body: Body, limit: usize, shared: &Shared) -> Answer<Bytes> {
+    let idle = shared.settings().idle_timeout;
+    let mut stream = body.into_data_stream();
+    let mut all = BytesMut::new();
+    loop {
+        match timeout(idle, stream.next()).await {
+            Ok(None) => return Ok(all.freeze()),
+            Ok(Some(Ok(bytes))) if all.len() + bytes.len() > limit => {
+                let error = format!("the body has more than {limit} bytes");
+                return Err(Problem::new(ErrorCode::TooLarge, error));
+            }
+            Ok(Some(Ok(bytes))) => all.extend_from_slice(&bytes),
+            Ok(Some(Err(error))) => {
+                return Err(Problem::invalid(format!("the body broke off: {error}")));
+            }
+            Err(_) => {
+                let error = format!("the body broke off: nothing came for {idle:?}");
+                return Err(Problem::invalid(error));
+            }
+        }
+    }
+}
