@@ -191,10 +191,9 @@ export function overviewPage(main) {
 
   main.replaceChildren(
     el("h1", {}, "Overview"),
-    counts.node,
     el("h2", {}, "Namenodes"), namenodes.node,
     el("h2", {}, "Datanodes"), datanodes.node, more,
-    el("h2", {}, "Space"), el("div", {}, space.node, el("p", {}, bar), curve),
+    el("h2", {}, "Space"), space.node, el("p", {}, bar), curve, counts.node,
     el("h2", {}, "Repairs and other work"), work,
     el("h2", {}, "Slow requests"), slow.node, noSlow,
     el("h2", {}, "Recent changes"), changes,

@@ -37,25 +37,57 @@ impl ClusterMetrics {
             registry.gauge(&format!("cluster_{noun}"), unit, help)
         };
         Self {
-            answers: gauge("answers", "", "1 if the cluster answered when it was last asked"),
-            safety: gauge("safety", "", "0 all data is safe, 1 something is missing, 2 something cannot be read or changed"),
+            answers: gauge(
+                "answers",
+                "",
+                "1 if the cluster answered when it was last asked",
+            ),
+            safety: gauge(
+                "safety",
+                "",
+                "0 all data is safe, 1 something is missing, 2 something cannot be read or changed",
+            ),
             files: gauge("files", "", "Files"),
             sessions: gauge("sessions", "", "Sessions of clients"),
             term: gauge("term", "", "Raft term: grows with each election"),
             chunks: gauge("chunks", "", "Chunks"),
-            under_replicated: gauge("chunks_under_replicated", "", "Chunks with fewer live replicas than asked for"),
+            under_replicated: gauge(
+                "chunks_under_replicated",
+                "",
+                "Chunks with fewer live replicas than asked for",
+            ),
             unavailable: gauge("chunks_unavailable", "", "Chunks with no live replica"),
-            lossy: gauge("chunks_lossy", "", "Chunks parts of which are on no disk any more"),
-            copies_running: gauge("copies_running", "", "Copies of replicas that are being made"),
+            lossy: gauge(
+                "chunks_lossy",
+                "",
+                "Chunks parts of which are on no disk any more",
+            ),
+            copies_running: gauge(
+                "copies_running",
+                "",
+                "Copies of replicas that are being made",
+            ),
             live_bytes: gauge("live", "bytes", "Distinct bytes that files use"),
             capacity_bytes: gauge("capacity", "bytes", "Capacity of all volumes"),
             used_bytes: gauge("used", "bytes", "Bytes of all replicas"),
-            available_bytes: gauge("available", "bytes", "Bytes that volumes of live datanodes still take"),
+            available_bytes: gauge(
+                "available",
+                "bytes",
+                "Bytes that volumes of live datanodes still take",
+            ),
             datanodes: gauge("datanodes", "", "Datanodes that the cluster knows"),
-            datanodes_dead: gauge("datanodes_dead", "", "Datanodes whose heartbeats do not arrive"),
+            datanodes_dead: gauge(
+                "datanodes_dead",
+                "",
+                "Datanodes whose heartbeats do not arrive",
+            ),
             volumes_failed: gauge("volumes_failed", "", "Volumes that were withdrawn"),
             namenodes: gauge("namenodes", "", "Namenodes"),
-            namenodes_silent: gauge("namenodes_silent", "", "Namenodes that do not answer the leader"),
+            namenodes_silent: gauge(
+                "namenodes_silent",
+                "",
+                "Namenodes that do not answer the leader",
+            ),
         }
     }
 

@@ -22,9 +22,9 @@ use cairn_protocol::net::{self, TcpListener};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::cluster_metrics::ClusterMetrics;
 use crate::api::changes::FEEDS_MAX;
 use crate::api::locks::Leases;
+use crate::cluster_metrics::ClusterMetrics;
 use crate::datanodes::Datanodes;
 use crate::error::GatewayError;
 use crate::lookout::Lookout;

@@ -81,7 +81,7 @@ impl Leases {
     fn take(&self, number: u64, uid: u32) -> Option<Lease> {
         self.with(|leases| {
             let mine = leases.get(&number).is_some_and(|lease| lease.uid == uid);
-            leases.remove(&number).filter(|_| mine)
+            if mine { leases.remove(&number) } else { None }
         })
     }
 
