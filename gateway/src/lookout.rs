@@ -38,7 +38,7 @@ const PROGRESS_KEPT: Duration = Duration::from_secs(300);
 const PROGRESS_MAX: usize = 600;
 
 /// Space at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct SpaceSample {
     /// Milliseconds since 1970.
     pub(crate) time_ms: u64,
@@ -83,6 +83,8 @@ struct Seen {
     since_ms: u64,
     since_seen: bool,
     leaving: BTreeMap<u64, u64>,
+    /// Of now.
+    space: SpaceSample,
     samples: VecDeque<SpaceSample>,
     /// How many chunks lacked replicas, and when.
     lacking: VecDeque<(Instant, u64)>,
@@ -95,8 +97,8 @@ impl Lookout {
         if seen.at.is_none_or(|at| at.elapsed() >= FRESH) {
             let status = cluster_status(shared).await;
             seen.note(status, Instant::now(), shared.now_ms());
-            match (&seen.failure, &seen.status, seen.samples.back()) {
-                (None, Some(status), Some(space)) => shared.cluster_metrics().seen(status, space),
+            match (&seen.failure, &seen.status) {
+                (None, Some(status)) => shared.cluster_metrics().seen(status, &seen.space),
                 _ => shared.cluster_metrics().silent(),
             }
             let count = seen
@@ -182,6 +184,11 @@ impl Seen {
             let available = if datanode.alive { available } else { 0 };
             sample.available_bytes = sample.available_bytes.saturating_add(available);
         }
+        self.space = sample;
+        // A leader that has just been elected has not heard yet how large disks are.
+        if sample.capacity_bytes == 0 {
+            return;
+        }
         // The last one is that of now; those before it are a minute apart.
         let settled = self.samples.iter().rev().nth(1);
         let replaces = settled.is_some_and(|settled| {
@@ -256,6 +263,7 @@ mod tests {
 
     use cairn_client::{Error, Subject};
     use cairn_protocol::messages::admin::{DatanodeStatus, StatusReply};
+    use cairn_protocol::messages::datanode::VolumeReport;
     use cairn_protocol::{ErrorCode, Failure};
     use tokio::time::Instant;
 
@@ -265,8 +273,13 @@ mod tests {
         let mut status = StatusReply::default();
         status.counts.chunks = 100;
         status.counts.chunks_under_replicated = lacking;
+        let volume = VolumeReport {
+            capacity_bytes: 1000,
+            ..VolumeReport::default()
+        };
         status.datanodes.push(DatanodeStatus {
             alive: true,
+            volumes: vec![volume],
             ..DatanodeStatus::default()
         });
         status

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -30,7 +30,7 @@ use crate::error::GatewayError;
 use crate::lookout::Lookout;
 use crate::metrics::Metrics;
 use crate::params::Params;
-use crate::slow::{Asked, SlowRequests};
+use crate::slow::{Asked, SLOW, SlowRequests};
 use crate::who::{self, Names};
 use crate::{api, connections, console, origin, webhdfs};
 
@@ -270,21 +270,24 @@ fn router(shared: Arc<Shared>) -> Router {
 /// Notes requests that take long.
 async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let asked = asked(&shared, &request);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let response = next.run(request).await;
-    let status = response.status().as_u16();
-    let now = shared.now_ms();
-    shared.slow.note(asked, status, now, began.elapsed());
+    let took = began.elapsed();
+    if took >= SLOW {
+        let asked = asked(&shared, &method, &uri);
+        let status = response.status().as_u16();
+        shared.slow.note(asked, status, shared.now_ms(), took);
+    }
     response
 }
 
-fn asked(shared: &Shared, request: &Request) -> Asked {
-    let params = Params::parse(request.uri().query().unwrap_or_default()).unwrap_or_default();
-    let path = request.uri().path();
+fn asked(shared: &Shared, method: &Method, uri: &Uri) -> Asked {
+    let params = Params::parse(uri.query().unwrap_or_default()).unwrap_or_default();
+    let path = uri.path();
     let file = path.strip_prefix(webhdfs::PREFIX);
     let operation = match (file, params.text("op")) {
         (Some(_), Some(operation)) => operation.to_uppercase(),
-        _ => format!("{} {path}", request.method()),
+        _ => format!("{method} {path}"),
     };
     let named = params.text("path").map(|path| path.into_owned());
     Asked {

@@ -10,8 +10,11 @@ use utoipa::ToSchema;
 use crate::audit::milliseconds;
 use crate::who::Who;
 
-/// Longer is slow. Time until the answer began; uploads, whose answer comes at their end, are left out.
-const SLOW: Duration = Duration::from_secs(1);
+/// Longer is slow. Time until the answer began.
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
+
+/// Uploads, whose answer comes at their end, and waits for locks are as slow as their clients want.
+const LEFT_OUT: [&str; 3] = ["CREATE", "APPEND", "POST /api/v1/locks"];
 
 /// So many are kept.
 const KEPT: usize = 64;
@@ -35,7 +38,7 @@ pub(crate) struct SlowRequest {
 #[derive(Default)]
 pub(crate) struct SlowRequests(Mutex<VecDeque<SlowRequest>>);
 
-/// What a request was, noted before it is answered.
+/// What a request was.
 pub(crate) struct Asked {
     pub(crate) operation: String,
     pub(crate) path: String,
@@ -45,8 +48,7 @@ pub(crate) struct Asked {
 impl SlowRequests {
     /// A request was answered at `now_ms`, after `took`.
     pub(crate) fn note(&self, asked: Asked, status: u16, now_ms: u64, took: Duration) {
-        let upload = matches!(asked.operation.as_str(), "CREATE" | "APPEND");
-        if took < SLOW || upload {
+        if took < SLOW || LEFT_OUT.contains(&asked.operation.as_str()) {
             return;
         }
         let began = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

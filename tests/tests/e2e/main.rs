@@ -4,6 +4,7 @@
 
 mod administration;
 mod commands;
+mod console;
 mod failures;
 mod habits;
 mod mount_files;

@@ -374,6 +374,15 @@ impl Cluster {
         }
     }
 
+    /// The command that brings back a role that was killed.
+    pub(crate) fn role(&self, role: &str) -> Command {
+        let kind = role.split('-').next().expect("a name");
+        let config = self.directory.join("config").join(format!("{role}.toml"));
+        let mut command = dfs(&self.home);
+        command.arg(kind).arg("--config").arg(config);
+        command
+    }
+
     /// Asks it to stop, as Ctrl-C does, and waits.
     pub(crate) fn stop(mut self) -> Option<i32> {
         signal("TERM", self.up.id());
