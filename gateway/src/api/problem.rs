@@ -25,7 +25,7 @@ pub(crate) struct Problem {
     /// The lock that is in the way, if that is the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    holder: Option<Holder>,
+    holder: Option<Box<Holder>>,
     #[serde(skip)]
     status: StatusCode,
 }
@@ -75,7 +75,7 @@ impl Problem {
     pub(crate) fn held(holder: &LockHolder) -> Self {
         let mut problem = Self::new(ErrorCode::WouldBlock, "somebody else holds a lock");
         // To HTTP it is a conflict that a later attempt may not meet.
-        problem.holder = Some(Holder::from(holder));
+        problem.holder = Some(Box::new(Holder::from(holder)));
         problem
     }
 
