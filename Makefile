@@ -5,7 +5,7 @@ ENV := . scripts/env.sh &&
 SEEDS ?= 60
 OPERATIONS ?= 100000
 
-.PHONY: help bootstrap build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-mount
+.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,10 @@ fmt-check:
 clippy: bootstrap
 	@$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 
-unit: bootstrap
+http-clients: ## Installs the HTTP clients of others that tests run, once per machine.
+	@scripts/http-clients >/dev/null
+
+unit: bootstrap http-clients
 	@$(ENV) scripts/test-tools && cargo build --workspace --bins && cargo test --workspace
 
 sim: bootstrap ## Deterministic simulation: make sim SEEDS=200

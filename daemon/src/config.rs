@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use gateway::{BadGatewaySetting, GatewayAuth, GatewaySettings};
+pub use gateway::{BadGatewaySetting, GatewayAuth, GatewayFollower, GatewaySettings};
 pub use size::ByteSize;
 
 /// Longer files are certainly not ours.

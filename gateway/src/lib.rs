@@ -9,6 +9,7 @@
 //! | `/metrics` | metrics of this process for Prometheus |
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 while the cluster answers |
+//! | `/jmx` | the beans of Hadoop's namenode, for monitoring that reads them |
 //!
 //! | module | what |
 //! |---|---|
@@ -18,7 +19,8 @@
 //! | `console` | the page; what it shows comes from `overview`, `lookout`, `slow`, `status` |
 //! | `who`, `params`, `origin` | who asks, for what, and from which page |
 //! | `datanodes` | which datanode carries a transfer |
-//! | `audit`, `metrics`, `cluster_metrics` | what is written down |
+//! | `rates` | how often each user may ask |
+//! | `audit`, `metrics`, `cluster_metrics`, `jmx` | what is written down and told |
 
 mod api;
 mod audit;
@@ -27,11 +29,13 @@ mod connections;
 mod console;
 mod datanodes;
 mod error;
+mod jmx;
 mod lookout;
 mod metrics;
 mod origin;
 mod overview;
 mod params;
+mod rates;
 mod server;
 mod slow;
 mod status;
@@ -39,4 +43,4 @@ mod webhdfs;
 mod who;
 
 pub use error::GatewayError;
-pub use server::{Gateway, GatewayOptions, HttpListener};
+pub use server::{Gateway, GatewayOptions, HttpListener, Leads};

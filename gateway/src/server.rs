@@ -24,15 +24,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::changes::FEEDS_MAX;
 use crate::api::locks::Leases;
+use crate::audit::AuditLog;
 use crate::cluster_metrics::ClusterMetrics;
 use crate::datanodes::Datanodes;
 use crate::error::GatewayError;
 use crate::lookout::Lookout;
 use crate::metrics::Metrics;
 use crate::params::Params;
+use crate::rates::Rates;
 use crate::slow::{Asked, SLOW, SlowRequests};
 use crate::who::{self, Names};
-use crate::{api, connections, console, origin, webhdfs};
+use crate::{api, connections, console, jmx, origin, webhdfs};
 
 /// A cluster that takes longer to answer is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -55,6 +57,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// In flight in one upload's pipeline.
 const WRITE_WINDOW_BYTES: usize = 4 << 20;
 
+/// Tells whether the namenode of this process leads now.
+pub type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What the gateway needs.
 #[derive(Clone)]
 pub struct GatewayOptions {
@@ -64,6 +69,8 @@ pub struct GatewayOptions {
     pub metrics: Registry,
     /// From the daemon's file.
     pub settings: GatewaySettings,
+    /// Of a namenode; `None` in a datanode.
+    pub leads: Option<Leads>,
 }
 
 /// A socket that listens, before there is a gateway: its port may have to be told to others first.
@@ -105,6 +112,8 @@ pub(crate) struct Shared {
     clock: Clock,
     metrics: Arc<Metrics>,
     names: Names,
+    rates: Rates,
+    audit: AuditLog,
     datanodes: Datanodes,
     lookout: Lookout,
     cluster_metrics: ClusterMetrics,
@@ -127,6 +136,8 @@ impl Shared {
         Self {
             cluster_metrics: ClusterMetrics::new(&options.metrics),
             metrics: Arc::new(Metrics::new(options.metrics.clone())),
+            rates: Rates::new(options.settings.requests_per_second_max),
+            audit: AuditLog::start(&options.settings.audit_log, tasks),
             options,
             bound,
             tasks: tasks.clone(),
@@ -192,6 +203,19 @@ impl Shared {
         &self.names
     }
 
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    pub(crate) fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// Whether the namenode of this process leads; `None` in a datanode.
+    pub(crate) fn leads(&self) -> Option<bool> {
+        self.options.leads.as_ref().map(|leads| leads())
+    }
+
     pub(crate) fn datanodes(&self) -> &Datanodes {
         &self.datanodes
     }
@@ -255,6 +279,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
+        .route("/jmx", get(jmx::serve))
         .route(webhdfs::PREFIX, webhdfs.clone())
         .route("/webhdfs/v1/", webhdfs.clone())
         .route("/webhdfs/v1/{*path}", webhdfs)
@@ -386,6 +411,7 @@ mod tests {
             cluster,
             metrics: Registry::new("test"),
             settings: GatewaySettings::default(),
+            leads: None,
         };
         let listener = HttpListener::on("127.0.0.1:0").await.unwrap();
         let gateway = Gateway::start(listener, options, &tasks);

@@ -108,7 +108,7 @@ pub(crate) async fn start(mut settings: DatanodeConfig, tasks: &Tasks) -> anyhow
     let datanode = Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?;
     if let Some(listening) = listening {
         let (host, metrics) = (datanode.host().to_owned(), datanode.metrics().clone());
-        start_gateway(listening, namenodes, host, metrics, gateway, tasks);
+        start_gateway(listening, namenodes, host, metrics, gateway, None, tasks);
     }
     Ok(datanode)
 }

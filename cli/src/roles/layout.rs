@@ -222,9 +222,11 @@ impl Layout {
     }
 
     /// Everybody on this machine is believed, as with the other ports of the cluster: they listen on 127.0.0.1 only.
-    fn gateway_config() -> toml::Value {
+    fn gateway_config(folder: &Path, name: &str) -> toml::Value {
         let mut gateway = toml::Table::new();
         gateway.insert("auth".to_owned(), "simple".into());
+        let audit = folder.join("logs").join(format!("{name}.audit.log"));
+        gateway.insert("audit_log".to_owned(), audit.display().to_string().into());
         gateway.into()
     }
 
@@ -252,7 +254,8 @@ impl Layout {
         cluster.insert("root_uid".to_owned(), i64::from(own.uid).into());
         cluster.insert("root_gid".to_owned(), i64::from(own.gid).into());
         file.insert("cluster".to_owned(), cluster.into());
-        file.insert("gateway".to_owned(), Self::gateway_config());
+        let gateway = Self::gateway_config(folder, &format!("namenode-{}", index + 1));
+        file.insert("gateway".to_owned(), gateway);
         file.to_string()
     }
 
@@ -274,7 +277,8 @@ impl Layout {
             loopback(0)
         };
         file.insert("http".to_owned(), http.into());
-        file.insert("gateway".to_owned(), Self::gateway_config());
+        let gateway = Self::gateway_config(folder, &format!("datanode-{}", index + 1));
+        file.insert("gateway".to_owned(), gateway);
         file.to_string()
     }
 }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use cairn_daemon::Tasks;
 use cairn_daemon::config::GatewaySettings;
 use cairn_daemon::telemetry::{Metrics, init_logs};
-use cairn_gateway::{Gateway, GatewayOptions, HttpListener};
+use cairn_gateway::{Gateway, GatewayOptions, HttpListener, Leads};
 use cairn_protocol::messages::common::Caller;
 
 use crate::cluster::client_config;
@@ -39,6 +39,7 @@ fn start_gateway(
     host: String,
     metrics: Metrics,
     settings: GatewaySettings,
+    leads: Option<Leads>,
     tasks: &Tasks,
 ) {
     let superuser = Caller::default();
@@ -50,6 +51,7 @@ fn start_gateway(
         cluster,
         metrics,
         settings,
+        leads,
     };
     Gateway::start(listening, options, tasks);
 }

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cairn_daemon::{Tasks, config};
+use cairn_gateway::Leads;
 use cairn_namenode::config::NamenodeConfig;
 use cairn_namenode::{Doors, Namenode};
 use clap::Args;
@@ -100,7 +102,18 @@ pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Re
     if let Some(listening) = listening {
         let namenodes = vec![namenode.address().to_owned()];
         let metrics = namenode.metrics().clone();
-        start_gateway(listening, namenodes, String::new(), metrics, gateway, tasks);
+        let leadership = namenode.group().leadership();
+        let leads: Leads = Arc::new(move || leadership.borrow().ready);
+        let host = String::new();
+        start_gateway(
+            listening,
+            namenodes,
+            host,
+            metrics,
+            gateway,
+            Some(leads),
+            tasks,
+        );
     }
     Ok(namenode)
 }

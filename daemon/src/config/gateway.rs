@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::duration;
+use super::{ByteSize, duration};
 
 /// How a gateway learns who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -15,6 +15,17 @@ pub enum GatewayAuth {
     Token,
     /// `user.name` in the request is believed, as Hadoop's simple authentication does.
     Simple,
+}
+
+/// What a namenode that does not lead does with requests for files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayFollower {
+    /// Carries them out, with the leader's help where that is needed: any namenode will do.
+    #[default]
+    Forward,
+    /// Answers `StandbyException`, as a standby namenode of HDFS does: clients configured for that go on to the next.
+    Standby,
 }
 
 /// Settings of the HTTP gateway.
@@ -32,6 +43,15 @@ pub struct GatewaySettings {
     /// A connection on which nothing moves for this long is closed. 1s to 1h, default 60s.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
+    /// Most requests of one user per second, 1 to 1,000,000; more are told to come back. Default 100,000.
+    pub requests_per_second_max: u32,
+    /// Largest upload in one request, at least 1 MiB. Default 1 TiB.
+    pub upload_size_max: ByteSize,
+    /// What a namenode that does not lead does: `forward` or `standby`. Default `forward`.
+    pub follower: GatewayFollower,
+    /// File for the audit log, one line of JSON for each request that changes something. Empty: lines go to the daemon's log. At
+    /// 64 MiB it is renamed to `….1`; four old ones are kept. Default empty.
+    pub audit_log: String,
 }
 
 impl Default for GatewaySettings {
@@ -42,6 +62,10 @@ impl Default for GatewaySettings {
             connections_max: 4096,
             connections_per_address_max: 512,
             idle_timeout: Duration::from_secs(60),
+            requests_per_second_max: 100_000,
+            upload_size_max: ByteSize::gib(1024),
+            follower: GatewayFollower::Forward,
+            audit_log: String::new(),
         }
     }
 }
@@ -89,6 +113,18 @@ impl GatewaySettings {
                 idle.contains(&self.idle_timeout),
                 duration::display(self.idle_timeout).to_string(),
             ),
+            (
+                "gateway.requests_per_second_max",
+                "1 to 1000000",
+                (1..=1_000_000).contains(&self.requests_per_second_max),
+                self.requests_per_second_max.to_string(),
+            ),
+            (
+                "gateway.upload_size_max",
+                "at least 1 MiB",
+                self.upload_size_max >= ByteSize::mib(1),
+                self.upload_size_max.to_string(),
+            ),
         ];
         match cases.into_iter().find(|(_, _, good, _)| !good) {
             Some((key, rule, _, found)) => Err(BadGatewaySetting { key, rule, found }),
@@ -102,8 +138,8 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{GatewayAuth, GatewaySettings};
-    use crate::config::parse;
+    use super::{GatewayAuth, GatewayFollower, GatewaySettings};
+    use crate::config::{ByteSize, parse};
 
     #[test]
     fn nobody_is_believed_unless_the_file_says_so() {
@@ -113,6 +149,8 @@ mod tests {
         assert_eq!(settings.auth, GatewayAuth::Token);
         let settings: GatewaySettings = parse("auth = \"simple\"", path).unwrap();
         assert_eq!(settings.auth, GatewayAuth::Simple);
+        let settings: GatewaySettings = parse("follower = \"standby\"", path).unwrap();
+        assert_eq!(settings.follower, GatewayFollower::Standby);
         let error = parse::<GatewaySettings>("auth = \"none\"", path).unwrap_err();
         assert!(error.to_string().contains("simple"), "{error}");
     }
@@ -130,6 +168,9 @@ mod tests {
         );
         assert!(bad(|all| all.idle_timeout = Duration::ZERO).contains("idle_timeout"));
         assert!(bad(|all| all.default_user.clear()).contains("default_user"));
+        assert!(bad(|all| all.requests_per_second_max = 0).contains("1 to 1000000"));
+        let size = bad(|all| all.upload_size_max = ByteSize::kib(1));
+        assert!(size.contains("at least 1 MiB, not 1 KiB"), "{size}");
         GatewaySettings::default().check().unwrap();
     }
 }

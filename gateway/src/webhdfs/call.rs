@@ -8,6 +8,7 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cairn_client::{Error, FileSystem, Place};
+use cairn_daemon::config::{ByteSize, GatewaySettings};
 use cairn_daemon::users::Users;
 use futures::StreamExt;
 use serde::Serialize;
@@ -89,6 +90,10 @@ pub(crate) fn empty() -> Response {
 pub(crate) struct Upload {
     stream: BodyDataStream,
     idle: Duration,
+    /// As the client says.
+    length: Option<u64>,
+    received: u64,
+    size_max: ByteSize,
     /// The client waits for a word before it sends.
     expects: bool,
     begun: bool,
@@ -99,14 +104,29 @@ pub(crate) struct Upload {
 const DRAINED_BYTES_MAX: usize = 64 << 20;
 
 impl Upload {
-    pub(crate) fn new(body: Body, headers: &HeaderMap, idle: Duration) -> Self {
+    pub(crate) fn new(body: Body, headers: &HeaderMap, settings: &GatewaySettings) -> Self {
         let (begun, ended) = (false, false);
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             stream: body.into_data_stream(),
-            idle,
+            idle: settings.idle_timeout,
+            length,
+            received: 0,
+            size_max: settings.upload_size_max,
             expects: headers.contains_key(header::EXPECT),
             begun,
             ended,
+        }
+    }
+
+    /// Refuses a body that says that it is too long.
+    pub(crate) fn check_length(&self) -> Result<(), Refusal> {
+        match self.length {
+            Some(length) if length > self.size_max.bytes() => {
+                Err(Refusal::too_large(self.size_max))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -120,7 +140,13 @@ impl Upload {
             )
         };
         match timeout(self.idle, self.stream.next()).await {
-            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Ok(bytes))) => {
+                self.received = self.received.saturating_add(bytes.len() as u64);
+                if self.received > self.size_max.bytes() {
+                    return Err(Refusal::too_large(self.size_max));
+                }
+                Ok(Some(bytes))
+            }
             Ok(Some(Err(error))) => {
                 self.ended = true;
                 Err(broken(error.to_string()))

@@ -1,7 +1,8 @@
 //! GETFILECHECKSUM, both kinds that HDFS has.
 //!
 //! - `MD5-of-…MD5-of-512CRC32C`, what HDFS tells unless told otherwise: the CRC32C of each 512 bytes, the MD5 of those of a block, the
-//!   MD5 of those of all blocks. The file is read for it. Equal to HDFS's where its block size is the chunk size here.
+//!   MD5 of those of all blocks, filled up with zeros to a power of two of at least 32 bytes: HDFS takes all of a buffer that grows so.
+//!   The file is read for it. Equal to HDFS's where its block size is the chunk size here.
 //! - `COMPOSITE-CRC32C` (with `combinemode=COMPOSITE_CRC`, HDFS's `dfs.checksum.combine.mode`): the CRC32C of the whole, whatever the
 //!   blocks. Nothing is read for it.
 
@@ -92,7 +93,12 @@ struct Sums {
     rest: Vec<u8>,
     block: Md5,
     file: Md5,
+    /// Bytes of MD5s of blocks in `file`.
+    file_bytes: u64,
 }
+
+/// The buffer in which HDFS gathers the MD5s of blocks is at least so long.
+const BUFFER_MIN: u64 = 32;
 
 impl Sums {
     fn new(block_bytes: u64) -> Self {
@@ -103,6 +109,7 @@ impl Sums {
             rest: Vec::with_capacity(BYTES_PER_CRC),
             block: Md5::new(),
             file: Md5::new(),
+            file_bytes: 0,
         }
     }
 
@@ -138,6 +145,15 @@ impl Sums {
         }
         let block = self.block.finalize_reset();
         self.file.update(block);
+        self.file_bytes += block.len() as u64;
+    }
+
+    /// The rest of the buffer. A zero at a time: it is as long as the MD5s at most, and nobody has that many.
+    fn fill(&mut self) {
+        let buffer = self.file_bytes.next_power_of_two().max(BUFFER_MIN);
+        for _ in self.file_bytes..buffer {
+            self.file.update([0]);
+        }
     }
 
     /// Name and bytes: how many bytes per CRC, how many CRCs per block (0 if there is one block only), the MD5.
@@ -154,6 +170,7 @@ impl Sums {
             0
         };
         self.end_block();
+        self.fill();
         let mut bytes = (BYTES_PER_CRC as u32).to_be_bytes().to_vec();
         bytes.extend_from_slice(&crcs.to_be_bytes());
         bytes.extend_from_slice(&self.file.finalize());
@@ -198,9 +215,13 @@ mod tests {
                 .flat_map(|group| crc32c(group).to_be_bytes());
             Md5::digest(crcs.collect::<Vec<u8>>()).to_vec()
         };
-        let one = hex(&Md5::digest(block(&content)));
-        let many: Vec<u8> = content.chunks(2048).flat_map(block).collect();
-        let many = hex(&Md5::digest(many));
+        let of_all = |blocks: usize| {
+            let mut all: Vec<u8> = content.chunks(blocks).flat_map(block).collect();
+            // One MD5 in a buffer for two, three in one for four.
+            all.resize(if all.len() == 16 { 32 } else { 64 }, 0);
+            hex(&Md5::digest(all))
+        };
+        let (one, many) = (of_all(5_000), of_all(2_048));
         for piece in [1, 511, 512, 513, 1000, 2048, 5000] {
             let (algorithm, bytes) = of(&content, piece, 1 << 20);
             assert_eq!(algorithm, "MD5-of-0MD5-of-512CRC32C");

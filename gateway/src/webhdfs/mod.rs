@@ -38,6 +38,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use cairn_daemon::config::GatewayFollower;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
@@ -46,7 +47,7 @@ use crate::connections::ClientAddress;
 use crate::error::GatewayError;
 use crate::params::Params;
 use crate::server::Shared;
-use crate::who;
+use crate::who::{self, Who};
 
 pub(crate) use call::{Answer, Call, Upload};
 pub(crate) use operation::Operation;
@@ -62,16 +63,16 @@ pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     // Tests of the router alone have no connection.
     let from = from.map_or(SocketAddr::from(([0; 4], 0)), |client| client.0);
     let (parts, body) = request.into_parts();
-    let mut upload = Upload::new(body, &parts.headers, shared.settings().idle_timeout);
+    let mut upload = Upload::new(body, &parts.headers, shared.settings());
     let java = is_java(&parts.headers);
     let question = Question::parse(parts, from);
-    let mut record = Record::of(&question, &shared);
+    let record = Record::of(&question, &shared, began);
     let mut response = match question {
         Ok(question) => answer(&shared, question, &mut upload).await,
         Err(refusal) => Err(refusal),
     }
     .unwrap_or_else(IntoResponse::into_response);
-    record.finish(&shared, &response, began);
+    record.finish(&response);
     if java {
         simplify(&mut response);
     }
@@ -117,6 +118,7 @@ impl Question {
 async fn answer(shared: &Arc<Shared>, question: Question, upload: &mut Upload) -> Answer {
     let users = shared.names().users().await;
     let who = who::identify(shared.settings(), &question.params, &users)?;
+    admit(shared, &question, &who)?;
     let connected = shared.fs().await;
     let connected = connected.map_err(|error| Refusal::of(&error, &who.name))?;
     let call = Call {
@@ -205,68 +207,106 @@ async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
     }
 }
 
-/// What the audit log and the counters keep of a request.
+/// Not too often, and not of a namenode that only follows where that matters.
+fn admit(shared: &Shared, question: &Question, who: &Who) -> Result<(), Refusal> {
+    let settings = shared.settings();
+    if shared.rates().admit(who.caller.uid).is_err() {
+        return Err(Refusal::too_often(
+            &who.name,
+            settings.requests_per_second_max,
+        ));
+    }
+    if settings.follower == GatewayFollower::Standby && shared.leads() == Some(false) {
+        return Err(Refusal::standby(question.operation.name()));
+    }
+    Ok(())
+}
+
+/// What the audit log and the counters keep of a request. A request whose client goes away before its answer leaves a line, too:
+/// nobody was told what came of it.
 struct Record {
+    shared: Arc<Shared>,
+    began: Instant,
     operation: Option<Operation>,
     user: String,
     path: String,
     destination: Option<String>,
     from: SocketAddr,
+    finished: bool,
 }
 
 impl Record {
-    fn of(question: &Result<Question, Refusal>, shared: &Shared) -> Self {
+    fn of(question: &Result<Question, Refusal>, shared: &Arc<Shared>, began: Instant) -> Self {
+        let mut record = Self {
+            shared: Arc::clone(shared),
+            began,
+            operation: None,
+            user: String::new(),
+            path: String::new(),
+            destination: None,
+            from: SocketAddr::from(([0; 4], 0)),
+            finished: false,
+        };
         let Ok(question) = question else {
-            return Self {
-                operation: None,
-                user: String::new(),
-                path: String::new(),
-                destination: None,
-                from: SocketAddr::from(([0; 4], 0)),
-            };
+            return record;
         };
         let params = &question.params;
         let other = ["destination", "sources"];
         let destination = other.iter().find_map(|name| params.text(name));
-        Self {
-            operation: Some(question.operation),
-            user: who::claimed(shared.settings(), params),
-            path: String::from_utf8_lossy(&question.path).into_owned(),
-            destination: destination.map(|text| text.into_owned()),
-            from: question.from,
+        record.operation = Some(question.operation);
+        record.user = who::claimed(shared.settings(), params);
+        record.path = String::from_utf8_lossy(&question.path).into_owned();
+        record.destination = destination.map(|text| text.into_owned());
+        record.from = question.from;
+        record
+    }
+
+    fn finish(mut self, response: &Response) {
+        self.finished = true;
+        let failed = response.extensions().get::<Exception>();
+        let exception = failed.map(|exception| exception.name());
+        self.count(exception);
+        let redirected = response.extensions().get::<redirect::Redirected>();
+        // The gateway that the client is sent to writes the line.
+        if redirected.is_none() {
+            self.audit(response.status().as_u16(), exception.unwrap_or("ok"));
         }
     }
 
-    fn finish(&mut self, shared: &Shared, response: &Response, began: Instant) {
-        let failed = response.extensions().get::<Exception>();
-        let name = self.operation.map_or("unknown", Operation::name);
-        let took = began.elapsed();
-        let exception = failed.map(|exception| exception.name());
-        shared
-            .metrics()
-            .request(name, exception, took.as_secs_f64());
-        let changes = self.operation.is_some_and(Operation::changes);
-        // The gateway that the client is sent to writes the line.
-        if !changes
-            || response
-                .extensions()
-                .get::<redirect::Redirected>()
-                .is_some()
-        {
+    fn name(&self) -> &'static str {
+        self.operation.map_or("unknown", Operation::name)
+    }
+
+    fn count(&self, exception: Option<&'static str>) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let metrics = self.shared.metrics();
+        metrics.request(self.name(), exception, seconds);
+    }
+
+    fn audit(&self, status: u16, outcome: &str) {
+        if !self.operation.is_some_and(Operation::changes) {
             return;
         }
-        let entry = Entry {
-            time_ms: shared.now_ms(),
+        self.shared.audit().write(&Entry {
+            time_ms: self.shared.now_ms(),
             user: &self.user,
             from: self.from,
-            operation: name,
+            operation: self.name(),
             path: &self.path,
             destination: self.destination.as_deref(),
-            status: response.status().as_u16(),
-            outcome: exception.unwrap_or("ok"),
-            duration_ms: milliseconds(took),
-        };
-        entry.write();
+            status,
+            outcome,
+            duration_ms: milliseconds(self.began.elapsed()),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.count(Some("client gone"));
+            self.audit(0, "client gone");
+        }
     }
 }
 

@@ -55,7 +55,8 @@ pub(super) async fn rename(call: &Call) -> Answer {
             for option in options.split(',') {
                 match option.trim().to_uppercase().as_str() {
                     "OVERWRITE" => mode = RenameMode::Replace,
-                    "NONE" | "" => {}
+                    // Java's trash says so when it moves something there: nothing more to do.
+                    "NONE" | "TO_TRASH" | "" => {}
                     other => {
                         return Err(Refusal::parameter(
                             "renameoptions",

@@ -1,10 +1,13 @@
 //! Sends a client to the gateway that carries its transfer. Any gateway can carry one: what says that a request is the second step is
 //! the parameter `namenoderpcaddress`, as HDFS's own redirects have it.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cairn_protocol::ids::DatanodeId;
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::call::json_answer;
@@ -42,9 +45,8 @@ pub(super) async fn to_gateway(call: &Call, holders: &[DatanodeId]) -> Answer {
         // No datanode serves HTTP: this process does it itself.
         None => own_authority(call),
     };
-    // The path and the parameters go on exactly as they came.
-    let path = call.uri.path();
-    let query = call.uri.query().unwrap_or_default();
+    let path = ascii(call.uri.path());
+    let query = ascii(call.uri.query().unwrap_or_default());
     let location = format!("http://{authority}{path}?{query}&{SECOND_STEP}=cairn");
     let mut response = if call.params.flag("noredirect")?.unwrap_or(false) {
         json_answer(json!({ "Location": location }))
@@ -53,6 +55,12 @@ pub(super) async fn to_gateway(call: &Call, holders: &[DatanodeId]) -> Answer {
     };
     response.extensions_mut().insert(Redirected);
     Ok(response)
+}
+
+/// A path or parameters exactly as they came, but that bytes beyond ASCII are escaped: Java sends them bare, and reads those of a header
+/// as Latin-1.
+pub(super) fn ascii(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, CONTROLS).into()
 }
 
 fn redirect(location: &str) -> Result<Response, Refusal> {
@@ -70,4 +78,15 @@ fn own_authority(call: &Call) -> String {
     let host = call.headers.get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
     host.map_or_else(|| call.shared.bound().to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ascii;
+
+    #[test]
+    fn what_is_escaped_stays_so_and_the_rest_of_ascii_too() {
+        assert_eq!(ascii("/a%20%C3%BC+b=c&d"), "/a%20%C3%BC+b=c&d");
+        assert_eq!(ascii("/\u{fc}%41"), "/%C3%BC%41");
+    }
 }

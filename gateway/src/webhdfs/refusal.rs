@@ -1,7 +1,7 @@
 //! Failures as Hadoop words them: the exception's class, its HTTP status and the body `RemoteException`.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cairn_client::Error;
 use cairn_protocol::ErrorCode;
@@ -29,6 +29,12 @@ pub(crate) enum Exception {
     Runtime,
     Security,
     Snapshot,
+    /// Of a namenode that does not lead, where the settings say so.
+    Standby,
+    /// An `IOException`: a body longer than the settings allow.
+    TooLarge,
+    /// Retriable: the user asks too often.
+    TooOften,
     Unsupported,
 }
 
@@ -45,7 +51,7 @@ impl Exception {
             Self::HadoopIllegalArgument => "org.apache.hadoop.HadoopIllegalArgumentException",
             Self::IllegalArgument => "java.lang.IllegalArgumentException",
             Self::InvalidToken => "org.apache.hadoop.security.token.SecretManager$InvalidToken",
-            Self::Io => "java.io.IOException",
+            Self::Io | Self::TooLarge => "java.io.IOException",
             Self::NameTooLong => {
                 "org.apache.hadoop.hdfs.protocol.FSLimitException$PathComponentTooLongException"
             }
@@ -53,10 +59,11 @@ impl Exception {
             Self::NotEmpty => "org.apache.hadoop.fs.PathIsNotEmptyDirectoryException",
             Self::ParentNotDirectory => "org.apache.hadoop.fs.ParentNotDirectoryException",
             Self::QuotaExceeded => "org.apache.hadoop.hdfs.protocol.QuotaExceededException",
-            Self::Retriable => "org.apache.hadoop.ipc.RetriableException",
+            Self::Retriable | Self::TooOften => "org.apache.hadoop.ipc.RetriableException",
             Self::Runtime => "java.lang.RuntimeException",
             Self::Security => "java.lang.SecurityException",
             Self::Snapshot => "org.apache.hadoop.hdfs.protocol.SnapshotException",
+            Self::Standby => "org.apache.hadoop.ipc.StandbyException",
             Self::Unsupported => "java.lang.UnsupportedOperationException",
         }
     }
@@ -76,6 +83,8 @@ impl Exception {
                 StatusCode::BAD_REQUEST
             }
             Self::Runtime => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::AccessControl
             | Self::Acl
             | Self::Authorization
@@ -89,7 +98,8 @@ impl Exception {
             | Self::ParentNotDirectory
             | Self::QuotaExceeded
             | Self::Retriable
-            | Self::Snapshot => StatusCode::FORBIDDEN,
+            | Self::Snapshot
+            | Self::Standby => StatusCode::FORBIDDEN,
         }
     }
 }
@@ -111,6 +121,29 @@ impl Refusal {
     pub(crate) fn parameter(name: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("Invalid value for webhdfs parameter \"{name}\": {why}");
         Self::new(Exception::IllegalArgument, message)
+    }
+
+    /// A namenode that follows. The last word is what Java clients look for.
+    pub(crate) fn standby(operation: &str) -> Self {
+        let message = format!(
+            "{operation}: this namenode does not lead and is configured to say so (gateway.follower): \
+             org.apache.hadoop.ipc.StandbyException"
+        );
+        Self::new(Exception::Standby, message)
+    }
+
+    /// A user who asks too often.
+    pub(crate) fn too_often(user: &str, limit: u32) -> Self {
+        let message = format!(
+            "{user} asks more than {limit} times per second (gateway.requests_per_second_max)"
+        );
+        Self::new(Exception::TooOften, message)
+    }
+
+    /// A body that is too long.
+    pub(crate) fn too_large(limit: impl std::fmt::Display) -> Self {
+        let message = format!("the body has more than {limit} (gateway.upload_size_max)");
+        Self::new(Exception::TooLarge, message)
     }
 
     /// What Cairn has not.
@@ -143,6 +176,10 @@ impl IntoResponse for Refusal {
         }});
         let mut response = (self.exception.status(), Json(body)).into_response();
         response.extensions_mut().insert(self.exception);
+        if self.exception == Exception::TooOften {
+            let soon = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, soon);
+        }
         response
     }
 }

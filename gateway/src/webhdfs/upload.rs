@@ -11,7 +11,7 @@ use cairn_protocol::messages::operation::IfExists;
 
 use super::attributes::replication_limit;
 use super::call::empty;
-use super::redirect::{is_second_step, to_gateway};
+use super::redirect::{ascii, is_second_step, to_gateway};
 use super::{Answer, Call, Exception, Refusal, Upload};
 
 /// Of files, unless the client says another.
@@ -22,6 +22,7 @@ const WRITE_AND_SEARCH: u32 = 3;
 
 pub(super) async fn create(call: &Call, body: &mut Upload) -> Answer {
     let options = write_options(call)?;
+    body.check_length()?;
     check_target(call, &options).await?;
     if !is_second_step(call) {
         return to_gateway(call, &[]).await;
@@ -33,6 +34,7 @@ pub(super) async fn create(call: &Call, body: &mut Upload) -> Answer {
 }
 
 pub(super) async fn append(call: &Call, body: &mut Upload) -> Answer {
+    body.check_length()?;
     if !is_second_step(call) {
         // Opened only to hear what would be wrong with it.
         let writer = call.fs.open_append(call.place()).await;
@@ -85,10 +87,19 @@ fn exists_as_directory(call: &Call) -> Refusal {
 fn write_options(call: &Call) -> Result<WriteOptions, Refusal> {
     let params = &call.params;
     let mut overwrite = params.flag("overwrite")?.unwrap_or(false);
+    let mut sync = false;
     for flag in params.text("createflag").unwrap_or_default().split(',') {
         match flag.trim().to_uppercase().as_str() {
-            "" | "CREATE" => {}
             "OVERWRITE" => overwrite = true,
+            "SYNC_BLOCK" => sync = true,
+            // Wishes about places that Cairn chooses by itself.
+            ""
+            | "CREATE"
+            | "NEW_BLOCK"
+            | "NO_LOCAL_WRITE"
+            | "NO_LOCAL_RACK"
+            | "SHOULD_REPLICATE"
+            | "IGNORE_CLIENT_LOCALITY" => {}
             other => {
                 return Err(Refusal::unsupported(format!(
                     "createflag {other} is not supported"
@@ -108,6 +119,8 @@ fn write_options(call: &Call) -> Result<WriteOptions, Refusal> {
     };
     // Chunks have the size that the cluster has chosen; still a number must be one.
     params.number("blocksize")?;
+    params.number("buffersize")?;
+    params.permission("unmaskedpermission")?;
     Ok(WriteOptions {
         mode: params.permission("permission")?.unwrap_or(FILE_MODE),
         replication,
@@ -117,6 +130,7 @@ fn write_options(call: &Call) -> Result<WriteOptions, Refusal> {
             IfExists::Fail
         },
         parents: params.flag("createparent")?.unwrap_or(true),
+        sync,
         ..WriteOptions::default()
     })
 }
@@ -148,7 +162,7 @@ fn created(call: &Call) -> Response {
     let host = host.and_then(|host| host.to_str().ok());
     let host = host.map_or_else(|| call.shared.bound().to_string(), str::to_owned);
     let rest = call.uri.path().strip_prefix(super::PREFIX);
-    let location = format!("webhdfs://{host}{}", rest.unwrap_or("/"));
+    let location = format!("webhdfs://{host}{}", ascii(rest.unwrap_or("/")));
     let mut response = (StatusCode::CREATED, Body::empty()).into_response();
     // A path of bytes that no header can carry: the client knows it anyhow.
     if let Ok(location) = HeaderValue::from_str(&location) {

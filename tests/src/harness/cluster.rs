@@ -206,7 +206,10 @@ impl MiniCluster {
                 let bound = listening.bound();
                 let metrics = node.metrics().clone();
                 let namenodes = vec![node.address().to_owned()];
-                http::serve(listening, &self.options, namenodes, metrics, &tasks);
+                let leadership = node.group().leadership();
+                let leads: http::Leads = Arc::new(move || leadership.borrow().ready);
+                let leads = Some(leads);
+                http::serve(listening, &self.options, namenodes, metrics, leads, &tasks);
                 Some(bound)
             }
             None => None,
@@ -274,7 +277,7 @@ impl MiniCluster {
             .with_context(|| format!("start datanode {index}"))?;
         if let Some(listening) = listening {
             let (namenodes, metrics) = (self.addresses.clone(), node.metrics().clone());
-            http::serve(listening, &self.options, namenodes, metrics, &tasks);
+            http::serve(listening, &self.options, namenodes, metrics, None, &tasks);
         }
         self.datanodes
             .insert(index, RunningDatanode { tasks, node, http });

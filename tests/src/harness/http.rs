@@ -1,5 +1,10 @@
 //! Gateways of the cluster's parts. The simulator has none.
 
+use std::sync::Arc;
+
+/// Tells whether a namenode leads.
+pub(super) type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
+
 #[cfg(not(cairn_sim))]
 pub(super) use real::{listen, serve};
 #[cfg(cairn_sim)]
@@ -15,6 +20,7 @@ mod real {
     use cairn_gateway::{Gateway, GatewayOptions, HttpListener};
     use cairn_protocol::messages::common::Caller;
 
+    use super::Leads;
     use crate::harness::ClusterOptions;
 
     /// A socket for a gateway, if there is to be one.
@@ -33,6 +39,7 @@ mod real {
         options: &ClusterOptions,
         namenodes: Vec<String>,
         metrics: Metrics,
+        leads: Option<Leads>,
         tasks: &Tasks,
     ) {
         let mut cluster = ClusterConfig::new(namenodes, Caller::default());
@@ -43,6 +50,7 @@ mod real {
             cluster,
             metrics,
             settings,
+            leads,
         };
         Gateway::start(listening, options, tasks);
     }
@@ -55,6 +63,7 @@ mod simulated {
     use cairn_daemon::Tasks;
     use cairn_daemon::telemetry::Metrics;
 
+    use super::Leads;
     use crate::harness::ClusterOptions;
 
     /// What never listens.
@@ -75,6 +84,7 @@ mod simulated {
         _: &ClusterOptions,
         _: Vec<String>,
         _: Metrics,
+        _: Option<Leads>,
         _: &Tasks,
     ) {
         match nothing {}

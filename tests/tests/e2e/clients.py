@@ -1,6 +1,7 @@
-"""Round trips of WebHDFS clients that people use, unchanged, against a running cluster: HdfsCLI, fsspec, PyHDFS.
+"""Round trips of WebHDFS clients that people use, unchanged, against a running cluster: HdfsCLI, fsspec, PyHDFS, PySpark.
 
-Usage: clients.py http://HOST:PORT USER [hdfscli|fsspec|pyhdfs ...]. Each begins with an empty directory of its own.
+Usage: clients.py http://HOST:PORT USER [hdfscli|fsspec|pyhdfs|pyspark|failover ...]. Each begins with an empty directory of its own.
+`failover` takes several addresses with `;` between them.
 """
 
 import hashlib
@@ -156,17 +157,140 @@ def pyhdfs(url, user):
     check(client.rename(top + "/plain", top + "/other"), "renamed")
     check(not client.rename(top + "/plain", top + "/other"), "nothing to rename")
     client.create_symlink(top + "/link", top + "/other")
-    check(client.get_file_status(top + "/link").length == 5, "followed")
+    check(client.get_file_status(top + "/link").length == 20, "followed")
     check(client.delete(top, recursive=True), "deleted")
 
 
+def hadoop_checksum(jvm, content):
+    """The checksum that HDFS has of a file of one block, made by Hadoop's own classes."""
+    crcs = bytearray()
+    for start in range(0, len(content), 512):
+        crc = jvm.java.util.zip.CRC32C()
+        crc.update(bytearray(content[start : start + 512]))
+        crcs += crc.getValue().to_bytes(4, "big")
+    # HDFS gathers the MD5s of blocks in this buffer, and hashes all of it.
+    buffer = jvm.org.apache.hadoop.io.DataOutputBuffer()
+    jvm.org.apache.hadoop.io.MD5Hash.digest(crcs).write(buffer)
+    return jvm.org.apache.hadoop.fs.MD5MD5CRC32CastagnoliFileChecksum(
+        512, 0, jvm.org.apache.hadoop.io.MD5Hash.digest(buffer.getData())
+    )
+
+
+def pyspark(url, user):
+    os.environ["HADOOP_USER_NAME"] = user
+    from pyspark.sql import SparkSession
+
+    top = url.replace("http://", "webhdfs://") + "/clients/pyspark"
+    builder = SparkSession.builder.master("local[2]").appName("clients")
+    for key, value in {
+        "spark.ui.enabled": "false",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "512m",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.warehouse.dir": top + "/warehouse",
+    }.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    try:
+        rows = [(number, f"name {number}", ["red", "a b=c%", "ümläut"][number % 3]) for number in range(2000)]
+        frame = spark.createDataFrame(rows, ["number", "name", "colour"])
+        for form in ["parquet", "csv", "json"]:
+            path = f"{top}/{form}"
+            options = {"header": "true", "inferSchema": "true"} if form == "csv" else {}
+            frame.repartition(2).write.partitionBy("colour").format(form).options(**options).save(path)
+            # A second time in its place: renames and deletes on the way.
+            frame.coalesce(1).write.mode("overwrite").partitionBy("colour").format(form).options(**options).save(path)
+            back = spark.read.format(form).options(**options).load(path)
+            found = sorted((row["number"], row["name"], row["colour"]) for row in back.collect())
+            check(found == sorted(rows), f"{form}: {found[:3]}")
+            check(back.where("colour = 'red'").count() == 667, f"{form}: one partition")
+
+        jvm = spark._jvm
+        Path = jvm.org.apache.hadoop.fs.Path
+        fs = Path(top).getFileSystem(spark._jsc.hadoopConfiguration())
+        for content in [os.urandom(300_001), b"x", b""]:
+            stream = fs.create(Path(top + "/sum"), True)
+            stream.write(bytearray(content))
+            stream.close()
+            sum = fs.getFileChecksum(Path(top + "/sum"))
+            if content:
+                check(sum.toString() == hadoop_checksum(jvm, content).toString(), sum.toString())
+            else:
+                check(sum.toString().endswith("70bc8f4b72a86921468bf8e8441dce51"), sum.toString())
+        stream = fs.append(Path(top + "/sum"))
+        stream.write(bytearray(b"appended"))
+        stream.close()
+        check(fs.getFileStatus(Path(top + "/sum")).getLen() == 8, "appended")
+        blocks = fs.getFileBlockLocations(fs.getFileStatus(Path(top + "/sum")), 0, 8)
+        check(len(blocks) == 1 and len(blocks[0].getHosts()) == 3, "a block on three hosts")
+
+        shell = jvm.org.apache.hadoop.fs.FsShell(spark._jsc.hadoopConfiguration())
+        array = lambda *words: to_java(spark.sparkContext._gateway, words)
+        for words in [
+            ("-mkdir", "-p", top + "/shell/a b"),
+            ("-cp", top + "/sum", top + "/shell/a b/copy"),
+            ("-mv", top + "/shell/a b/copy", top + "/shell/moved"),
+            ("-chmod", "600", top + "/shell/moved"),
+            ("-setrep", "2", top + "/shell/moved"),
+            ("-touchz", top + "/shell/empty"),
+            ("-setfattr", "-n", "user.a", "-v", "b", top + "/shell/moved"),
+            ("-getfattr", "-d", top + "/shell/moved"),
+            ("-checksum", top + "/shell/moved"),
+            ("-truncate", "3", top + "/shell/moved"),
+            ("-count", top + "/shell"),
+            ("-ls", "-R", top + "/shell"),
+            ("-rm", "-r", "-skipTrash", top + "/shell"),
+        ]:
+            check(shell.run(array(*words)) == 0, words)
+        check(fs.delete(Path(top), True), "deleted")
+    finally:
+        spark.stop()
+
+
+def to_java(gateway, words):
+    array = gateway.new_array(gateway.jvm.java.lang.String, len(words))
+    for index, word in enumerate(words):
+        array[index] = word
+    return array
+
+
+def failover(urls, user):
+    """Waits for a line in the middle of an upload and a download, when somebody kills the leader."""
+    from hdfs import InsecureClient
+
+    client = InsecureClient(urls, user=user)
+    top = "/clients/failover"
+    content = os.urandom(48 << 20)
+    client.write(top + "/there", data=content)
+    with client.read(top + "/there", chunk_size=1 << 20) as pieces:
+        read = [next(pieces) for _ in range(4)]
+
+        def upload():
+            for start in range(0, len(content), 1 << 20):
+                if start == len(content) // 2:
+                    print("failover: in the middle", flush=True)
+                    sys.stdin.readline()
+                    read.extend(pieces)
+                yield content[start : start + (1 << 20)]
+
+        client.write(top + "/new", data=upload())
+    check(b"".join(read) == content, "downloaded")
+    with client.read(top + "/new") as back:
+        check(back.read() == content, "uploaded")
+    client.rename(top + "/new", top + "/renamed")
+    check(sorted(client.list(top)) == ["renamed", "there"], client.list(top))
+    client.delete(top, recursive=True)
+
+
 CLIENTS = {"hdfscli": hdfscli, "fsspec": fsspec_client, "pyhdfs": pyhdfs}
+MORE = {"pyspark": pyspark, "failover": failover}
 
 
 def main():
     url, user, *chosen = sys.argv[1:]
     for name in chosen or CLIENTS:
-        CLIENTS[name](url, user)
+        (CLIENTS | MORE)[name](url, user)
         print(f"{name}: round trip done")
 
 

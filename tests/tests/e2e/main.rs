@@ -16,3 +16,4 @@ mod mounted;
 mod program;
 mod settings;
 mod watch;
+mod webhdfs;

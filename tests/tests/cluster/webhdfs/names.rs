@@ -194,13 +194,13 @@ async fn attributes_are_set_and_told() {
     web.create("/file", "x").await;
     web.put("/dir?op=MKDIRS").await;
     web.put("/file?op=SETPERMISSION&permission=601").await;
-    web.put("/file?op=SETOWNER&owner=1000&group=1001").await;
+    web.put("/file?op=SETOWNER&owner=61234&group=61235").await;
     web.put("/file?op=SETTIMES&modificationtime=1234&accesstime=-1")
         .await;
     let file = status(&web, "/file").await;
     assert_eq!(
         (&file["permission"], &file["owner"], &file["group"]),
-        (&json!("601"), &json!("1000"), &json!("1001"))
+        (&json!("601"), &json!("61234"), &json!("61235"))
     );
     assert_eq!(file["modificationTime"], 1234);
     assert_ne!(file["accessTime"], 1234);
@@ -256,7 +256,7 @@ async fn attributes_are_set_and_told() {
     let acl = &web.get("/file?op=GETACLSTATUS").await["AclStatus"];
     assert_eq!(
         (&acl["owner"], &acl["entries"]),
-        (&json!("1000"), &json!([]))
+        (&json!("61234"), &json!([]))
     );
 }
 

@@ -1,17 +1,15 @@
 //! What is refused: people who are not believed, requests that make no sense, what Cairn has not, and too much of anything.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cairn_daemon::config::{GatewayAuth, GatewaySettings};
+use cairn_daemon::config::{ByteSize, GatewayAuth, GatewayFollower, GatewaySettings};
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
-use reqwest::header::{CONTENT_TYPE, USER_AGENT};
-use reqwest::{Method, StatusCode};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use reqwest::{Body, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Web, options};
+use super::{Web, options, refusal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_believed_unless_the_operator_says_so() {
@@ -307,76 +305,144 @@ async fn both_daemons_tell_how_they_are() {
     assert_eq!(alive.status(), StatusCode::OK);
 }
 
-/// Lines of the audit log, kept.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Kept {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-// On one thread, whose subscriber is the test's own.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_leaves_a_line_in_the_audit_log_and_denied_ones_too() {
-    let kept = Kept::default();
-    let writer = kept.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("audit=info")
-        .without_time()
-        .with_level(false)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let cluster = MiniCluster::start(options()).await.unwrap();
-    let web = Web::new(&cluster);
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("audit.log");
+    let cluster = MiniCluster::start(ClusterOptions {
+        http: Some(GatewaySettings {
+            auth: GatewayAuth::Simple,
+            audit_log: log.display().to_string(),
+            ..GatewaySettings::default()
+        }),
+        datanodes: 1,
+        replication: 1,
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    // One process, one file: this cluster's daemons share it, so only one of them is asked.
+    let web = Web::at(cluster.datanode_http(0).unwrap());
     web.create("/f", "x").await;
     web.put("/f?op=RENAME&destination=/g%20h").await;
     web.get("/?op=LISTSTATUS").await;
-    let stranger = Web::new(&cluster).user("4711");
+    let stranger = Web::at(cluster.datanode_http(0).unwrap()).user("4711");
+    let delete = "/g%20h?op=DELETE";
     stranger
-        .refused(
-            Method::DELETE,
-            "/g%20h?op=DELETE",
-            403,
-            "AccessControlException",
-        )
+        .refused(Method::DELETE, delete, 403, "AccessControlException")
         .await;
-    let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
-        .collect();
-    let short: Vec<(&str, &str, &str, &str)> = lines
-        .iter()
-        .map(|line| {
-            let text = |key: &str| line[key].as_str().unwrap();
-            (
-                text("user"),
-                text("operation"),
-                text("path"),
-                text("outcome"),
-            )
+    let unknown = Web::at(cluster.datanode_http(0).unwrap()).user("no-such-user-here");
+    unknown
+        .refused(Method::DELETE, delete, 401, "SecurityException")
+        .await;
+    let mut lines = Vec::new();
+    cluster
+        .until("all lines are there", async || {
+            let text = std::fs::read_to_string(&log)?;
+            let read = text.lines().map(serde_json::from_str);
+            lines = read.collect::<Result<Vec<Value>, _>>()?;
+            anyhow::ensure!(lines.len() >= 4, "{text}");
+            Ok(())
         })
+        .await
+        .unwrap();
+    let short: Vec<[&str; 4]> = lines
+        .iter()
+        .map(|line| ["user", "operation", "path", "outcome"].map(|key| line[key].as_str().unwrap()))
         .collect();
     assert_eq!(
         short,
         [
-            ("root", "CREATE", "/f", "ok"),
-            ("root", "RENAME", "/f", "ok"),
-            ("4711", "DELETE", "/g h", "AccessControlException"),
+            ["root", "CREATE", "/f", "ok"],
+            ["root", "RENAME", "/f", "ok"],
+            ["4711", "DELETE", "/g h", "AccessControlException"],
+            ["no-such-user-here", "DELETE", "/g h", "SecurityException"],
         ]
     );
     assert_eq!(lines[1]["destination"], "/g h");
     assert_eq!(lines[2]["status"], 403);
     assert!(lines[0]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(lines[0]["duration_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_too_often_or_sends_too_much_is_told_so() {
+    let cluster = MiniCluster::start(ClusterOptions {
+        http: Some(GatewaySettings {
+            auth: GatewayAuth::Simple,
+            requests_per_second_max: 3,
+            upload_size_max: ByteSize::mib(1),
+            ..GatewaySettings::default()
+        }),
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let web = Web::new(&cluster);
+    let mut often = None;
+    for _ in 0..1000 {
+        let answer = web.send(Method::GET, "/?op=GETHOMEDIRECTORY", "").await;
+        if answer.status() != StatusCode::OK {
+            often = Some(answer);
+            break;
+        }
+    }
+    let often = often.unwrap();
+    assert_eq!(often.headers()[RETRY_AFTER], "1");
+    let message = refusal(often, 429, "RetriableException").await;
+    assert!(message.contains("requests_per_second_max"), "{message}");
+    // Others are not concerned.
+    let large = vec![7; (1 << 20) + 1];
+    let there = Web::at(cluster.datanode_http(0).unwrap()).user("0");
+    let chunked = |bytes: &[u8]| {
+        let pieces = bytes
+            .chunks(1000)
+            .map(|piece| Ok::<_, std::io::Error>(piece.to_vec()));
+        Body::wrap_stream(futures::stream::iter(pieces.collect::<Vec<_>>()))
+    };
+    let rest = "/large?op=CREATE&namenoderpcaddress=x";
+    for body in [Body::from(large.clone()), chunked(&large)] {
+        let answer = there.send(Method::PUT, rest, body).await;
+        let message = refusal(answer, 413, "IOException").await;
+        assert!(message.contains("more than 1 MiB"), "{message}");
+    }
+    let just = there.send(Method::PUT, rest, chunked(&large[1..])).await;
+    assert_eq!(just.status(), StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_helps_or_says_that_it_is_one() {
+    for follower in [GatewayFollower::Forward, GatewayFollower::Standby] {
+        let cluster = MiniCluster::start(ClusterOptions {
+            namenodes: 3,
+            http: Some(GatewaySettings {
+                auth: GatewayAuth::Simple,
+                follower,
+                ..GatewaySettings::default()
+            }),
+            ..ClusterOptions::default()
+        })
+        .await
+        .unwrap();
+        let leader = cluster.leader().await.unwrap();
+        for index in 0..3 {
+            let address = cluster.namenode_http(index).unwrap();
+            let web = Web::at(address);
+            let answer = web.send(Method::PUT, "/x?op=MKDIRS", "").await;
+            if index == leader || follower == GatewayFollower::Forward {
+                assert_eq!(answer.status(), StatusCode::OK);
+            } else {
+                let message = refusal(answer, 403, "StandbyException").await;
+                assert!(message.ends_with("StandbyException"), "{message}");
+            }
+            let query = "qry=Hadoop:service=NameNode,name=NameNodeStatus";
+            let jmx = web.client.get(format!("http://{address}/jmx?{query}"));
+            let jmx: Value = jmx.send().await.unwrap().json().await.unwrap();
+            let state = if index == leader { "active" } else { "standby" };
+            assert_eq!(jmx["beans"][0]["State"], state);
+        }
+        // Datanodes carry out in any case.
+        let there = Web::at(cluster.datanode_http(0).unwrap());
+        there.create("/x/file", "x").await;
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
 use futures::StreamExt;
+use md5::{Digest, Md5};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use reqwest::{Body, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,6 +84,23 @@ async fn a_transfer_goes_to_a_datanode_in_two_steps() {
     );
     let put = web.client.put(&location).body("x").send().await.unwrap();
     assert_eq!(put.status(), StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_location_has_nothing_but_ascii_though_java_sends_bare_utf8() {
+    let cluster = MiniCluster::start(options()).await.unwrap();
+    let address = cluster.namenode_http(0).unwrap().to_string();
+    let mut stream = cairn_protocol::net::connect(&address).await.unwrap();
+    let head = "PUT /webhdfs/v1/\u{fc}%20%2B+x?op=CREATE&user.name=root HTTP/1.1\r\nHost: x\r\n\
+        Content-Length: 0\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.contains("/webhdfs/v1/%C3%BC%20%2B+x?op=CREATE"),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,6 +261,40 @@ async fn files_are_made_appended_joined_and_cut_as_asked() {
     .await;
 }
 
+/// CRC32C bit by bit, as its definition says.
+fn crc32c_of(bytes: &[u8]) -> u32 {
+    let mut table = [0_u32; 256];
+    for (index, entry) in (0_u32..).zip(table.iter_mut()) {
+        *entry = (0..8).fold(index, |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        });
+    }
+    let update = |crc: u32, byte: &u8| (crc >> 8) ^ table[usize::from(crc as u8 ^ byte)];
+    !bytes.iter().fold(!0, update)
+}
+
+/// What HDFS has of a file: its buffer of MD5s, of 32 bytes or twice as many until all fit, is hashed whole.
+fn md5_of_md5s(bytes: &[u8], block: usize) -> [u8; 16] {
+    let mut buffer = Vec::new();
+    for block in bytes.chunks(block) {
+        let crcs: Vec<u8> = block
+            .chunks(512)
+            .flat_map(|group| crc32c_of(group).to_be_bytes())
+            .collect();
+        buffer.extend_from_slice(&Md5::digest(crcs));
+    }
+    let mut length = 32;
+    while length < buffer.len() {
+        length *= 2;
+    }
+    buffer.resize(length, 0);
+    Md5::digest(buffer).into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checksums_and_blocks_are_those_that_hadoop_would_tell() {
     let cluster = MiniCluster::start(ClusterOptions {
@@ -262,15 +314,17 @@ async fn checksums_and_blocks_are_those_that_hadoop_would_tell() {
     web.create("/file", bytes.clone()).await;
     let sum = &web.get("/file?op=GETFILECHECKSUM").await["FileChecksum"];
     assert_eq!(sum["algorithm"], "MD5-of-2048MD5-of-512CRC32C");
+    // Made by a program of its own from the same bytes: see `clients.py`, which compares with Hadoop's code, too.
     let text = sum["bytes"].as_str().unwrap();
-    assert!(
-        text.starts_with("000002000000000000000800") && text.len() == 56,
-        "{text}"
-    );
+    let expected = [
+        &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 8, 0],
+        &md5_of_md5s(&bytes, 1 << 20)[..],
+    ];
+    assert_eq!(text, hex(&expected.concat()));
     let sum = &web
         .get("/file?op=GETFILECHECKSUM&combinemode=COMPOSITE_CRC")
         .await["FileChecksum"];
-    let crc = cairn_protocol::checksum::crc32c(&bytes);
+    let crc = crc32c_of(&bytes);
     assert_eq!(sum["algorithm"], "COMPOSITE-CRC32C");
     assert_eq!(sum["bytes"], format!("{crc:08x}"));
 
