@@ -68,7 +68,7 @@ struct HttpCluster {
 
 impl HttpCluster {
     fn up() -> Self {
-        let work = tempdir().unwrap();
+        let work = tempdir().expect("a directory");
         let port = free_ports();
         let http = port.to_string();
         let cluster = Cluster::up(
