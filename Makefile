@@ -5,7 +5,7 @@ ENV := . scripts/env.sh &&
 SEEDS ?= 60
 OPERATIONS ?= 100000
 
-.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-mount
+.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-http bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ fix: ## Formats and applies what clippy can mend.
 
 bench: build ## Measures; writes bench-results/core.json.
 	@$(ENV) scripts/bench
+
+bench-http: build ## Measures WebHDFS; writes bench-results/http.json.
+	@$(ENV) scripts/bench-http
 
 bench-mount: build ## Measures a mount beside the local disk; needs root; writes bench-results/mount.json.
 	@$(ENV) scripts/bench-mount

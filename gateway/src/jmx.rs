@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus, StatusReply};
 use serde_json::{Map, Value, json};
 
-use crate::error::Answer;
+use crate::api::Problem;
 use crate::params::Params;
 use crate::server::{Shared, cluster_status};
 use crate::status::hex;
@@ -20,14 +20,14 @@ use crate::status::hex;
 pub(crate) async fn serve(
     State(shared): State<Arc<Shared>>,
     request: Request,
-) -> Result<Response, Answer> {
+) -> Result<Response, Problem> {
     let Ok(params) = Params::parse(request.uri().query().unwrap_or_default()) else {
         return Ok(StatusCode::BAD_REQUEST.into_response());
     };
     let all = match shared.leads() {
         None => Vec::new(),
         Some(leads) => {
-            let status = cluster_status(&shared).await.map_err(Answer)?;
+            let status = cluster_status(&shared).await?;
             let host = request.headers().get(header::HOST);
             let host = host.and_then(|host| host.to_str().ok());
             let own = host.map_or_else(|| shared.bound().to_string(), str::to_owned);

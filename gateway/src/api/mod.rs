@@ -33,7 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::Shared;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 /// Where it begins.
 pub(crate) const PREFIX: &str = "/api/v1";

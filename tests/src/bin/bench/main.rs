@@ -4,6 +4,7 @@
 //! processes and of this one. Figures belong here and never into tests.
 
 mod cpu;
+mod http;
 mod local;
 mod mounted;
 mod report;
@@ -26,6 +27,10 @@ struct Arguments {
     local: PathBuf,
     /// A mount of the cluster: then the work is done there, and not through the client library.
     mounted: Option<PathBuf>,
+    /// Gateways of the namenodes: then the work is done over HTTP.
+    http: Vec<String>,
+    /// Percent of the work over HTTP; 100 for figures, less for a look whether it runs.
+    percent: u64,
     /// Where the list of results goes.
     out: PathBuf,
     /// Which parts; empty for all.
@@ -40,6 +45,8 @@ fn arguments() -> anyhow::Result<Arguments> {
         pids: Vec::new(),
         local: PathBuf::new(),
         mounted: None,
+        http: Vec::new(),
+        percent: 100,
         out: PathBuf::new(),
         parts: Vec::new(),
         files: 5_000_000,
@@ -54,6 +61,8 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--pids" => found.pids = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--local" => found.local = value.into(),
             "--mounted" => found.mounted = Some(value.into()),
+            "--http" => found.http = value.split(',').map(str::to_owned).collect(),
+            "--percent" => found.percent = value.parse()?,
             "--out" => found.out = value.into(),
             "--part" => found.parts.push(value),
             "--files" => found.files = value.parse()?,
@@ -65,7 +74,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         || found.out.as_os_str().is_empty()
     {
         bail!(
-            "usage: bench --cluster HOST:PORT,… | --mounted DIR --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
+            "usage: bench --cluster HOST:PORT,… | --mounted DIR [--http HOST:PORT,… [--percent N]] --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
         );
     }
     Ok(found)
@@ -98,6 +107,26 @@ fn main() -> anyhow::Result<()> {
         let wanted = |part: &str| {
             arguments.parts.is_empty() || arguments.parts.iter().any(|wanted| wanted == part)
         };
+        if !arguments.http.is_empty() {
+            let load = http::Load {
+                cpu: &cpu,
+                gateways: &arguments.http,
+                pids: &arguments.pids,
+                percent: arguments.percent,
+            };
+            if wanted("requests") {
+                load.requests(&fs, &mut report).await?;
+            }
+            if wanted("stream") {
+                load.stream(&mut report).await?;
+            }
+            if wanted("memory") {
+                load.memory(&fs, &mut report).await?;
+            }
+            work::clean(&fs).await?;
+            fs.close().await?;
+            return anyhow::Ok(());
+        }
         if wanted("stream") {
             work::stream(&fs, &cpu, &arguments.local, &mut report).await?;
         }

@@ -176,7 +176,7 @@ fn median(mut values: Vec<(f64, f64)>) -> (f64, f64) {
 }
 
 /// Bytes that no disk compresses, without a dependency on the speed of a generator.
-fn pseudo_random(len: usize) -> Bytes {
+pub(crate) fn pseudo_random(len: usize) -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
