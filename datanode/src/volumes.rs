@@ -4,13 +4,14 @@
 //! `DATANODE` on each volume is a durable file with the datanode's uuid (16 bytes). It is written before the volume is
 //! used, and is the same on all volumes: a new volume takes over the others' uuid.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::RngCore;
 
 use cairn_daemon::disk::Disk;
-use cairn_daemon::durable::{self, Magic};
+use cairn_daemon::durable::{self, DurableError, Magic};
 use cairn_daemon::identity::{DataDir, DataDirError, Uuid};
 
 use crate::chunk_store::{ChunkStore, Volume, VolumeOptions};
@@ -43,15 +44,15 @@ impl Volumes {
         for path in paths {
             match DataDir::open(Arc::clone(disk), path, KIND, LAYOUT, rng) {
                 Ok(dir) => dirs.push(dir),
-                Err(DataDirError::Io(error)) => {
-                    tracing::error!(volume = %path.display(), %error, "volume left out");
+                Err(DataDirError::Io(error) | DataDirError::Durable(DurableError::Io(error))) => {
+                    leave_out(path, &error);
                 }
                 Err(error) => return Err(DatanodeError::Volume(error.to_string())),
             }
         }
         common(&dirs, "cluster", |dir| dir.identity().cluster)?;
         common(&dirs, "datanode number", |dir| dir.identity().node)?;
-        let uuid = agree_on_uuid(&**disk, &dirs, rng)?;
+        let uuid = agree_on_uuid(&**disk, &mut dirs, rng)?;
         let mut volumes = Vec::new();
         for dir in &dirs {
             match Volume::open(Arc::clone(disk), dir.path(), options) {
@@ -136,15 +137,27 @@ fn common<T: PartialEq + Copy + std::fmt::Display>(
     Ok(known.map(|(value, _)| value))
 }
 
+fn leave_out(volume: &Path, error: &dyn std::fmt::Display) {
+    tracing::error!(volume = %volume.display(), %error, "volume left out");
+}
+
+/// The uuid of all; those of which it cannot be read are left out.
 fn agree_on_uuid(
     disk: &dyn Disk,
-    dirs: &[DataDir],
+    dirs: &mut Vec<DataDir>,
     rng: &mut dyn RngCore,
 ) -> Result<Uuid, DatanodeError> {
-    let mut found = Vec::new();
-    for dir in dirs {
-        found.push((dir, read_uuid(disk, dir.path())?));
+    let mut uuids = Vec::new();
+    for dir in std::mem::take(dirs) {
+        match read_uuid(disk, dir.path())? {
+            Ok(uuid) => {
+                dirs.push(dir);
+                uuids.push(uuid);
+            }
+            Err(error) => leave_out(dir.path(), &error),
+        }
     }
+    let found: Vec<(&DataDir, Option<Uuid>)> = dirs.iter().zip(uuids).collect();
     let known = found
         .iter()
         .find_map(|(dir, uuid)| uuid.map(|uuid| (dir.path(), uuid)));
@@ -166,14 +179,19 @@ fn agree_on_uuid(
     Ok(uuid)
 }
 
-fn read_uuid(disk: &dyn Disk, volume: &Path) -> Result<Option<Uuid>, DatanodeError> {
+/// The inner error is the disk's.
+fn read_uuid(
+    disk: &dyn Disk,
+    volume: &Path,
+) -> Result<Result<Option<Uuid>, io::Error>, DatanodeError> {
     let path = volume.join(UUID_NAME);
-    let content = durable::read(disk, &path, &UUID_MAGIC, UUID_VERSION)
-        .map_err(|error| DatanodeError::Volume(error.to_string()))?;
-    let Some(content) = content else {
-        return Ok(None);
+    let content = match durable::read(disk, &path, &UUID_MAGIC, UUID_VERSION) {
+        Ok(Some(content)) => content,
+        Ok(None) => return Ok(Ok(None)),
+        Err(DurableError::Io(error)) => return Ok(Err(error)),
+        Err(error) => return Err(DatanodeError::Volume(error.to_string())),
     };
     let uuid = <[u8; 16]>::try_from(content.payload.as_slice());
-    uuid.map(|uuid| Some(Uuid(uuid)))
+    uuid.map(|uuid| Ok(Some(Uuid(uuid))))
         .map_err(|_| DatanodeError::Volume(format!("{}: a uuid has 16 bytes", path.display())))
 }

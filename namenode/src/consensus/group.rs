@@ -326,10 +326,14 @@ impl Group {
             .await
             .map_err(|error| membership_error(&error))?;
         let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
-        if let Some(old) = replaces {
+        let is_leader = replaces == Some(self.id);
+        if let Some(old) = replaces.filter(|_| !is_leader) {
             changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
         }
         self.change(ChangeMembers::Batch(changes)).await?;
+        if is_leader {
+            return Err(self.step_aside().await?);
+        }
         if let Some(old) = replaces {
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old])))
                 .await?;
@@ -349,14 +353,7 @@ impl Group {
             return Err(RpcError::new(ErrorCode::InvalidArgument, message));
         }
         if id == self.id {
-            // A leader cannot see its own removal through: whoever leads next does it.
-            self.transfer(None).await?;
-            let mut leadership = self.leadership();
-            let led_by_another =
-                leadership.wait_for(|it| it.leader.is_some_and(|it| it != self.id));
-            // Whether or not it came about, the caller asks again.
-            let _ = tokio::time::timeout(READ_TIMEOUT, led_by_another).await;
-            return Err(RpcError::not_leader(self.leader_hint()));
+            return Err(self.step_aside().await?);
         }
         if member.voter {
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
@@ -367,6 +364,16 @@ impl Group {
                 .await?;
         }
         Ok(())
+    }
+
+    /// A leader cannot see its own removal through: whoever leads next does it. The answer for the caller, who asks again.
+    async fn step_aside(&self) -> Result<RpcError, RpcError> {
+        self.transfer(None).await?;
+        let mut leadership = self.leadership();
+        let led_by_another = leadership.wait_for(|it| it.leader.is_some_and(|it| it != self.id));
+        // Whether or not it came about.
+        let _ = tokio::time::timeout(READ_TIMEOUT, led_by_another).await;
+        Ok(RpcError::not_leader(self.leader_hint()))
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, Member>) -> Result<(), RpcError> {

@@ -97,6 +97,8 @@ impl Soft {
             .filter(|(_, known)| known.takes_replicas());
         known
             .map(|(datanode, known)| Fill::of(datanode, known))
+            // One without a volume that works is neither full nor empty.
+            .filter(|fill| fill.used > 0 || fill.free > 0)
             .collect()
     }
 

@@ -531,7 +531,7 @@ impl DatanodeMachine {
 fn ended_early(name: &str, ended: anyhow::Result<()>) -> anyhow::Error {
     match ended {
         Ok(()) => anyhow!("{name} shut down"),
-        Err(error) => error.context(name.to_owned()),
+        Err(error) => anyhow!("{name}: {error:#}"),
     }
 }
 

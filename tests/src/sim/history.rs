@@ -138,7 +138,7 @@ async fn carry_out(fs: &FileSystem, deed: Deed) -> Result<Seen, Error> {
         }
         Deed::Create(name) => drop(fs.create(path(name), 0o644, IfExists::Fail).await?),
         Deed::Resize(name, value) => drop(fs.truncate(path(name), value).await?),
-        Deed::Remove(name) => fs.unlink(path(name)).await?,
+        Deed::Remove(name) => drop(fs.unlink(path(name)).await?),
         Deed::Rename(from, to) => drop(rename(from, to, RenameMode::Replace).await?),
         Deed::Exchange(a, b) => drop(rename(a, b, RenameMode::Exchange).await?),
     }
