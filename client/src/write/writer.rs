@@ -56,6 +56,8 @@ pub struct Writer {
     filled: usize,
     /// Bytes handed to the stream.
     streamed: u64,
+    /// The session to which the large file belongs while it has no name.
+    session: u64,
     /// Once the content is known to be large.
     stream: Option<Large>,
     failed: Option<Error>,
@@ -141,6 +143,7 @@ impl Writer {
             buffer,
             filled: 0,
             streamed: 0,
+            session: 0,
             stream,
             failed,
         }
@@ -276,14 +279,19 @@ impl Writer {
         if code != Some(ErrorCode::NotFound) || !matches!(self.kind, Kind::New { .. }) {
             return result;
         }
+        // Unnamed inodes stay for a while after their session, and nobody can name them any more.
+        let is_orphaned = self.fs.core().sessions.current_id() != self.session;
         match self.fs.stat(inode).await {
-            Err(error) if error.code() == ErrorCode::NotFound => {
-                let message = "the cluster did not hear this client for too long, and the unfinished file is gone: write it again";
-                let failure = Failure::new(ErrorCode::SessionExpired, message);
-                Err(Error::refused(&self.subject, failure))
-            }
+            Ok(attributes) if is_orphaned && attributes.nlink == 0 => Err(self.expired()),
+            Err(error) if error.code() == ErrorCode::NotFound => Err(self.expired()),
             _ => result,
         }
+    }
+
+    fn expired(&self) -> Error {
+        let message = "the cluster did not hear this client for too long, and the unfinished file is gone: write it again";
+        let failure = Failure::new(ErrorCode::SessionExpired, message);
+        Error::refused(&self.subject, failure)
     }
 
     async fn compare<F>(
@@ -419,6 +427,7 @@ impl Writer {
     async fn send_packet(&mut self, bytes: Bytes) -> Result<()> {
         if self.stream.is_none() {
             self.stream = Some(self.start_stream().await?);
+            self.session = self.fs.core().sessions.current_id();
         }
         let Some(large) = &self.stream else {
             return Err(Error::unexpected(&self.subject));
