@@ -8,13 +8,19 @@ use cairn_client::{FileSystem, Result};
 use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// What is known of the datanodes is asked again after this long.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// Without an answer, what was known is used for this long.
 const KNOWN_AT_MOST: Duration = Duration::from_secs(60);
+
+/// If there is something that is known, an answer is waited for no longer than this.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// A datanode that has been silent for longer is left to those who have no other: it may be gone, long before the cluster calls it dead.
+const SILENT_AT_MOST: Duration = Duration::from_secs(5);
 
 /// A datanode that has less than this left is no place to write to.
 const ROOM_MIN: u64 = 256 << 20;
@@ -28,7 +34,10 @@ pub(crate) struct Datanodes {
 }
 
 struct Known {
+    /// When it was heard.
     at: Instant,
+    /// When it was asked for last, with or without an answer.
+    asked: Instant,
     datanodes: Arc<Vec<DatanodeStatus>>,
 }
 
@@ -52,25 +61,35 @@ impl Datanodes {
 
     async fn known(&self, fs: &FileSystem) -> Result<Arc<Vec<DatanodeStatus>>> {
         let mut known = self.known.lock().await;
-        let age = known.as_ref().map(|known| known.at.elapsed());
-        if let Some(known) = known.as_ref()
-            && age < Some(KNOWN_FOR)
-        {
-            return Ok(known.datanodes.clone());
+        let usable = known
+            .as_mut()
+            .filter(|known| known.at.elapsed() < KNOWN_AT_MOST);
+        let Some(usable) = usable else {
+            let datanodes = Arc::new(fs.status().await?.datanodes);
+            *known = Some(Known::now(datanodes.clone()));
+            return Ok(datanodes);
+        };
+        if usable.asked.elapsed() < KNOWN_FOR {
+            return Ok(usable.datanodes.clone());
         }
-        match fs.status().await {
-            Ok(status) => {
-                let datanodes = Arc::new(status.datanodes);
-                *known = Some(Known {
-                    at: Instant::now(),
-                    datanodes: datanodes.clone(),
-                });
-                Ok(datanodes)
-            }
-            Err(error) => match known.as_ref() {
-                Some(known) if known.at.elapsed() < KNOWN_AT_MOST => Ok(known.datanodes.clone()),
-                _ => Err(error),
-            },
+        // Whoever waits for the lock waits for this answer. During an election it does not come soon, and what is known is good enough.
+        usable.asked = Instant::now();
+        if let Ok(Ok(status)) = timeout(ANSWER_WITHIN, fs.status()).await {
+            *usable = Known::now(Arc::new(status.datanodes));
+        } else {
+            usable.asked = Instant::now();
+        }
+        Ok(usable.datanodes.clone())
+    }
+}
+
+impl Known {
+    fn now(datanodes: Arc<Vec<DatanodeStatus>>) -> Self {
+        let now = Instant::now();
+        Self {
+            at: now,
+            asked: now,
+            datanodes,
         }
     }
 }
@@ -86,16 +105,21 @@ fn choose<'a>(
         let named = |text: &String| *text == address.http_address || Some(text.as_str()) == host;
         datanode.alive && !address.http_address.is_empty() && !wish.excluded.iter().any(named)
     };
+    let speaks =
+        |datanode: &&DatanodeStatus| Duration::from_millis(datanode.silent_ms) <= SILENT_AT_MOST;
     let holders: Vec<&DatanodeStatus> = wish
         .holders
         .iter()
         .filter_map(|id| known.iter().find(|one| one.address.datanode == id.0))
         .filter(serves)
+        .filter(speaks)
         .collect();
     if !holders.is_empty() {
         return Some(one_of(&holders, wish, turn));
     }
     let all: Vec<&DatanodeStatus> = known.iter().filter(serves).collect();
+    let heard: Vec<&DatanodeStatus> = all.iter().copied().filter(speaks).collect();
+    let all = if heard.is_empty() { all } else { heard };
     let roomy: Vec<&DatanodeStatus> = all.iter().copied().filter(takes_writes).collect();
     let candidates = if roomy.is_empty() { &all } else { &roomy };
     (!candidates.is_empty()).then(|| one_of(candidates, wish, turn))
@@ -184,6 +208,11 @@ mod tests {
         assert_eq!(chosen(&known, &[3], &["10.0.0.3"]), [1, 2].into());
         known[1].alive = false;
         assert_eq!(chosen(&known, &[2], &[]), [1, 3].into());
+        // One that holds the data and says nothing is not as good as another that speaks.
+        known[2].silent_ms = 20_000;
+        assert_eq!(chosen(&known, &[3], &[]), [1].into());
+        known[0].silent_ms = 20_000;
+        assert_eq!(chosen(&known, &[3], &[]), [1, 3].into());
     }
 
     #[test]
