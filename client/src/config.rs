@@ -25,6 +25,9 @@ pub struct ClusterConfig {
     pub write_window_bytes: usize,
     /// Bytes that one sequential reader fetches ahead, 1 MiB to 64 MiB. Default 8 MiB.
     pub read_ahead_bytes: usize,
+    /// The same over all files that are open for reads and writes, as those of a mount, with what is still being read out of it. At
+    /// least 2 MiB. Default 64 MiB.
+    pub read_ahead_bytes_max: usize,
 }
 
 impl ClusterConfig {
@@ -40,6 +43,7 @@ impl ClusterConfig {
             in_flight_bytes_max: 64 << 20,
             write_window_bytes: 8 << 20,
             read_ahead_bytes: 8 << 20,
+            read_ahead_bytes_max: 64 << 20,
         }
     }
 
@@ -48,6 +52,7 @@ impl ClusterConfig {
         self.in_flight_bytes_max = self.in_flight_bytes_max.clamp(2 << 20, 1 << 30);
         self.write_window_bytes = self.write_window_bytes.clamp(1 << 20, 16 << 20);
         self.read_ahead_bytes = self.read_ahead_bytes.clamp(1 << 20, 64 << 20);
+        self.read_ahead_bytes_max = self.read_ahead_bytes_max.clamp(2 << 20, 1 << 30);
         self
     }
 }

@@ -30,8 +30,15 @@ use crate::write::small::SmallFiles;
 /// How long [`FileSystem::close`] waits for writers to give their chunks back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes read ahead over all open files.
-const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of files that a [`FileSystem`] holds, by its own count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Written or on their way, and not yet committed: at most [`ClusterConfig::in_flight_bytes_max`].
+    pub in_flight_bytes: usize,
+    /// Read ahead for open files, or still in the hands of those who read them: at most
+    /// [`ClusterConfig::read_ahead_bytes_max`].
+    pub read_ahead_bytes: usize,
+}
 
 /// Waits for locks that a namenode is asked about at a time. Others look again and again.
 const LOCK_WAITS_MAX: usize = 256;
@@ -182,7 +189,7 @@ impl FileSystem {
             has_written: AtomicBool::new(false),
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             shortage: Shortage::default(),
-            read_ahead: Arc::new(Semaphore::new(READ_AHEAD_BYTES_MAX)),
+            read_ahead: Arc::new(Semaphore::new(config.read_ahead_bytes_max)),
             closing: CancellationToken::new(),
             dirty_files: TaskTracker::new(),
             open_files: OpenFiles::default(),
@@ -249,6 +256,16 @@ impl FileSystem {
         match &self.acting {
             Acting::Everything(caller) => Caller::clone(caller),
             Acting::Changes(_) | Acting::Connected => self.core().namenode.caller(),
+        }
+    }
+
+    /// How many bytes of files are held now. Small contents that are read, and what is joined for a packet, come on top.
+    pub fn memory_use(&self) -> MemoryUse {
+        let core = self.core();
+        let used = |max: usize, free: &Semaphore| max.saturating_sub(free.available_permits());
+        MemoryUse {
+            in_flight_bytes: used(core.config.in_flight_bytes_max, &core.in_flight),
+            read_ahead_bytes: used(core.config.read_ahead_bytes_max, &core.read_ahead),
         }
     }
 

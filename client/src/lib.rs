@@ -40,7 +40,7 @@ mod write;
 pub use admin::found_cluster;
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
-pub use file_system::FileSystem;
+pub use file_system::{FileSystem, MemoryUse};
 pub use locks::LockRequest;
 pub use open_file::OpenFile;
 pub use operations::AttributeChange;

@@ -2,6 +2,7 @@
 //! ones before ended. Readers may arrive a little out of order, as those of a kernel do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,7 +47,18 @@ struct Run {
 struct Block {
     number: u64,
     coming: Coming,
+}
+
+/// Bytes that count as read ahead until the last slice of them is gone, whoever has it.
+struct Counted {
+    bytes: Bytes,
     _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Ahead {
@@ -102,15 +114,9 @@ impl Ahead {
             };
             let number = run.next_block;
             run.next_block += 1;
-            let coming = fetch(file, index, number, start..size.min(start + READ_BYTES));
-            run.blocks.insert(
-                index,
-                Block {
-                    number,
-                    coming,
-                    _permit: permit,
-                },
-            );
+            let range = start..size.min(start + READ_BYTES);
+            let coming = fetch(file, index, number, range, permit);
+            run.blocks.insert(index, Block { number, coming });
         }
     }
 
@@ -127,14 +133,27 @@ impl Ahead {
 }
 
 /// Reads a block in a task of its own, which then waits a while and drops it.
-fn fetch(file: &Arc<Inner>, index: u64, number: u64, range: std::ops::Range<u64>) -> Coming {
+fn fetch(
+    file: &Arc<Inner>,
+    index: u64,
+    number: u64,
+    range: Range<u64>,
+    permit: OwnedSemaphorePermit,
+) -> Coming {
     let (sender, receiver) = oneshot::channel();
     let reader = file.reader.clone();
     let closing = file.fs.core().closing.clone();
     let weak = Arc::downgrade(file);
     file.fs.core().background.spawn(async move {
         // Who needs the bytes and does not find them asks for them, and hears what is wrong.
-        let block = read_block(&reader, range).await.unwrap_or_default();
+        let read = read_block(&reader, range).await.unwrap_or_default();
+        let block = read.map(|(bytes, version)| {
+            let counted = Counted {
+                bytes,
+                _permit: permit,
+            };
+            (Bytes::from_owner(counted), version)
+        });
         // Nobody may want it any more.
         let _ = sender.send(block);
         let _ = timeout(UNUSED_MAX, closing.cancelled()).await;
@@ -145,7 +164,7 @@ fn fetch(file: &Arc<Inner>, index: u64, number: u64, range: std::ops::Range<u64>
     receiver.map(|block| block.ok().flatten()).boxed().shared()
 }
 
-async fn read_block(reader: &Reader, range: std::ops::Range<u64>) -> Result<Option<(Bytes, u64)>> {
+async fn read_block(reader: &Reader, range: Range<u64>) -> Result<Option<(Bytes, u64)>> {
     let pinned = reader.pin(range.clone()).await?;
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut at = range.start;

@@ -13,8 +13,6 @@ use crate::write::packet::PACKET_BYTES;
 
 /// Pieces written one after the other are joined while they are smaller than this; larger ones are kept where they are.
 const JOIN_BYTES_MAX: usize = 256 << 10;
-/// From this size on a joined range gets room for a whole packet.
-const PACKET_FROM_BYTES: usize = 64 << 10;
 /// Most ranges in one unit: each becomes an extent of a commit.
 pub(super) const UNIT_PIECES_MAX: usize = 1024;
 
@@ -163,11 +161,8 @@ impl Overlay {
             return false;
         }
         let total = length + bytes.len();
-        let capacity = if total > PACKET_FROM_BYTES {
-            PACKET_BYTES
-        } else {
-            total.next_power_of_two()
-        };
+        // At most half of it is empty, so that memory is at most twice what is counted.
+        let capacity = total.next_power_of_two();
         if let Content::Shared(shared) = &dirty.content {
             let mut growing = BytesMut::with_capacity(capacity);
             growing.extend_from_slice(shared);

@@ -278,3 +278,43 @@ async fn reads_in_order_are_fetched_ahead_and_extents_are_asked_for_once() {
     file.invalidate();
     assert_eq!(file.read(5, 5).await.unwrap(), "other");
 }
+
+#[tokio::test]
+async fn what_streams_through_does_not_stay() {
+    let cluster = FakeCluster::start(1, 3).await;
+    cluster.state().chunk_size = 64 << 20;
+    let mut config = cluster.config();
+    config.in_flight_bytes_max = 8 << 20;
+    config.read_ahead_bytes_max = 4 << 20;
+    let fs = FileSystem::connect(config).await.unwrap();
+    let within = |fs: &FileSystem| {
+        let used = fs.memory_use();
+        assert!(used.in_flight_bytes <= 8 << 20, "{used:?}");
+        assert!(used.read_ahead_bytes <= 4 << 20, "{used:?}");
+    };
+    let piece = pattern(128 << 10, 3);
+    let file = create(&fs, "/file").await;
+    for index in 0..512_u64 {
+        let at = index * piece.len() as u64;
+        file.write(at, piece.clone()).await.unwrap();
+        within(&fs);
+    }
+    file.flush().await.unwrap();
+    assert_eq!(fs.memory_use().in_flight_bytes, 0);
+    let mut kept = Vec::new();
+    for index in 0..512_u64 {
+        let at = index * piece.len() as u64;
+        let read = file.read(at, piece.len()).await.unwrap();
+        assert!(read == piece);
+        // Somebody who is slow to pass them on.
+        kept.push(read);
+        kept.drain(..kept.len().saturating_sub(8));
+        within(&fs);
+    }
+    assert!(fs.memory_use().read_ahead_bytes > 0);
+    drop(kept);
+    drop(file);
+    while fs.memory_use().read_ahead_bytes > 0 {
+        tokio::task::yield_now().await;
+    }
+}
