@@ -104,7 +104,8 @@ impl ClusterMetrics {
         let failed = datanodes.iter().flat_map(|one| &one.volumes);
         let failed = failed.filter(|volume| volume.failed).count();
         let silent = status.namenodes.iter().filter(|one| !one.reachable).count();
-        self.answers.set(1);
+        // What members know by themselves is no answer of the cluster.
+        self.answers.set(i64::from(!status.local));
         self.safety.set(match verdict(status).safety {
             Safety::Safe => 0,
             Safety::Warned => 1,

@@ -99,7 +99,7 @@ pub(crate) struct Space {
 /// Something that the cluster is at.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Work {
-    /// `re-replication`, `decommission`, `surplus`, `deletion` or `sweep`.
+    /// `re-replication`, `decommission`, `balance`, `surplus`, `deletion` or `sweep`.
     kind: &'static str,
     text: String,
     /// How much is left.
@@ -314,6 +314,13 @@ fn work(status: &StatusReply, leaving: &BTreeMap<u64, u64>) -> Vec<Work> {
             at("decommission", left, Some(*of), text);
         }
     }
+    let moves = counts.moves_running;
+    let text = format!(
+        "Balancing: {moves} replicas are being moved; datanodes are {:.1} % to {:.1} % full",
+        f64::from(counts.fill_min_permille) / 10.0,
+        f64::from(counts.fill_max_permille) / 10.0
+    );
+    at("balance", moves, None, text);
     let surplus = counts.chunks_over_replicated;
     let text = format!("{surplus} chunks have surplus replicas");
     at("surplus", surplus, None, text);

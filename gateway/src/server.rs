@@ -42,6 +42,9 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 /// Who asks for the status waits no longer than this for the cluster.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
 
+/// Then members are asked what they know by themselves.
+const LOCAL_WITHIN: Duration = Duration::from_secs(2);
+
 /// For open chunks to be given back at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -337,10 +340,17 @@ async fn bounded_head(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// As the leader sees it now.
+/// As the leader sees it now, or what members know by themselves while there is none.
 pub(crate) async fn cluster_status(shared: &Shared) -> Result<StatusReply, Error> {
     let asked = timeout(STATUS_WITHIN, async { shared.fs().await?.status().await });
-    asked.await.unwrap_or_else(|_| {
+    let asked = asked.await;
+    if !matches!(asked, Ok(Ok(_)))
+        && let Some(fs) = shared.known_fs()
+        && let Some(status) = fs.local_status(LOCAL_WITHIN).await
+    {
+        return Ok(status);
+    }
+    asked.unwrap_or_else(|_| {
         Err(Error::Unreachable {
             subject: Subject::Cluster,
             patience: STATUS_WITHIN,

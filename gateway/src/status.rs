@@ -56,6 +56,12 @@ pub(crate) struct Counts {
     /// Bytes of all chunks, once each.
     chunk_bytes: u64,
     copies_running: u64,
+    /// Of the copies, those that balance.
+    moves_running: u64,
+    /// How full the emptiest datanode is, in thousandths.
+    fill_min_permille: u64,
+    /// How full the fullest datanode is, in thousandths.
+    fill_max_permille: u64,
     /// Removed files and trees still to be swept.
     sweeping: u64,
 }
@@ -162,6 +168,9 @@ impl From<&ClusterCounts> for Counts {
             live_bytes: counts.live_bytes,
             chunk_bytes: counts.chunk_bytes,
             copies_running: counts.copies_running,
+            moves_running: counts.moves_running,
+            fill_min_permille: counts.fill_min_permille.into(),
+            fill_max_permille: counts.fill_max_permille.into(),
             sweeping: counts.sweeping,
         }
     }

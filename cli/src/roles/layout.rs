@@ -154,7 +154,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
             founded: false,
         });
     }
-    // All at once, so that none is given twice. The status page gets one of them too, unless it was asked for elsewhere.
+    // All at once, so that none is given twice. The console gets one of them too, unless it was asked for elsewhere.
     let free_http = up.http.is_none();
     let mut listeners = Vec::new();
     let mut free = Vec::new();
@@ -391,7 +391,7 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!((all.len(), layout.http.as_str()), (8, ""));
-        // The status page would else be where the one of another cluster is.
+        // The console would else be where the one of another cluster is.
         up.http = None;
         let layout = new_layout(&up).await.unwrap();
         let (_, port) = layout.http.rsplit_once(':').unwrap();

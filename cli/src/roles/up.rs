@@ -300,7 +300,7 @@ fn welcome(
     )];
     lines.extend(processes.iter().map(|process| format!("  {process}")));
     if !layout.http.is_empty() {
-        lines.push(format!("Status page: http://{}/", layout.http));
+        lines.push(format!("Console: http://{}/", layout.http));
     }
     lines.push("In another shell:".to_owned());
     let default = format!("127.0.0.1:{DEFAULT_PORT}");

@@ -21,6 +21,7 @@ use crate::audit::{Entry, milliseconds};
 use crate::connections::ClientAddress;
 use crate::params::Params;
 use crate::server::Shared;
+use crate::webhdfs::Refusal;
 use crate::who::{self, Who};
 
 /// Of a request in JSON.
@@ -47,6 +48,10 @@ impl FromRequestParts<Arc<Shared>> for Asker {
         let params = Params::parse(parts.uri.query().unwrap_or_default())?;
         let users = shared.names().users().await;
         let who = who::identify(shared.settings(), &params, &users)?;
+        if shared.rates().admit(who.caller.uid).is_err() {
+            let limit = shared.settings().requests_per_second_max;
+            return Err(Refusal::too_often(&who.name, limit).into());
+        }
         let fs = shared.fs().await?.on_behalf_of(who.caller.clone());
         let from = parts.extensions.get::<ClientAddress>();
         Ok(Self {

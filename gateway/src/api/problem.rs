@@ -111,6 +111,8 @@ impl From<Refusal> for Problem {
             Exception::AccessControl | Exception::Authorization => {
                 (StatusCode::FORBIDDEN, "PermissionDenied")
             }
+            Exception::TooOften => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+            Exception::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
             Exception::Retriable => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
             _ => (StatusCode::BAD_REQUEST, "InvalidArgument"),
         };
