@@ -62,7 +62,7 @@ async function act(page, name, action) {
 
 const is = (found, expected, what) => { if (found !== expected) throw new Error(`${what}: ${JSON.stringify(found)} is not ${JSON.stringify(expected)}`); };
 
-async function overview(page) {
+async function overview(page, name) {
   await go(page, "");
   await safety(page, "safe");
   await page.getByText("All data is safe").waitFor();
@@ -70,7 +70,7 @@ async function overview(page) {
   await page.locator("#live", { hasText: "live" }).waitFor();
   is(await page.getByRole("region", { name: "Datanodes" }).locator("tbody tr").count(), 3, "datanodes");
   await violations(page, "overview");
-  await picture(page, "console-overview");
+  await picture(page, name);
 }
 
 async function files(page) {
@@ -135,8 +135,7 @@ async function loss(page) {
 
 async function looks() {
   const dark = await open({ colorScheme: "dark" });
-  await overview(dark);
-  await picture(dark, "console-dark");
+  await overview(dark, "console-dark");
   is(await dark.evaluate(() => getComputedStyle(document.documentElement).backgroundColor), "rgb(18, 23, 23)", "the dark paper");
   await dark.getByRole("button", { name: "Theme: auto" }).click();
   await dark.getByRole("button", { name: "Theme: light" }).waitFor();
@@ -177,7 +176,8 @@ async function description(page) {
 
 try {
   const page = await open({ colorScheme: "light" });
-  for (const step of [overview, files, directories, keyboard, description]) await step(page);
+  await overview(page, "console-overview");
+  for (const step of [files, directories, keyboard, description]) await step(page);
   await looks();
   await loss(page);
 } catch (error) {
