@@ -14,7 +14,8 @@ pub struct MountConfig {
     pub read_only: bool,
     /// Other users than the one who mounts may use it: needs root, or `user_allow_other` in /etc/fuse.conf.
     pub allow_other: bool,
-    /// How long the kernel may answer from names and attributes that it knows. An open always asks. Default 1 s.
+    /// How long the kernel may answer from names, attributes and pages that it knows, while it would be told if others changed
+    /// them. An open always asks. Default 1 h.
     pub cache: Duration,
     /// Options that the kernel understands by itself: `nosuid`, `nodev`, `noexec`, `noatime` …
     pub kernel_options: Vec<String>,
@@ -28,7 +29,7 @@ impl MountConfig {
             source,
             read_only: false,
             allow_other: false,
-            cache: Duration::from_secs(1),
+            cache: Duration::from_secs(3600),
             kernel_options: Vec::new(),
         }
     }

@@ -12,6 +12,7 @@ mod xattrs;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cairn_client::{AttributeChange, Error, FileSystem, Place};
 use cairn_protocol::ErrorCode;
@@ -24,9 +25,10 @@ pub use self::locks::LockCall;
 use self::locks::Locks;
 use crate::caches::KernelCaches;
 use crate::errno::errno;
-use crate::handles::Directories;
+use crate::handles::{Directories, OpenDirectory};
 pub use crate::identity::Requester;
 use crate::inodes::Inodes;
+use crate::told::{Answer, Effect, Told, attributes_after};
 
 /// How often attributes are asked for again that were older than what is known. A second answer is newer; only if others, or
 /// this mount, change the file all the time is it old again.
@@ -38,12 +40,13 @@ pub type Outcome<T> = Result<T, i32>;
 /// A file system as a mount sees it.
 #[derive(Debug)]
 pub struct MountedFs {
-    fs: FileSystem,
-    inodes: Inodes,
+    pub(crate) fs: FileSystem,
+    pub(crate) inodes: Inodes,
     directories: Directories,
-    caches: KernelCaches,
     locks: Locks,
     last_handle: AtomicU64,
+    pub(crate) caches: KernelCaches,
+    pub(crate) told: Told,
 }
 
 /// What `setattr` changes.
@@ -64,8 +67,8 @@ fn number(error: Error) -> i32 {
 }
 
 impl MountedFs {
-    /// Over a connected cluster, for a kernel that keeps what these caches hold.
-    pub fn new(fs: FileSystem, caches: KernelCaches) -> Self {
+    /// Over a connected cluster, for a kernel that keeps what these caches hold, for so long at most.
+    pub fn new(fs: FileSystem, caches: KernelCaches, keep: Duration) -> Self {
         Self {
             fs,
             inodes: Inodes::default(),
@@ -73,6 +76,16 @@ impl MountedFs {
             caches,
             locks: Locks::default(),
             last_handle: AtomicU64::new(0),
+            told: Told::new(keep),
+        }
+    }
+
+    /// How long the kernel may keep these attributes: not at all if something is on its way that will change them.
+    pub(crate) fn keep_attributes(&self, answer: &Answer<'_>, attributes: &Attributes) -> Duration {
+        if self.inodes.is_settled(attributes) {
+            answer.attributes(attributes.inode)
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -150,8 +163,55 @@ impl MountedFs {
 
     /// Attributes of an inode.
     pub async fn attributes(&self, inode: u64) -> Outcome<Attributes> {
+        if let Some(known) = self.told.remembered(inode) {
+            return Ok(known);
+        }
+        let asked = self.told.asked();
         self.commit_gathered(inode).await;
-        self.ask(InodeId(inode).into()).await
+        let attributes = self.ask(InodeId(inode).into()).await?;
+        if attributes.kind == InodeKind::Directory as i32 {
+            self.told.remember(&attributes, asked);
+        }
+        Ok(attributes)
+    }
+
+    /// Makes or removes a name; what that does to the directory's attributes follows from the answer.
+    async fn change_name(
+        &self,
+        directory: u64,
+        effect: Effect,
+        work: impl Future<Output = Outcome<Attributes>>,
+    ) -> Outcome<Attributes> {
+        let before = self.told.begin_change(directory);
+        let named = work.await;
+        self.doubt_if_unknown(&named);
+        let named_ok = named.as_ref().ok();
+        let after = before.zip(named_ok);
+        let after =
+            after.map(|((before, asked), named)| (attributes_after(before, effect, named), asked));
+        self.told
+            .end_change(directory, named_ok.map(|named| named.inode), after);
+        named
+    }
+
+    /// Changes an inode in a way that is to be asked for afterwards.
+    async fn change_inode<T>(
+        &self,
+        inode: u64,
+        work: impl Future<Output = Outcome<T>>,
+    ) -> Outcome<T> {
+        self.told.begin_change(inode);
+        let changed = work.await;
+        self.doubt_if_unknown(&changed);
+        self.told.end_change(inode, None, None);
+        changed
+    }
+
+    /// A change whose answer did not come may have happened, or happen yet.
+    fn doubt_if_unknown<T>(&self, outcome: &Outcome<T>) {
+        if matches!(outcome, Err(libc::EIO)) {
+            self.told.doubt();
+        }
     }
 
     /// Changes attributes and size, for a process that the kernel has allowed it.
@@ -180,8 +240,11 @@ impl MountedFs {
             if let Some(file) = &file {
                 file.flush().await.map_err(number)?;
             }
-            let changed = self.fs.set_attributes(InodeId(inode), new.change).await;
-            attributes = Some(changed.map_err(number)?);
+            let change = async {
+                let changed = self.fs.set_attributes(InodeId(inode), new.change).await;
+                changed.map_err(number)
+            };
+            attributes = Some(self.change_inode(inode, change).await?);
         }
         match attributes {
             Some(attributes) => self.seen(attributes).await,
@@ -198,8 +261,13 @@ impl MountedFs {
             mode: Some(mode),
             ..AttributeChange::default()
         };
-        let changed = self.fs.set_attributes(InodeId(inode), change).await;
-        self.inodes.see(changed.map_err(number)?);
+        let change = async {
+            let changed = self.fs.set_attributes(InodeId(inode), change).await;
+            changed.map_err(number)
+        };
+        self.inodes.see(self.change_inode(inode, change).await?);
+        // The kernel does not know that it has done this.
+        self.caches.forget_attributes_soon(inode);
         Ok(())
     }
 
@@ -219,11 +287,13 @@ impl MountedFs {
         mode: u32,
         rdev: u32,
     ) -> Outcome<Attributes> {
+        self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move {
             let place = entry(parent, name);
             fs.make_node(place, kind, mode, rdev.into()).await
         };
-        self.on_behalf(who, mode, make).await
+        self.change_name(parent, Effect::Made, self.on_behalf(who, mode, make))
+            .await
     }
 
     /// Makes a directory.
@@ -234,8 +304,13 @@ impl MountedFs {
         name: &[u8],
         mode: u32,
     ) -> Outcome<Attributes> {
+        let asked = self.told.asked();
+        self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move { fs.mkdir(entry(parent, name), mode).await };
-        self.on_behalf(who, mode, make).await
+        let made = self.on_behalf(who, mode, make);
+        let made = self.change_name(parent, Effect::Made, made).await?;
+        self.told.answer_change(asked).new_directory(&made);
+        Ok(made)
     }
 
     /// Makes a symbolic link.
@@ -246,14 +321,21 @@ impl MountedFs {
         name: &[u8],
         target: &[u8],
     ) -> Outcome<Attributes> {
+        self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move { fs.symlink(target, entry(parent, name)).await };
-        self.on_behalf(who, 0o777, make).await
+        self.change_name(parent, Effect::Made, self.on_behalf(who, 0o777, make))
+            .await
     }
 
     /// Another name for an inode.
     pub async fn link(&self, inode: u64, parent: u64, name: &[u8]) -> Outcome<Attributes> {
-        let linked = self.fs.link(InodeId(inode), entry(parent, name)).await;
-        self.seen(linked.map_err(number)?).await
+        self.told.name_comes(parent, name);
+        let link = async {
+            let linked = self.fs.link(InodeId(inode), entry(parent, name)).await;
+            linked.map_err(number)
+        };
+        let linked = self.change_name(parent, Effect::Made, link).await?;
+        self.seen(linked).await
     }
 
     /// Makes a file and opens it. The kernel has looked for the name before; if somebody else has made it since, it looks
@@ -266,12 +348,15 @@ impl MountedFs {
         mode: u32,
         exclusive: bool,
     ) -> Outcome<Attributes> {
+        self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move {
             let place = entry(parent, name);
-            fs.create(place, mode, IfExists::Fail).await
+            let made = fs.create(place, mode, IfExists::Fail).await;
+            made.map(|(attributes, _)| attributes)
         };
-        let made = self.on_behalf(who, mode, make).await;
-        let (attributes, _) = made.map_err(|errno| match errno {
+        let made = self.on_behalf(who, mode, make);
+        let made = self.change_name(parent, Effect::Made, made).await;
+        let attributes = made.map_err(|errno| match errno {
             libc::EEXIST if !exclusive => libc::ESTALE,
             errno => errno,
         })?;
@@ -282,8 +367,11 @@ impl MountedFs {
 
     /// Removes a name of anything but a directory.
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        let removed = self.fs.unlink(entry(parent, name)).await;
-        let removed = removed.map_err(number)?;
+        let unlink = async {
+            let removed = self.fs.unlink(entry(parent, name)).await;
+            removed.map_err(number)
+        };
+        let removed = self.change_name(parent, Effect::Unlinked, unlink).await?;
         if removed.nlink == 0 {
             self.keep_unlinked(removed.inode).await;
         }
@@ -292,8 +380,13 @@ impl MountedFs {
 
     /// Removes an empty directory.
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        let removed = self.fs.rmdir(entry(parent, name)).await;
-        removed.map(drop).map_err(number)
+        let remove = async {
+            let removed = self.fs.rmdir(entry(parent, name)).await;
+            removed.map_err(number)
+        };
+        let removed = self.change_inode(parent, remove).await?;
+        self.told.directory_goes(removed.inode);
+        Ok(())
     }
 
     /// Moves a name.
@@ -303,10 +396,22 @@ impl MountedFs {
         (new_parent, new_name): (u64, &[u8]),
         mode: RenameMode,
     ) -> Outcome<()> {
+        self.told.name_comes(new_parent, new_name);
+        if mode == RenameMode::Exchange {
+            self.told.name_comes(parent, name);
+        }
         // What it replaces may be open here: the keeper finds that, well before the cluster lets it go.
         let target = entry(new_parent, new_name);
-        let renamed = self.fs.rename(entry(parent, name), target, mode).await;
-        renamed.map(drop).map_err(number)
+        let rename = async {
+            let renamed = self.fs.rename(entry(parent, name), target, mode).await;
+            renamed.map_err(number)
+        };
+        let rename = self.change_inode(new_parent, rename);
+        let renamed = self.change_inode(parent, rename).await?;
+        // Its time of change is another one, and of a directory the one above.
+        self.told.begin_change(renamed.inode);
+        self.told.end_change(renamed.inode, None, None);
+        Ok(())
     }
 
     /// Opens a directory.
@@ -341,8 +446,12 @@ impl MountedFs {
     /// The kernel took the entries up to this index; `full` if there was no room for another one.
     pub async fn told_directory(&self, handle: u64, to: usize, full: bool) {
         if let Some(directory) = self.directories.get(handle) {
-            directory.told(to, full).await;
+            directory.telling().await.told(to, full);
         }
+    }
+
+    pub(crate) fn directory(&self, handle: u64) -> Option<Arc<OpenDirectory>> {
+        self.directories.get(handle)
     }
 
     /// Closes a directory.

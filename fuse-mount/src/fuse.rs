@@ -1,6 +1,7 @@
 //! The kernel's requests and replies. Translates numbers, flags and names; everything else is in `fs.rs`.
 //!
-//! Each request is answered by a task of its own, counted by a tracker, so that a slow one holds nobody up.
+//! What needs no wait is answered by the thread that took the request. Any other is answered by a task of its own, counted by a tracker, so
+//! that a slow one holds nobody up.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -8,7 +9,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Waker};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use cairn_client::AttributeChange;
@@ -26,12 +28,15 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 mod convert;
+mod replies;
 
 use self::convert::{
     file_attr, file_type, lock_mode, lock_type, nanoseconds, open_flags, reply_xattr,
 };
+use self::replies::{add_entries, reply_if_nothing, reply_lookup, with_attributes};
 use crate::fs::{LockCall, MountedFs, NewAttributes, Outcome, Requester};
 use crate::process::Thread;
+use crate::told::Told;
 
 /// Largest request, and what the kernel can put into one.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -48,7 +53,6 @@ pub(crate) struct Adapter {
     pub(crate) fs: Arc<MountedFs>,
     pub(crate) runtime: Handle,
     pub(crate) tasks: TaskTracker,
-    pub(crate) cache: Duration,
 }
 
 /// Replies that can say no.
@@ -79,6 +83,17 @@ refuse!(
 );
 
 impl Adapter {
+    /// Begins at once, in this thread: what needs no wait is answered here. The rest is a task.
+    fn run(&self, answered: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.runtime.enter();
+        let mut answered = Box::pin(answered);
+        // Whoever waits is polled again as a task, which is then the one to wake.
+        let mut context = Context::from_waker(Waker::noop());
+        if answered.as_mut().poll(&mut context).is_pending() {
+            self.tasks.spawn(answered);
+        }
+    }
+
     /// Answers when `work` is done.
     fn answer<R: Refuse, T: Send>(
         &self,
@@ -92,18 +107,7 @@ impl Adapter {
                 Err(errno) => reply.refuse(Errno::from_i32(errno)),
             }
         };
-        self.tasks.spawn_on(answered, &self.runtime);
-    }
-
-    fn answer_entry(
-        &self,
-        reply: ReplyEntry,
-        work: impl Future<Output = Outcome<Attributes>> + Send + 'static,
-    ) {
-        let cache = self.cache;
-        self.answer(reply, work, move |reply, attributes| {
-            reply.entry(&cache, &file_attr(&attributes), GENERATION);
-        });
+        self.run(answered);
     }
 }
 
@@ -187,16 +191,31 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.answer_entry(reply, async move { fs.lookup(parent.0, &name).await });
+        let asked = self.fs.told.asked();
+        let Some(reply) = reply_if_nothing(reply, &self.fs, asked, (parent, name)) else {
+            return;
+        };
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let answered = async move {
+            let found = fs.lookup(parent.0, name.as_bytes()).await;
+            reply_lookup(reply, &fs, asked, (parent, &name), found);
+        };
+        self.run(answered);
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let (fs, cache) = (self.fs.clone(), self.cache);
-        let work = async move { fs.attributes(inode.0).await };
-        self.answer(reply, work, move |reply, attributes| {
-            reply.attr(&cache, &file_attr(&attributes));
-        });
+        let asked = self.fs.told.asked();
+        if let Some(known) = self.fs.told.remembered(inode.0) {
+            let answer = self.fs.told.answer(asked);
+            let keep = self.fs.keep_attributes(&answer, &known);
+            return reply.attr(&keep, &file_attr(&known));
+        }
+        let fs = self.fs.clone();
+        self.answer_attr(
+            reply,
+            Told::answer,
+            async move { fs.attributes(inode.0).await },
+        );
     }
 
     fn setattr(
@@ -232,10 +251,9 @@ impl Filesystem for Adapter {
             ..AttributeChange::default()
         };
         let new = NewAttributes { change, size };
-        let (fs, cache, who) = (self.fs.clone(), self.cache, requester(request));
-        let work = async move { fs.set_attributes(who, inode.0, new).await };
-        self.answer(reply, work, move |reply, attributes| {
-            reply.attr(&cache, &file_attr(&attributes));
+        let (fs, who) = (self.fs.clone(), requester(request));
+        self.answer_attr(reply, Told::answer_change, async move {
+            fs.set_attributes(who, inode.0, new).await
         });
     }
 
@@ -263,13 +281,13 @@ impl Filesystem for Adapter {
             libc::S_IFBLK => InodeKind::BlockDevice,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (fs, name, who) = (
+        let (fs, who, bytes) = (
             self.fs.clone(),
-            name.as_bytes().to_vec(),
             requester(request),
+            name.as_bytes().to_vec(),
         );
-        self.answer_entry(reply, async move {
-            fs.make_node(who, parent.0, &name, kind, mode & 0o7777, rdev)
+        self.answer_entry(reply, (parent, name), async move {
+            fs.make_node(who, parent.0, &bytes, kind, mode & 0o7777, rdev)
                 .await
         });
     }
@@ -283,13 +301,13 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, name, who) = (
+        let (fs, who, bytes) = (
             self.fs.clone(),
-            name.as_bytes().to_vec(),
             requester(request),
+            name.as_bytes().to_vec(),
         );
-        self.answer_entry(reply, async move {
-            fs.mkdir(who, parent.0, &name, mode & 0o7777).await
+        self.answer_entry(reply, (parent, name), async move {
+            fs.mkdir(who, parent.0, &bytes, mode & 0o7777).await
         });
     }
 
@@ -313,14 +331,14 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (fs, name, who) = (
+        let (fs, who, bytes) = (
             self.fs.clone(),
-            name.as_bytes().to_vec(),
             requester(request),
+            name.as_bytes().to_vec(),
         );
         let target = target.as_os_str().as_bytes().to_vec();
-        self.answer_entry(reply, async move {
-            fs.symlink(who, parent.0, &name, &target).await
+        self.answer_entry(reply, (parent, name), async move {
+            fs.symlink(who, parent.0, &bytes, &target).await
         });
     }
 
@@ -360,11 +378,10 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.answer_entry(
-            reply,
-            async move { fs.link(inode.0, parent.0, &name).await },
-        );
+        let (fs, bytes) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.answer_entry(reply, (parent, name), async move {
+            fs.link(inode.0, parent.0, &bytes).await
+        });
     }
 
     fn create(
@@ -383,16 +400,23 @@ impl Filesystem for Adapter {
             requester(request),
         );
         let exclusive = flags & libc::O_EXCL != 0;
-        let (cache, handle) = (self.cache, FileHandle(self.fs.new_handle()));
-        let work = async move {
-            fs.create(who, parent.0, &name, mode & 0o7777, exclusive)
-                .await
+        let (asked, handle) = (fs.told.asked(), FileHandle(fs.new_handle()));
+        let answered = async move {
+            let made = fs.create(who, parent.0, &name, mode & 0o7777, exclusive);
+            match made.await {
+                Ok(attributes) => {
+                    let answer = fs.told.answer_change(asked);
+                    // New, so the kernel has no pages of it.
+                    answer.pages(attributes.inode);
+                    let keep = answer.name(parent.0, &name);
+                    let keep = keep.min(fs.keep_attributes(&answer, &attributes));
+                    let (attr, open) = (file_attr(&attributes), open_flags(flags, false));
+                    reply.created(&keep, &attr, GENERATION, handle, open);
+                }
+                Err(errno) => reply.refuse(Errno::from_i32(errno)),
+            }
         };
-        self.answer(reply, work, move |reply, attributes| {
-            let attr = file_attr(&attributes);
-            let open = open_flags(flags, false);
-            reply.created(&cache, &attr, GENERATION, handle, open);
-        });
+        self.run(answered);
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -568,7 +592,7 @@ impl Filesystem for Adapter {
             fs.told_directory(handle.0, to, false).await;
             reply.ok();
         };
-        self.tasks.spawn_on(answered, &self.runtime);
+        self.run(answered);
     }
 
     fn readdirplus(
@@ -579,47 +603,33 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, cache, index) = (self.fs.clone(), self.cache, entry_index(offset));
+        let (fs, index) = (self.fs.clone(), entry_index(offset));
+        let asked = fs.told.asked();
         let answered = async move {
             let found = read_directory(&fs, inode, handle, offset, true).await;
             let (own, entries) = match found {
-                Ok(found) => found,
+                Ok((own, entries)) => (own, with_attributes(&fs, entries).await),
                 Err(errno) => return reply.refuse(Errno::from_i32(errno)),
             };
-            if let Some(own) = own {
-                // The kernel takes nothing but the number from these two.
-                let mut attr = file_attr(&own);
-                if offset == 0 && reply.add(attr.ino, 1, ".", &cache, &attr, GENERATION) {
-                    return reply.ok();
-                }
-                attr.ino = INodeNo(own.parent.max(1));
-                if offset <= 1 && reply.add(attr.ino, 2, "..", &cache, &attr, GENERATION) {
-                    return reply.ok();
-                }
+            let Some(directory) = fs.directory(handle.0) else {
+                return reply.refuse(Errno::EBADF);
+            };
+            let telling = directory.telling().await;
+            let answer = fs.told.answer(asked);
+            let added = add_entries(
+                &mut reply,
+                &fs,
+                &answer,
+                own.as_ref(),
+                (offset, &entries),
+                inode,
+            );
+            if let Some((count, full)) = added {
+                telling.told(index + count, full);
             }
-            let (mut to, mut full) = (index, false);
-            for entry in entries {
-                let attributes = match entry.attributes {
-                    Some(attributes) => Ok(attributes),
-                    None => fs.attributes(entry.inode).await,
-                };
-                // Gone since it was listed: a name that has no inode is not told.
-                let Ok(attributes) = attributes else {
-                    to += 1;
-                    continue;
-                };
-                let attr = file_attr(&attributes);
-                let name = OsStr::from_bytes(&entry.name);
-                full = reply.add(attr.ino, cookie(to), name, &cache, &attr, GENERATION);
-                if full {
-                    break;
-                }
-                to += 1;
-            }
-            fs.told_directory(handle.0, to, full).await;
             reply.ok();
         };
-        self.tasks.spawn_on(answered, &self.runtime);
+        self.run(answered);
     }
 
     fn releasedir(

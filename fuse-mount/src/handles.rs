@@ -25,7 +25,7 @@ pub(crate) struct OpenDirectory {
 }
 
 #[derive(Debug, Default)]
-struct Listed {
+pub(crate) struct Listed {
     /// Names that the kernel has got, without attributes.
     told: Vec<ListingEntry>,
     /// What came after them when it was last asked; nothing of it has been told.
@@ -75,10 +75,20 @@ impl OpenDirectory {
         Ok(listed.next.clone())
     }
 
-    /// The kernel took entries up to this index, of those that [`OpenDirectory::page`] returned; `full` if it had no room for
-    /// another one with attributes.
-    pub(crate) async fn told(&self, to: usize, full: bool) {
-        let mut listed = self.listed.lock().await;
+    /// For saying what the kernel takes of what [`OpenDirectory::page`] returned. It may ask for what comes next as soon as it is
+    /// answered, so this is said before. Waits for those who do so at the same time.
+    pub(crate) async fn telling(&self) -> Telling<'_> {
+        Telling(self.listed.lock().await)
+    }
+}
+
+/// See [`OpenDirectory::telling`].
+pub(crate) struct Telling<'a>(tokio::sync::MutexGuard<'a, Listed>);
+
+impl Telling<'_> {
+    /// The kernel takes entries up to this index; `full` if it had no room for another one with attributes.
+    pub(crate) fn told(mut self, to: usize, full: bool) {
+        let listed = &mut *self.0;
         let count = to.saturating_sub(listed.told.len()).min(listed.next.len());
         if full {
             listed.fits = count.max(1);

@@ -144,6 +144,26 @@ impl Inodes {
         attributes
     }
 
+    /// True if these attributes are the last ones: nothing is on its way here that will change them, or has changed them.
+    pub(crate) fn is_settled(&self, attributes: &Attributes) -> bool {
+        let state = self.lock();
+        let (inode, version) = (attributes.inode, attributes.version);
+        match state.open.get(&inode) {
+            Some(open) => !open.file.is_dirty() && open.file.version() <= version,
+            None => state
+                .closed
+                .get(&inode)
+                .is_none_or(|closed| closed.newest <= version),
+        }
+    }
+
+    /// Others have changed the content of a file: if it is open, what is known of it is asked for again.
+    pub(crate) fn invalidate(&self, inode: u64) {
+        if let Some(file) = self.file(inode) {
+            file.invalidate();
+        }
+    }
+
     /// Mode of an open file as last heard of.
     pub(crate) fn mode(&self, inode: u64) -> Option<u32> {
         self.lock().open.get(&inode).map(|open| open.mode)

@@ -6,6 +6,7 @@
 //! | `fs` | what they mean, over `cairn_client::FileSystem`; knows no kernel |
 //! | `inodes`, `handles` | files and directories that are open |
 //! | `caches` | what the kernel keeps and must drop |
+//! | `feed`, `told` | what others change; how long the kernel may keep an answer |
 //! | `identity` | in whose name things are made |
 //! | `process` | what only `/proc` tells of the thread behind a request |
 //! | `errno` | failures as the kernel's numbers |
@@ -14,6 +15,7 @@
 mod caches;
 mod config;
 mod errno;
+mod feed;
 mod fs;
 mod fuse;
 mod handles;
@@ -21,8 +23,9 @@ mod identity;
 mod inodes;
 mod mount;
 mod process;
+mod told;
 
-pub use caches::{Forget, Forgets, KernelCaches};
+pub use caches::{Forget, Forgets, Forgotten, KernelCaches};
 pub use config::MountConfig;
 pub use fs::{LockCall, MountedFs, NewAttributes, Outcome, Requester};
 pub use mount::{Mount, check_mountpoint, remount};

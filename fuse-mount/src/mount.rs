@@ -2,6 +2,8 @@
 
 mod attach;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 pub use self::attach::{check_mountpoint, remount};
-use crate::caches::{Forgets, KernelCaches};
+use crate::caches::{Forgets, Forgotten, KernelCaches};
 use crate::config::MountConfig;
 use crate::fs::MountedFs;
 use crate::fuse::Adapter;
@@ -32,6 +34,8 @@ pub struct Mount {
     tasks: TaskTracker,
     /// Ended by [`Mount::finish`].
     keeper: JoinHandle<()>,
+    /// Listens to changes; ended with the keeper.
+    listener: JoinHandle<()>,
     config: MountConfig,
 }
 
@@ -44,13 +48,12 @@ impl Mount {
         check_mountpoint(&config.mountpoint)?;
         let mountpoint = config.mountpoint.clone();
         let (caches, forgets) = KernelCaches::new();
-        let fs = Arc::new(MountedFs::new(fs, caches));
+        let fs = Arc::new(MountedFs::new(fs, caches, config.cache));
         let tasks = TaskTracker::new();
         let adapter = Adapter {
             fs: fs.clone(),
             runtime: runtime.clone(),
             tasks: tasks.clone(),
-            cache: config.cache,
         };
         let session = attach::mount(adapter, &config)?;
         let notifier = session.notifier();
@@ -60,12 +63,17 @@ impl Mount {
             .spawn(move || tell_what_to_forget(forgets, &notifier))
             .context("start a thread")?;
         let keeper = runtime.spawn(look_after(fs.clone()));
+        let listener = runtime.spawn({
+            let fs = fs.clone();
+            async move { fs.follow_changes().await }
+        });
         raise_read_ahead(&mountpoint);
         Ok(Self {
             fs,
             session,
             tasks,
             keeper,
+            listener,
             config,
         })
     }
@@ -93,6 +101,7 @@ impl Mount {
         self.tasks.close();
         self.tasks.wait().await;
         self.keeper.abort();
+        self.listener.abort();
         self.fs.shut_down().await.context("commit what was written")
     }
 }
@@ -100,10 +109,20 @@ impl Mount {
 /// Passes on what the kernel must forget, until nobody can ask any more.
 fn tell_what_to_forget(mut forgets: Forgets, notifier: &Notifier) {
     while let Some(forget) = forgets.next_blocking() {
-        let from = i64::try_from(forget.from).unwrap_or(i64::MAX);
-        if let Err(error) = notifier.inval_inode(INodeNo(forget.inode), from, 0) {
+        let told = match &forget.what {
+            Forgotten::Pages { inode, from } => {
+                let from = i64::try_from(*from).unwrap_or(i64::MAX);
+                notifier.inval_inode(INodeNo(*inode), from, 0)
+            }
+            // No pages lie before the first.
+            Forgotten::Attributes { inode } => notifier.inval_inode(INodeNo(*inode), -1, 0),
+            Forgotten::Name { parent, name } => {
+                notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name))
+            }
+        };
+        if let Err(error) = told {
             // The mount is gone, and all caches with it.
-            tracing::debug!(inode = forget.inode, %error, "kernel not told");
+            tracing::debug!(what = ?forget.what, %error, "kernel not told");
         }
         forget.done();
     }

@@ -1,5 +1,7 @@
 //! Files: open, read, write, and what changes or copies ranges.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_client::OpenFile;
 use cairn_protocol::ErrorCode;
@@ -9,6 +11,8 @@ use cairn_protocol::messages::common::InodeKind;
 use super::{ASKS_MAX, MountedFs, Outcome, Requester, number};
 use crate::inodes::Opened;
 
+/// How long an open waits for what others have changed before it. Longer than the feed takes when all is well.
+const CHANGES_WAIT: Duration = Duration::from_secs(1);
 /// Most bytes that one request copies.
 const COPY_BYTES_MAX: u64 = 1 << 30;
 
@@ -17,8 +21,23 @@ impl MountedFs {
         self.inodes.file(inode).ok_or(libc::EBADF)
     }
 
-    /// Opens a file: what others have committed by now is seen. True if nothing changed since it was last open here.
+    /// Opens a file: what others have committed by now is seen, here and wherever the kernel remembers anything. True if the pages
+    /// that the kernel has of it are as they should be.
     pub async fn open(&self, inode: u64) -> Outcome<bool> {
+        let asked = self.told.asked();
+        let unchanged = self.open_newest(inode).await?;
+        let reached = self.hear_changes().await;
+        let watched = self.told.answer(asked).pages(inode);
+        Ok(unchanged || (reached && watched))
+    }
+
+    /// Waits until the kernel has dropped what others had changed before the last answer; false if that is not heard.
+    pub(super) async fn hear_changes(&self) -> bool {
+        let index = self.fs.changed_index();
+        self.told.wait_reached(index, CHANGES_WAIT).await
+    }
+
+    async fn open_newest(&self, inode: u64) -> Outcome<bool> {
         for _ in 0..ASKS_MAX {
             let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
             if attributes.kind != InodeKind::File as i32 {

@@ -208,9 +208,10 @@ impl MountedFs {
         self.see_newest(call.inode).await
     }
 
-    /// A lock was granted: nothing that is older is read under it.
+    /// A lock was granted: nothing that is older is read under it, here or anywhere else.
     async fn see_newest(&self, inode: u64) -> Outcome<()> {
         let attributes = self.ask(InodeId(inode).into()).await?;
+        self.hear_changes().await;
         if self.locks.is_new(inode, attributes.version) {
             self.caches.forget_pages(inode, 0).await;
             self.locks.forgot(inode, attributes.version);

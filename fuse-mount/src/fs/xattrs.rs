@@ -59,7 +59,8 @@ impl MountedFs {
             return Err(libc::EOPNOTSUPP);
         }
         let set = self.fs.set_xattr(InodeId(inode), name, value, mode, false);
-        set.await.map_err(number)
+        self.change_inode(inode, async { set.await.map_err(number) })
+            .await
     }
 
     /// Removes a value.
@@ -67,7 +68,8 @@ impl MountedFs {
         if is_refused(name) {
             return Err(libc::EOPNOTSUPP);
         }
-        let removed = self.fs.remove_xattr(InodeId(inode), name, false).await;
-        removed.map_err(number)
+        let removed = self.fs.remove_xattr(InodeId(inode), name, false);
+        self.change_inode(inode, async { removed.await.map_err(number) })
+            .await
     }
 }

@@ -32,9 +32,8 @@ pub fn check_mountpoint(mountpoint: &Path) -> anyhow::Result<()> {
             "this machine has no /dev/fuse: load the kernel's module with `modprobe fuse`, or in a container pass `--device /dev/fuse`"
         );
     }
-    if let Err(error) = std::fs::metadata(mountpoint)
-        && error.raw_os_error() == Some(libc::ENOTCONN)
-    {
+    // The kernel answers for a while with the attributes that it has, but nobody else knows of the space.
+    if rustix::fs::statfs(mountpoint).is_err_and(|error| error == Errno::NOTCONN) {
         if let Some(kind) = kind_of_mount(mountpoint)
             && kind.strip_prefix("fuse.").is_some()
             && kind != KIND

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_client::{ClusterConfig, FileSystem};
-use cairn_fuse_mount::{Forget, Forgets, KernelCaches, MountedFs, NewAttributes, Requester};
+use cairn_fuse_mount::{
+    Forget, Forgets, Forgotten, KernelCaches, MountedFs, NewAttributes, Requester,
+};
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::{RenameMode, XattrMode};
 use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
 use tokio::task::JoinSet;
 
 const ROOT: u64 = 1;
+/// How long the kernel may keep what is watched over.
+const KEEP: Duration = Duration::from_secs(3600);
 const SUPERUSER: Requester = Requester {
     uid: 0,
     gid: 0,
@@ -27,7 +31,7 @@ const SOMEBODY: Requester = Requester {
 /// A mount without a kernel, and what its kernel would be told to forget.
 fn mount(fs: FileSystem) -> (Arc<MountedFs>, Forgets) {
     let (caches, forgets) = KernelCaches::new();
-    (Arc::new(MountedFs::new(fs, caches)), forgets)
+    (Arc::new(MountedFs::new(fs, caches, KEEP)), forgets)
 }
 
 /// A mount whose kernel forgets whatever it is told to.
@@ -176,7 +180,7 @@ async fn an_append_makes_the_kernel_forget_from_where_it_expected_it() {
         tasks
     };
     let forget: Forget = forgets.next().await.unwrap();
-    assert_eq!((forget.inode, forget.from), (inode, 10));
+    assert_eq!(forget.what, Forgotten::Pages { inode, from: 10 });
     forget.done();
     assert_eq!(appending.join_all().await, [Ok(20)]);
     assert_eq!(mount.attributes(inode).await.unwrap().size, 24);
@@ -451,4 +455,52 @@ async fn attributes_that_nobody_would_obey_are_refused() {
     .unwrap();
     assert_eq!(mount.list_xattrs(inode).await.unwrap(), b"user.name\0");
     assert_eq!(MountedFs::get_xattr_at_once(b"user.name"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_keeps_pages_over_an_open_and_forgets_what_others_write() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, mut forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "abc").await;
+    mount.release(inode).await.unwrap();
+    assert!(!mount.open(inode).await.unwrap(), "nobody listens yet");
+    let mut tasks = JoinSet::new();
+    tasks.spawn({
+        let mount = mount.clone();
+        async move { mount.follow_changes().await }
+    });
+    // Its own changes are known, once it listens.
+    loop {
+        mount.write(inode, 0, "x".into(), false).await.unwrap();
+        mount.flush(inode).await.unwrap();
+        if mount.open(inode).await.unwrap() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "xbc");
+    let other = fs
+        .open_file(cairn_protocol::ids::InodeId(inode))
+        .await
+        .unwrap();
+    other.write(1, "yz12".into()).await.unwrap();
+    other.flush().await.unwrap();
+    loop {
+        let forget = forgets.next().await.unwrap();
+        let pages = forget.what == Forgotten::Pages { inode, from: 0 };
+        forget.done();
+        if pages {
+            break;
+        }
+    }
+    tasks.spawn(async move {
+        while let Some(forget) = forgets.next().await {
+            forget.done();
+        }
+    });
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "xyz12");
+    while !mount.open(inode).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -26,7 +26,7 @@ fn mount(fs: FileSystem, kernels: &mut JoinSet<()>) -> Arc<MountedFs> {
             forget.done();
         }
     });
-    Arc::new(MountedFs::new(fs, caches))
+    Arc::new(MountedFs::new(fs, caches, Duration::from_secs(3600)))
 }
 
 struct Setting {

@@ -11,6 +11,7 @@ mod mount_files;
 mod mount_life;
 mod mount_locks;
 mod mount_posix;
+mod mount_shared;
 mod mount_work;
 mod mounted;
 mod program;

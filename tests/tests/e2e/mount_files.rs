@@ -190,6 +190,7 @@ fn names_move_as_rename_2_says() {
     assert_eq!(read(&long), "b");
     let too_long = rename(&long, &"n".repeat(256), RenameFlags::empty());
     assert_eq!(too_long, Err(rustix::io::Errno::NAMETOOLONG));
+    drop(directory);
     mounted.unmount();
 }
 

@@ -127,7 +127,7 @@ fn a_killed_mount_is_taken_over_and_what_was_synced_is_there() {
     // Somebody is in it.
     let inside = fs::File::open(folder.join("file")).expect("open it");
     first.kill();
-    let dead = fs::metadata(&folder).expect_err("nobody serves it");
+    let dead = fs::read_dir(&folder).expect_err("nobody serves it");
     assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
     let second = Mounted::on(&cluster, folder.clone(), &[]);
     shell(work.path(), "cmp mnt/file copy");

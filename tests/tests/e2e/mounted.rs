@@ -46,7 +46,8 @@ impl Mounted {
         };
         eventually("the folder is mounted", || {
             assert!(!mounted.has_ended(), "{}", mounted.log());
-            is_mounted(&mounted.folder)
+            // One that is dead may still be in the table.
+            is_mounted(&mounted.folder) && rustix::fs::statfs(&mounted.folder).is_ok()
         });
         mounted
     }
