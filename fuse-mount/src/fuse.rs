@@ -405,6 +405,7 @@ impl Filesystem for Adapter {
             let made = fs.create(who, parent.0, &name, mode & 0o7777, exclusive);
             match made.await {
                 Ok(attributes) => {
+                    fs.opened_as(attributes.inode, handle.0);
                     let answer = fs.told.answer_change(asked);
                     // New, so the kernel has no pages of it.
                     answer.pages(attributes.inode);
@@ -421,7 +422,11 @@ impl Filesystem for Adapter {
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, handle) = (self.fs.clone(), FileHandle(self.fs.new_handle()));
-        let work = async move { fs.open(inode.0).await };
+        let work = async move {
+            let unchanged = fs.open(inode.0).await?;
+            fs.opened_as(inode.0, handle.0);
+            Ok(unchanged)
+        };
         self.answer(reply, work, move |reply, unchanged| {
             reply.opened(handle, open_flags(flags.0, unchanged));
         });
@@ -477,12 +482,12 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         inode: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        let work = async move { fs.flush_for(inode.0, owner.0).await };
+        let work = async move { fs.flush_for(inode.0, handle.0, owner.0).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
@@ -545,9 +550,9 @@ impl Filesystem for Adapter {
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
-    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, inode: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        let work = async move { fs.sync(inode.0).await };
+        let work = async move { fs.sync_for(inode.0, handle.0).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 

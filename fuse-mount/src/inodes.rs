@@ -1,4 +1,4 @@
-//! Files that are open in this mount: one `OpenFile` for all handles of an inode, whether the cluster keeps it for us after
+//! Files that are open in this mount: an `OpenFile` for each open file, which is told of what went wrong with it, and one of the mount's own for each inode, whether the cluster keeps it for us after
 //! its last name is gone, and which version of it the kernel's page cache holds.
 //!
 //! The kernel believes what it is told last, so nothing may be told that is older than what this mount has done itself: an
@@ -23,6 +23,8 @@ pub(crate) struct Inodes(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     open: BTreeMap<u64, Open>,
+    /// By the number that the kernel has.
+    handles: BTreeMap<u64, OpenFile>,
     closed: BTreeMap<u64, Versions>,
 }
 
@@ -172,6 +174,27 @@ impl Inodes {
     /// The file, if it is open.
     pub(crate) fn file(&self, inode: u64) -> Option<OpenFile> {
         self.lock().open.get(&inode).map(|open| open.file.clone())
+    }
+
+    /// Gives the open file that the kernel knows by this number an `OpenFile` of its own.
+    pub(crate) fn open_as(&self, inode: u64, handle: u64) {
+        let mut state = self.lock();
+        if let Some(file) = state.open.get(&inode).map(|open| open.file.open_again()) {
+            state.handles.insert(handle, file);
+        }
+    }
+
+    /// The open file with this number; the mount's own where there is none.
+    pub(crate) fn file_of(&self, inode: u64, handle: u64) -> Option<OpenFile> {
+        let opened = self.lock().handles.get(&handle).cloned();
+        opened.or_else(|| self.file(inode))
+    }
+
+    /// The kernel forgets the number.
+    pub(crate) fn close_as(&self, handle: u64) {
+        let closed = self.lock().handles.remove(&handle);
+        // Not under the lock: the last one of a file may begin to write.
+        drop(closed);
     }
 
     /// All open files.

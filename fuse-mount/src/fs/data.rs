@@ -103,13 +103,35 @@ impl MountedFs {
         self.file(inode)?.sync().await.map(drop).map_err(number)
     }
 
+    /// The file that was opened or made last is the one that the kernel will call `handle`: what goes wrong with its bytes is
+    /// told to it, once, whatever other programs were told.
+    pub fn opened_as(&self, inode: u64, handle: u64) {
+        self.inodes.open_as(inode, handle);
+    }
+
+    /// Commits what was written, for one open file.
+    pub(super) async fn flush_as(&self, inode: u64, handle: u64) -> Outcome<()> {
+        let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
+        file.flush().await.map(drop).map_err(number)
+    }
+
+    /// Commits, and waits until it is on disks, for one open file.
+    pub async fn sync_for(&self, inode: u64, handle: u64) -> Outcome<()> {
+        let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
+        file.sync().await.map(drop).map_err(number)
+    }
+
     /// One handle fewer. What was written through memory maps is committed here.
     pub async fn release(&self, inode: u64) -> Outcome<()> {
         let flushed = self.flush(inode).await;
+        self.let_close(inode).await;
+        flushed
+    }
+
+    pub(super) async fn let_close(&self, inode: u64) {
         if self.inodes.close(inode) {
             self.let_go(inode).await;
         }
-        flushed
     }
 
     /// As fallocate(2): space is not reserved, sizes and holes are as it says.

@@ -274,8 +274,8 @@ impl MountedFs {
     }
 
     /// A process closes a descriptor: what it wrote is committed, and its `fcntl` locks on the file go, as POSIX wants it.
-    pub async fn flush_for(&self, inode: u64, owner: u64) -> Outcome<()> {
-        let flushed = self.flush(inode).await;
+    pub async fn flush_for(&self, inode: u64, handle: u64, owner: u64) -> Outcome<()> {
+        let flushed = self.flush_as(inode, handle).await;
         let gone = (LockSpace::Posix, owner);
         let owners = self.locks.take(inode, |owner, _| owner == gone);
         self.release_owners(inode, owners).await;
@@ -286,7 +286,10 @@ impl MountedFs {
     pub async fn release_for(&self, inode: u64, handle: u64) -> Outcome<()> {
         let owners = self.locks.take(inode, |_, through| through == handle);
         self.release_owners(inode, owners).await;
-        self.release(inode).await
+        let flushed = self.flush_as(inode, handle).await;
+        self.inodes.close_as(handle);
+        self.let_close(inode).await;
+        flushed
     }
 
     /// Fails if locks on the file were lost: nothing is read or written under them any more.

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cairn_protocol::limits::NAME_BYTES_MAX;
+
 /// Most names and directories. Beyond that all are forgotten, and the cluster is asked again.
 const KNOWN_MAX: usize = 1 << 18;
 
@@ -43,6 +45,10 @@ impl Known {
     }
 
     pub(super) fn means_nothing(&self, directory: u64, name: &[u8]) -> bool {
+        // No directory has longer names, and the cluster says that, rather than that there is no such file.
+        if name.len() > NAME_BYTES_MAX {
+            return false;
+        }
         let names = self.directories.get(&directory);
         names.is_some_and(|names| !names.contains(name))
     }
@@ -68,6 +74,7 @@ mod tests {
         known.add(1, b"a");
         assert!(!known.means_nothing(1, b"a"));
         known.begin(1);
+        assert!(!known.means_nothing(1, &[b'a'; 256]), "too long");
         assert!(known.means_nothing(1, b"a"));
         known.add(1, b"a");
         assert!(!known.means_nothing(1, b"a"));

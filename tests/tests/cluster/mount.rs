@@ -100,6 +100,27 @@ async fn a_file_that_loses_its_name_here_stays_while_it_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_open_file_is_told_once_that_bytes_are_lost() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "abc").await;
+    mount.opened_as(inode, 1);
+    mount.open(inode).await.unwrap();
+    mount.opened_as(inode, 2);
+    fs.unlink("/file").await.unwrap();
+    // Nobody looks after the file, so it goes.
+    wait_gone(&fs, inode).await;
+    mount.write(inode, 3, "def".into(), false).await.unwrap();
+    for handle in [1, 2] {
+        assert!(mount.sync_for(inode, handle).await.is_err(), "{handle}");
+    }
+    for handle in [1, 2] {
+        mount.release_for(inode, handle).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_loses_its_name_elsewhere_stays_while_it_is_open() {
     // Long enough for the keeper, whom this test calls itself.
     let options = ClusterOptions {

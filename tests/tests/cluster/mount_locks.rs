@@ -151,7 +151,7 @@ async fn what_is_locked_here_is_locked_there_until_it_is_closed() {
     let refused = there.get_lock(range(2, write, 0, end)).await.unwrap();
     assert_eq!(refused.unwrap().end, 4);
     // A process that closes a descriptor, and an open file that is closed.
-    here.flush_for(inode, 1).await.unwrap();
+    here.flush_for(inode, 0, 1).await.unwrap();
     try_lock(&there, range(2, write, 0, 4)).await.unwrap();
     there.open(inode).await.unwrap();
     there.release_for(inode, 102).await.unwrap();
@@ -196,13 +196,13 @@ async fn under_a_lost_lock_nothing_is_read_or_written_until_the_file_is_closed()
     there.sync(inode).await.unwrap();
     // Who held it closes the file.
     assert_eq!(here.read(inode, 0, 6).await, Err(libc::EIO));
-    here.flush_for(inode, 1).await.unwrap();
+    here.flush_for(inode, 0, 1).await.unwrap();
     assert_eq!(here.read(inode, 0, 6).await.unwrap(), "theirs");
-    there.flush_for(inode, 2).await.unwrap();
+    there.flush_for(inode, 0, 2).await.unwrap();
     // And may begin anew.
     try_lock(&here, all(1, LockMode::Write)).await.unwrap();
     here.write(inode, 0, "ours..".into(), false).await.unwrap();
-    here.flush_for(inode, 1).await.unwrap();
+    here.flush_for(inode, 0, 1).await.unwrap();
     let fs = cluster.client().await.unwrap();
     assert_eq!(fs.read_file("/file").await.unwrap(), "ours..");
     assert!(
@@ -230,7 +230,7 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
     here.write(inode, 0, "lost!!".into(), false).await.unwrap();
     let closing = {
         let here = here.clone();
-        start(async move { here.flush_for(inode, 1).await })
+        start(async move { here.flush_for(inode, 0, 1).await })
     };
     wait_lost(&fs, inode).await;
     let renewed = renew(&fs);
@@ -241,7 +241,7 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
     here.look_after_open_files().await;
     ended(wait(&there, all(2, LockMode::Write))).await.unwrap();
     there.write(inode, 0, "theirs".into(), false).await.unwrap();
-    there.flush_for(inode, 2).await.unwrap();
+    there.flush_for(inode, 0, 2).await.unwrap();
     here.write(inode, 6, "!".into(), false).await.unwrap();
     here.flush(inode).await.unwrap();
     let fs = cluster.client().await.unwrap();

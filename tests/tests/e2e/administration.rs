@@ -209,7 +209,7 @@ fn a_cluster_is_founded_by_command_and_never_by_a_namenode_that_lost_its_data() 
     };
     let (first, second) = (start(0), start(1));
     let found = ["namenode", "found"];
-    let early = ["--timeout", "1s", "namenode", "found"];
+    let early = ["--timeout", "5s", "namenode", "found"];
     operator(&early).fails(1, &addresses[2]);
     let third = start(2);
     operator(&["namenode", "found", &addresses[1]])
