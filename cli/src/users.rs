@@ -10,6 +10,7 @@ pub(crate) fn caller(user: &str) -> anyhow::Result<Caller> {
         uid: ids.uid,
         gid: ids.gid,
         groups: ids.groups,
+        umask: 0,
     })
 }
 
@@ -20,6 +21,7 @@ pub(crate) fn own_caller() -> Caller {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
         groups: groups.into_iter().map(|group| group.as_raw()).collect(),
+        umask: 0,
     }
 }
 

@@ -143,6 +143,15 @@ fn requester(request: &Request) -> Requester {
         uid: request.uid(),
         gid: request.gid(),
         pid: request.pid(),
+        umask: 0,
+    }
+}
+
+/// The same for one that makes something.
+fn maker(request: &Request, umask: u32) -> Requester {
+    Requester {
+        umask: umask & 0o777,
+        ..requester(request)
     }
 }
 
@@ -175,6 +184,10 @@ impl Filesystem for Adapter {
             // Without these the kernel would grant locks by itself, to its own processes alone.
             InitFlags::FUSE_POSIX_LOCKS,
             InitFlags::FUSE_FLOCK_LOCKS,
+            // The kernel checks access control lists, and the cluster keeps them in step with modes; a umask counts only in
+            // directories that have no default list, and only the cluster knows which these are.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
             // A target never changes, and inode numbers are not used again.
             InitFlags::FUSE_CACHE_SYMLINKS,
             // Else it asks for security.capability before each write. `fs` takes the bits away.
@@ -269,7 +282,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -283,7 +296,7 @@ impl Filesystem for Adapter {
         };
         let (fs, who, bytes) = (
             self.fs.clone(),
-            requester(request),
+            maker(request, umask),
             name.as_bytes().to_vec(),
         );
         self.answer_entry(reply, (parent, name), async move {
@@ -298,12 +311,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (fs, who, bytes) = (
             self.fs.clone(),
-            requester(request),
+            maker(request, umask),
             name.as_bytes().to_vec(),
         );
         self.answer_entry(reply, (parent, name), async move {
@@ -390,14 +403,14 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (fs, name, who) = (
             self.fs.clone(),
             name.as_bytes().to_vec(),
-            requester(request),
+            maker(request, umask),
         );
         let exclusive = flags & libc::O_EXCL != 0;
         let (asked, handle) = (fs.told.asked(), FileHandle(fs.new_handle()));
@@ -677,7 +690,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -692,12 +705,13 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (fs, name, value) = (self.fs.clone(), name.as_bytes().to_vec(), value.to_vec());
-        let work = async move { fs.set_xattr(inode.0, &name, &value, mode).await };
+        let who = requester(request);
+        let work = async move { fs.set_xattr(who, inode.0, &name, &value, mode).await };
         self.answer(reply, work, |reply, ()| reply.ok());
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if let Some(errno) = MountedFs::get_xattr_at_once(name.as_bytes()) {
+        if let Some(errno) = self.fs.get_xattr_at_once(inode.0, name.as_bytes()) {
             return reply.error(Errno::from_i32(errno));
         }
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());

@@ -15,6 +15,8 @@ pub struct Requester {
     pub gid: u32,
     /// Thread.
     pub pid: u32,
+    /// What it makes does not get these bits, unless the directory says what it gets.
+    pub umask: u32,
 }
 
 impl Requester {
@@ -24,6 +26,7 @@ impl Requester {
             uid: self.uid,
             gid: self.gid,
             groups: Vec::new(),
+            umask: self.umask,
         }
     }
 

@@ -26,6 +26,8 @@ struct State {
     /// By the number that the kernel has.
     handles: BTreeMap<u64, OpenFile>,
     closed: BTreeMap<u64, Versions>,
+    /// Which inodes have access control lists, and the version at which that was so.
+    acls: BTreeMap<u64, (u64, bool)>,
 }
 
 /// What is remembered of a closed file.
@@ -72,6 +74,17 @@ impl State {
             newest: open.file.version(),
         };
         self.closed.insert(inode, versions);
+    }
+
+    fn note_acl(&mut self, attributes: &Attributes) {
+        if self.acls.len() >= VERSIONS_MAX {
+            self.acls.clear();
+        }
+        let newest = (attributes.version, attributes.has_acl);
+        let known = self.acls.entry(attributes.inode).or_insert(newest);
+        if known.0 <= attributes.version {
+            *known = newest;
+        }
     }
 }
 
@@ -127,6 +140,7 @@ impl Inodes {
     /// of them. `None` if they are older than what is known.
     pub(crate) fn see(&self, mut attributes: Attributes) -> Option<Attributes> {
         let mut state = self.lock();
+        state.note_acl(&attributes);
         let Some(open) = state.open.get_mut(&attributes.inode) else {
             let closed = state.closed.get(&attributes.inode);
             return closed
@@ -164,6 +178,12 @@ impl Inodes {
         if let Some(file) = self.file(inode) {
             file.invalidate();
         }
+    }
+
+    /// True if this inode had no access control list when it was last heard of.
+    pub(crate) fn has_no_acl(&self, inode: u64) -> bool {
+        let state = self.lock();
+        state.acls.get(&inode).is_some_and(|(_, has)| !has)
     }
 
     /// Mode of an open file as last heard of.

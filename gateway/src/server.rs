@@ -411,6 +411,7 @@ mod tests {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            umask: 0,
         };
         let mut cluster = ClusterConfig::new(vec!["127.0.0.1:1".to_owned()], caller);
         cluster.timeouts = Timeouts {

@@ -86,6 +86,7 @@ pub(crate) fn identify(
         uid: ids.uid,
         gid: ids.gid,
         groups: ids.groups,
+        umask: 0,
     };
     Ok(Who { name, caller })
 }

@@ -259,6 +259,7 @@ fn superuser() -> Caller {
         uid: 0,
         gid: 0,
         groups: Vec::new(),
+        umask: 0,
     }
 }
 

@@ -1,16 +1,17 @@
 //! Extended attributes.
 //!
-//! Two families are refused. The kernel asks for `security.capability` before writes, and it would have to vanish with each;
-//! and POSIX ACLs would be believed by those who set them and obeyed by nobody.
+//! `security.capability` is refused: the kernel asks for it before writes, and it would have to vanish with each. Access control
+//! lists are asked for at every check of a permission, so it is remembered who has none.
 
+use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::operation::XattrMode;
 
-use super::{MountedFs, Outcome, number};
+use super::{MountedFs, Outcome, Requester, number};
 
 /// Not kept by a mount.
 fn is_refused(name: &[u8]) -> bool {
-    name == b"security.capability" || is_acl(name)
+    name == b"security.capability"
 }
 
 fn is_acl(name: &[u8]) -> bool {
@@ -18,13 +19,10 @@ fn is_acl(name: &[u8]) -> bool {
 }
 
 impl MountedFs {
-    /// What is known of an attribute without asking: nothing is set that is refused.
-    pub fn get_xattr_at_once(name: &[u8]) -> Option<i32> {
-        match name {
-            name if is_acl(name) => Some(libc::EOPNOTSUPP),
-            name if is_refused(name) => Some(libc::ENODATA),
-            _ => None,
-        }
+    /// What is known of an attribute without asking: that there is none.
+    pub fn get_xattr_at_once(&self, inode: u64, name: &[u8]) -> Option<i32> {
+        let none = is_refused(name) || (is_acl(name) && self.inodes.has_no_acl(inode));
+        none.then_some(libc::ENODATA)
     }
 
     /// A value.
@@ -50,6 +48,7 @@ impl MountedFs {
     /// Sets a value.
     pub async fn set_xattr(
         &self,
+        who: Requester,
         inode: u64,
         name: &[u8],
         value: &[u8],
@@ -58,9 +57,18 @@ impl MountedFs {
         if is_refused(name) {
             return Err(libc::EOPNOTSUPP);
         }
-        let set = self.fs.set_xattr(InodeId(inode), name, value, mode, false);
-        self.change_inode(inode, async { set.await.map_err(number) })
-            .await
+        if !is_acl(name) {
+            let set = self.fs.set_xattr(InodeId(inode), name, value, mode, false);
+            let set = async { set.await.map_err(number) };
+            return self.change_inode(inode, set).await;
+        }
+        // Who is not in the file's group cannot keep set-group-id.
+        let set = self.on_behalf(who, libc::S_ISGID, |fs| async move {
+            fs.set_xattr(InodeId(inode), name, value, mode, false).await
+        });
+        self.change_inode(inode, set).await?;
+        // The mode has changed with it.
+        self.ask(InodeId(inode).into()).await.map(drop)
     }
 
     /// Removes a value.
@@ -68,8 +76,14 @@ impl MountedFs {
         if is_refused(name) {
             return Err(libc::EOPNOTSUPP);
         }
-        let removed = self.fs.remove_xattr(InodeId(inode), name, false);
-        self.change_inode(inode, async { removed.await.map_err(number) })
-            .await
+        let removed = async {
+            let removed = self.fs.remove_xattr(InodeId(inode), name, false).await;
+            match removed {
+                // As local file systems have it.
+                Err(error) if is_acl(name) && error.code() == ErrorCode::NoAttribute => Ok(()),
+                removed => removed.map_err(number),
+            }
+        };
+        self.change_inode(inode, removed).await
     }
 }

@@ -30,6 +30,7 @@ impl Context {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            umask: 0,
         };
         Self {
             stamp,

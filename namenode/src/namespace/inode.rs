@@ -5,6 +5,7 @@ use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{InodeOutcome, OutcomeKind, OutcomeValue};
 
+use super::acl;
 use super::context::{Context, Stamp};
 use super::error::OpError;
 use super::path::{self, Node};
@@ -14,6 +15,9 @@ use crate::store::{self, Txn};
 
 /// Largest size of a file: offsets are signed in POSIX.
 pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// What a umask can take away.
+const UMASK_BITS: u32 = 0o777;
 
 /// Most replicas that anybody may ask for.
 pub(super) const REPLICATION_MAX: u32 = 16;
@@ -29,6 +33,30 @@ pub(super) fn new(kind: InodeKind, mode: u32, uid: u32, gid: u32, stamp: Stamp) 
         version: stamp.index,
         ..InodeRecord::default()
     }
+}
+
+/// A new inode for a name in `directory`, with the mode, group and access control lists that it inherits.
+pub(super) fn made_in(
+    ctx: &Context,
+    directory: &InodeRecord,
+    kind: InodeKind,
+    mode: u32,
+) -> InodeRecord {
+    let default = &directory.default_acl;
+    let (mode, acl) = if kind == InodeKind::Symlink {
+        (mode, Vec::new())
+    } else if default.is_empty() {
+        (mode & !(ctx.caller.umask & UMASK_BITS), Vec::new())
+    } else {
+        acl::inherit(default, mode)
+    };
+    let (mode, gid) = permission::inherit(&ctx.caller, directory, kind, mode);
+    let mut record = new(kind, mode, ctx.caller.uid, gid, ctx.stamp);
+    record.acl = acl;
+    if kind == InodeKind::Directory {
+        record.default_acl.clone_from(default);
+    }
+    record
 }
 
 /// Whether it is a directory.
@@ -136,6 +164,7 @@ pub(super) fn attributes(id: InodeId, inode: &InodeRecord) -> Attributes {
             0
         },
         btime_ns: btime_ns(inode),
+        has_acl: !inode.acl.is_empty() || !inode.default_acl.is_empty(),
     }
 }
 

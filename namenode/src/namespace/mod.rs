@@ -15,6 +15,7 @@
 //! ops        what clients ask for; internal: what only the leader proposes; read: queries
 //! ```
 
+mod acl;
 mod apply;
 mod chunks;
 pub mod command;

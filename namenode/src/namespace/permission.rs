@@ -1,7 +1,8 @@
-//! Mode bits: who may read, write, search, delete and change what. uid 0 may all that Linux lets it.
+//! Mode bits and access control lists: who may read, write, search, delete and change what. uid 0 may all that Linux lets it.
 
 use cairn_protocol::messages::common::{Caller, InodeKind};
 
+use super::acl;
 use crate::store::Directory;
 use crate::store::records::InodeRecord;
 
@@ -33,7 +34,7 @@ pub(super) fn owns(caller: &Caller, inode: &InodeRecord) -> bool {
     caller.uid == 0 || caller.uid == inode.uid
 }
 
-/// Whether the mode gives the caller all bits of `mask`. The first class that fits decides (POSIX): an owner
+/// Whether mode and access control list give the caller all bits of `mask`. The first class that fits decides (POSIX): an owner
 /// without a bit does not get it as one of the others.
 pub(super) fn allows(caller: &Caller, inode: &InodeRecord, mask: u32) -> bool {
     let mask = mask & (READ | WRITE | EXECUTE);
@@ -41,17 +42,22 @@ pub(super) fn allows(caller: &Caller, inode: &InodeRecord, mask: u32) -> bool {
         let directory = inode.kind == InodeKind::Directory as i32;
         return mask & EXECUTE == 0 || directory || inode.mode & ANY_EXECUTE != 0;
     }
-    class_bits(caller, inode.mode, inode.uid, inode.gid) & mask == mask
+    let owner = (inode.uid, inode.gid);
+    if inode.acl.is_empty() {
+        class_bits(caller, inode.mode, owner) & mask == mask
+    } else {
+        acl::allows(&inode.acl, caller, owner, mask)
+    }
 }
 
 /// Whether the caller may look names up in a directory.
 pub(super) fn may_search(caller: &Caller, directory: &Directory) -> bool {
     let Directory { mode, uid, gid } = *directory;
-    caller.uid == 0 || class_bits(caller, mode, uid, gid) & EXECUTE != 0
+    caller.uid == 0 || class_bits(caller, mode, (uid, gid)) & EXECUTE != 0
 }
 
 /// The bits of the class that the caller belongs to.
-fn class_bits(caller: &Caller, mode: u32, uid: u32, gid: u32) -> u32 {
+fn class_bits(caller: &Caller, mode: u32, (uid, gid): (u32, u32)) -> u32 {
     let shift = if caller.uid == uid {
         6
     } else if in_group(caller, gid) {
@@ -119,6 +125,7 @@ mod tests {
             uid,
             gid,
             groups: groups.to_vec(),
+            umask: 0,
         }
     }
 

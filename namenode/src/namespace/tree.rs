@@ -162,9 +162,7 @@ pub(super) fn make_directory(
     name: &[u8],
     mode: u32,
 ) -> Result<Node, OpError> {
-    let kind = InodeKind::Directory;
-    let (mode, gid) = permission::inherit(&ctx.caller, &parent.inode, kind, mode);
-    let mut record = inode::new(kind, mode, ctx.caller.uid, gid, ctx.stamp);
+    let mut record = inode::made_in(ctx, &parent.inode, InodeKind::Directory, mode);
     record.nlink = 2;
     record.parent = parent.id.0;
     record.replication = parent.inode.replication;

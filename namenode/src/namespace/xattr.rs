@@ -4,18 +4,22 @@
 //! user.*                      who may read or write the file; only files and directories have them
 //! trusted.*                   the superuser; nobody else sees them
 //! security.*                  everybody reads, the superuser writes
-//! system.posix_acl_access,    everybody reads, the owner writes; stored, not yet obeyed
+//! system.posix_acl_access,    everybody reads, the owner writes: access control lists, which lie in the inode
 //! system.posix_acl_default
 //! ```
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::{Caller, InodeKind, Location};
 
+use super::acl::Acl;
 use super::error::OpError;
-use super::permission::{self, READ, STICKY, WRITE};
+use super::permission::{self, READ, SETGID, STICKY, WRITE};
 use super::{inode, path};
 use crate::store::records::InodeRecord;
 
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+const PERMISSION_BITS: u32 = 0o777;
 /// Longest name.
 const NAME_BYTES_MAX: usize = 255;
 /// Largest value.
@@ -52,7 +56,7 @@ fn namespace_of(name: &[u8], location: &Location) -> Result<Namespace, OpError> 
     if name.contains(&0) {
         return Err(OpError::new(ErrorCode::InvalidArgument, shown()));
     }
-    if name == b"system.posix_acl_access" || name == b"system.posix_acl_default" {
+    if name == ACCESS_ACL || name == DEFAULT_ACL {
         return Ok(Namespace::Acl);
     }
     let prefixes: [(&[u8], Namespace); 3] = [
@@ -114,6 +118,66 @@ pub(super) fn check_write(
     } else {
         Err(path::failure(ErrorCode::NotPermitted, location))
     }
+}
+
+/// The access control list that an attribute of this name is; `None` for other names. Empty if there is none.
+pub(super) fn acl<'a>(record: &'a InodeRecord, name: &[u8]) -> Option<&'a [u8]> {
+    match name {
+        ACCESS_ACL => Some(&record.acl),
+        DEFAULT_ACL => Some(&record.default_acl),
+        _ => None,
+    }
+}
+
+/// Takes the access control list away that an attribute of this name is; `None` for other names, false if there is none.
+pub(super) fn remove_acl(record: &mut InodeRecord, name: &[u8]) -> Option<bool> {
+    let list = match name {
+        ACCESS_ACL => &mut record.acl,
+        DEFAULT_ACL => &mut record.default_acl,
+        _ => return None,
+    };
+    Some(!std::mem::take(list).is_empty())
+}
+
+/// Sets an access control list, and the mode that it stands for.
+pub(super) fn set_acl(
+    caller: &Caller,
+    location: &Location,
+    record: &mut InodeRecord,
+    (name, value): (&[u8], &[u8]),
+) -> Result<(), OpError> {
+    let Some(list) = Acl::parse(value) else {
+        let message = format!("{}: not an access control list", path::show(location));
+        return Err(OpError::new(ErrorCode::InvalidArgument, message));
+    };
+    if name == DEFAULT_ACL {
+        if !inode::is_directory(record) {
+            return Err(path::failure(ErrorCode::PermissionDenied, location));
+        }
+        record.default_acl = list.encode();
+        return Ok(());
+    }
+    record.mode = record.mode & !PERMISSION_BITS | list.mode();
+    if caller.uid != 0 && !permission::in_group(caller, record.gid) {
+        record.mode &= !SETGID;
+    }
+    record.acl = if list.is_minimal() {
+        Vec::new()
+    } else {
+        list.encode()
+    };
+    Ok(())
+}
+
+/// Names of the access control lists of an inode.
+pub(super) fn acl_names(record: &InodeRecord) -> impl Iterator<Item = &'static [u8]> {
+    let lists = [
+        (ACCESS_ACL, record.acl.is_empty()),
+        (DEFAULT_ACL, record.default_acl.is_empty()),
+    ];
+    lists
+        .into_iter()
+        .filter_map(|(name, empty)| (!empty).then_some(name))
 }
 
 /// Whether a list of names shows this one to the caller.

@@ -35,10 +35,11 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// What is remembered of an inode; `None` for all but directories.
+    /// What is remembered of an inode; `None` for all but directories, and for those with an access control list.
     pub fn of(inode: &InodeRecord) -> Option<Self> {
         let (mode, uid, gid) = (inode.mode, inode.uid, inode.gid);
-        (inode.kind == InodeKind::Directory as i32).then_some(Self { mode, uid, gid })
+        let simple = inode.kind == InodeKind::Directory as i32 && inode.acl.is_empty();
+        simple.then_some(Self { mode, uid, gid })
     }
 }
 

@@ -89,6 +89,12 @@ pub struct InodeRecord {
     /// Bytes of their names and values together.
     #[prost(uint32, tag = "21")]
     pub xattr_bytes: u32,
+    /// Access control list, as `namespace/acl.rs` draws it; empty if the mode says it all.
+    #[prost(bytes = "vec", tag = "22")]
+    pub acl: Vec<u8>,
+    /// What is made in this directory gets this one.
+    #[prost(bytes = "vec", tag = "23")]
+    pub default_acl: Vec<u8>,
 }
 
 /// A directory entry.

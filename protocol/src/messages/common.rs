@@ -12,6 +12,10 @@ pub struct Caller {
     /// Supplementary group ids, at most 1,024.
     #[prost(uint32, repeated, tag = "3")]
     pub groups: Vec<u32>,
+    /// Bits that what it makes does not get, unless the directory has a default access control list. For those who know only
+    /// then; others have taken them out of the mode.
+    #[prost(uint32, tag = "4")]
+    pub umask: u32,
 }
 
 /// A place in the namespace: a path walked from an inode. An empty path is the inode itself; a leading `/` starts at
@@ -128,6 +132,9 @@ pub struct Attributes {
     /// Time of creation.
     #[prost(uint64, tag = "17")]
     pub btime_ns: u64,
+    /// It has an access control list, or a default one.
+    #[prost(bool, tag = "18")]
+    pub has_acl: bool,
 }
 
 /// Which file bytes are which chunk bytes.

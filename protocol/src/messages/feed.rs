@@ -108,6 +108,7 @@ mod tests {
             uid: 1,
             gid: 2,
             groups: vec![],
+            umask: 0,
         };
         let request = ChangesRequest {
             caller,

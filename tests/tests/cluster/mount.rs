@@ -21,11 +21,13 @@ const SUPERUSER: Requester = Requester {
     uid: 0,
     gid: 0,
     pid: 0,
+    umask: 0,
 };
 const SOMEBODY: Requester = Requester {
     uid: 1000,
     gid: 1000,
     pid: 0,
+    umask: 0,
 };
 
 /// A mount without a kernel, and what its kernel would be told to forget.
@@ -453,29 +455,68 @@ async fn bytes_that_close_could_not_commit_are_not_overtaken() {
     assert_eq!(fs.read_file("/file").await.unwrap(), "newer bytes");
 }
 
+/// user::rw-, user:1000:rw-, group::---, mask::rw-, other::---
+const LIST: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\xe8\x03\0\0\
+    \x04\0\0\0\xff\xff\xff\xff\x10\0\x06\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attributes_that_nobody_would_obey_are_refused() {
+async fn access_control_lists_are_kept_and_remembered() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
-    let fs = cluster.client().await.unwrap();
-    let (mount, _forgets) = mount(cluster.client().await.unwrap());
-    let inode = make(&mount, "file").await;
-    let set = async |name: &[u8]| mount.set_xattr(inode, name, b"value", XattrMode::Set).await;
-    assert_eq!(set(b"user.name").await, Ok(()));
-    for refused in [&b"security.capability"[..], b"system.posix_acl_access"] {
-        assert_eq!(set(refused).await, Err(libc::EOPNOTSUPP));
-        assert!(MountedFs::get_xattr_at_once(refused).is_some());
+    let (here, _forgets) = mount(cluster.client().await.unwrap());
+    let (there, _forgets) = mount(cluster.client().await.unwrap());
+    let inode = make(&here, "file").await;
+    let acl = &b"system.posix_acl_access"[..];
+    let set = async |name: &[u8], value: &[u8]| {
+        let set = here.set_xattr(SUPERUSER, inode, name, value, XattrMode::Set);
+        set.await
+    };
+    assert_eq!(set(b"user.name", b"value").await, Ok(()));
+    assert_eq!(
+        set(b"security.capability", b"value").await,
+        Err(libc::EOPNOTSUPP)
+    );
+    let at_once = |mount: &MountedFs, name: &[u8]| mount.get_xattr_at_once(inode, name);
+    assert_eq!(at_once(&here, b"user.name"), None);
+    assert_eq!(at_once(&here, b"security.capability"), Some(libc::ENODATA));
+    for mount in [&here, &there] {
+        mount.lookup(ROOT, b"file").await.unwrap();
+        assert_eq!(at_once(mount, acl), Some(libc::ENODATA));
     }
-    fs.set_xattr(
-        "/file",
-        "system.posix_acl_access",
-        "x",
-        XattrMode::Set,
-        false,
-    )
-    .await
-    .unwrap();
-    assert_eq!(mount.list_xattrs(inode).await.unwrap(), b"user.name\0");
-    assert_eq!(MountedFs::get_xattr_at_once(b"user.name"), None);
+    set(acl, LIST).await.unwrap();
+    assert_eq!(at_once(&here, acl), None);
+    assert_eq!(here.get_xattr(inode, acl).await.unwrap(), LIST);
+    assert_eq!(here.attributes(inode).await.unwrap().mode, 0o660);
+    assert_eq!(
+        here.list_xattrs(inode).await.unwrap(),
+        b"system.posix_acl_access\0user.name\0"
+    );
+    there.attributes(inode).await.unwrap();
+    assert_eq!(at_once(&there, acl), None);
+    for _ in 0..2 {
+        there.remove_xattr(inode, acl).await.unwrap();
+    }
+    there.attributes(inode).await.unwrap();
+    assert_eq!(at_once(&there, acl), Some(libc::ENODATA));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_list_counts_instead_of_the_umask() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let who = Requester {
+        umask: 0o077,
+        ..SUPERUSER
+    };
+    let plain = mount.mkdir(who, ROOT, b"plain", 0o777).await.unwrap();
+    assert_eq!(plain.mode, 0o700);
+    let shared = mount.mkdir(who, ROOT, b"shared", 0o777).await.unwrap();
+    let default = b"system.posix_acl_default";
+    let set = mount.set_xattr(SUPERUSER, shared.inode, default, LIST, XattrMode::Set);
+    set.await.unwrap();
+    let file = mount.create(who, shared.inode, b"file", 0o666, true).await;
+    assert_eq!(file.unwrap().mode, 0o660);
+    let file = mount.create(who, plain.inode, b"file", 0o666, true).await;
+    assert_eq!(file.unwrap().mode, 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

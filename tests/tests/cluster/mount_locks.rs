@@ -55,6 +55,7 @@ async fn setting() -> Setting {
         uid: 0,
         gid: 0,
         pid: 0,
+        umask: 0,
     };
     let made = here.create(who, ROOT, b"file", 0o644, true).await.unwrap();
     there.open(made.inode).await.unwrap();

@@ -12,6 +12,7 @@ async fn user(cluster: &mut MiniCluster, uid: u32, groups: &[u32]) -> FileSystem
         uid,
         gid: uid,
         groups: groups.to_vec(),
+        umask: 0,
     };
     cluster.client_as(caller).await.unwrap()
 }

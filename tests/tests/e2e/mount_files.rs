@@ -256,10 +256,6 @@ fn attributes_and_rights_hold_for_others_than_root() {
         Err(rustix::io::Errno::NODATA)
     );
     assert_eq!(set("trusted.c", XattrFlags::empty()), Ok(()));
-    assert_eq!(
-        set("system.posix_acl_access", XattrFlags::empty()),
-        Err(rustix::io::Errno::OPNOTSUPP)
-    );
     let mut list = vec![0; 100];
     let length = rustix::fs::flistxattr(&file, &mut list).expect("list");
     assert_eq!(&list[..length], b"trusted.c\0user.a\0");
@@ -327,5 +323,78 @@ fn a_file_that_is_run_is_not_written_and_one_that_is_synced_stays() {
     file.write_all(b"abc").expect("write");
     assert_eq!(cluster.run(["cat", "/synced"]).text(), "abc");
     drop(file);
+    mounted.unmount();
+}
+
+/// An access control list as Linux has it: user::7, user:2000, group::0, mask::7, other::0.
+fn list(user: u8) -> Vec<u8> {
+    let entries = [
+        (1, 7, u32::MAX),
+        (2, user, 2000),
+        (4, 0, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let mut bytes = vec![2, 0, 0, 0];
+    for (tag, permissions, id) in entries {
+        bytes.extend([tag, 0, permissions, 0]);
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn access_control_lists_are_obeyed_and_inherited() {
+    let Some((_work, _cluster, mounted)) = setting() else {
+        return;
+    };
+    let root = mounted.path();
+    let set = |path: &str, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(root.join(path), name, value, XattrFlags::empty())
+    };
+    let may = |uid: u32, line: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(root).uid(uid);
+        finish(command.gid(uid), b"").status == Some(0)
+    };
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    shell(root, "umask 077; mkdir dir; echo x > dir/file");
+    assert!(!may(2000, "cat dir/file"));
+    assert_eq!(set("dir", access, &list(5)), Ok(()));
+    assert_eq!(set("dir/file", access, &list(4)), Ok(()));
+    assert!(may(2000, "cat dir/file") && !may(2000, "echo y >> dir/file"));
+    assert!(!may(2001, "cat dir/file"));
+    assert_eq!(shell(root, "stat -c %a dir dir/file"), "770\n770\n");
+    // chmod moves the mask.
+    shell(root, "chmod 700 dir/file");
+    assert!(!may(2000, "cat dir/file"));
+    shell(root, "chmod 750 dir/file");
+    assert!(may(2000, "cat dir/file"));
+    // What is made in it belongs to the named user, too, whatever the umask.
+    assert_eq!(set("dir", default, &list(6)), Ok(()));
+    shell(
+        root,
+        "umask 077; echo x > dir/new; mkdir dir/sub; : > dir/sub/deep",
+    );
+    assert_eq!(
+        shell(root, "stat -c %a dir/new dir/sub dir/sub/deep"),
+        "660\n770\n660\n"
+    );
+    assert!(may(2000, "echo y >> dir/new") && !may(2001, "cat dir/new"));
+    assert!(!may(2000, "ls dir/sub/deep"), "rw- is no right to search");
+    let mut value = vec![0; 100];
+    let length = rustix::fs::getxattr(root.join("dir/sub"), default, &mut value);
+    assert_eq!(value[..length.expect("inherited")], list(6));
+    // Without the lists the modes count again.
+    rustix::fs::removexattr(root.join("dir"), default).expect("remove");
+    rustix::fs::removexattr(root.join("dir/new"), access).expect("remove");
+    shell(root, "umask 027; : > dir/plain");
+    assert_eq!(shell(root, "stat -c %a dir/plain"), "640\n");
+    assert!(!may(2000, "echo z >> dir/new"));
+    assert_eq!(
+        set("dir/file", access, b"nonsense"),
+        Err(rustix::io::Errno::INVAL)
+    );
+    assert_eq!(mounted.log(), "");
     mounted.unmount();
 }

@@ -219,6 +219,7 @@ impl FakeCluster {
             uid: 0,
             gid: 0,
             groups: vec![],
+            umask: 0,
         };
         let namenodes = self.state().namenodes.clone();
         let mut config = ClusterConfig::new(namenodes, caller);

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::Page;
 use crate::namespace::extents::{self, INLINE_EXTENTS_MAX};
-use crate::namespace::inode;
+use crate::namespace::{acl, inode};
 use crate::store::chunk_use::UseOwner;
 use crate::store::records::{ExtentRecord, InodeRecord};
 use crate::store::{self, KeyKind, Read, StoreError};
@@ -95,6 +95,14 @@ fn check_inode(
                 format!("directory {id} has no parent {}", record.parent),
             );
         }
+    }
+    if !acl::agrees(record) {
+        page.problem(
+            "I2",
+            format!(
+                "access control list of inode {id} is damaged, or says something else than its mode"
+            ),
+        );
     }
     if record.map != 0 {
         let owner = store::map_owner::get(read, MapId(record.map))?;

@@ -11,7 +11,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::{FILE_BYTES_MAX, REPLICATION_MAX};
 use crate::namespace::path::{self, Entry, Node, Stop};
-use crate::namespace::{extents, inode, permission, tree};
+use crate::namespace::{extents, inode, tree};
 use crate::store::records::{InodeRecord, OrphanRecord};
 use crate::store::{self, Txn};
 
@@ -104,8 +104,7 @@ fn make_inode(
     kind: InodeKind,
     directory: &InodeRecord,
 ) -> Result<Node, OpError> {
-    let (mode, gid) = permission::inherit(&ctx.caller, directory, kind, cmd.mode);
-    let mut record = inode::new(kind, mode, ctx.caller.uid, gid, ctx.stamp);
+    let mut record = inode::made_in(ctx, directory, kind, cmd.mode);
     record.rdev = match kind {
         InodeKind::CharDevice | InodeKind::BlockDevice => cmd.rdev,
         _ => 0,

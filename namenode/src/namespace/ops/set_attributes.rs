@@ -9,7 +9,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::REPLICATION_MAX;
 use crate::namespace::permission::{self, MODE_MASK, SETGID, WRITE};
-use crate::namespace::{inode, path, replication};
+use crate::namespace::{acl, inode, path, replication};
 use crate::store::records::InodeRecord;
 use crate::store::{self, Txn};
 
@@ -146,6 +146,9 @@ fn set_mode(cmd: &SetAttributes, ctx: &Context, record: &mut InodeRecord) {
     record.mode = mode & MODE_MASK;
     if !group {
         record.mode &= !SETGID;
+    }
+    if !record.acl.is_empty() {
+        record.acl = acl::after_chmod(&record.acl, record.mode);
     }
 }
 

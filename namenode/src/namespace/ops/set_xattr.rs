@@ -18,9 +18,11 @@ pub(super) fn apply(txn: &mut Txn, cmd: &SetXattr, ctx: &Context) -> Result<Outc
     })?;
     let mut node = path::resolve(txn, &ctx.caller, &cmd.location, cmd.follow)?;
     xattr::check_write(&ctx.caller, &cmd.location, &node.inode, &cmd.name)?;
-    let old = match node.inode.xattr_count {
-        0 => None,
-        _ => store::xattr::get(txn, node.id, &cmd.name)?,
+    let acl = xattr::acl(&node.inode, &cmd.name);
+    let old = match acl {
+        Some(acl) => (!acl.is_empty()).then(|| acl.to_vec()),
+        None if node.inode.xattr_count == 0 => None,
+        None => store::xattr::get(txn, node.id, &cmd.name)?,
     };
     match (mode, &old) {
         (XattrMode::Create, Some(_)) => {
@@ -29,8 +31,13 @@ pub(super) fn apply(txn: &mut Txn, cmd: &SetXattr, ctx: &Context) -> Result<Outc
         (XattrMode::Replace, None) => return Err(xattr::missing(&cmd.location, &cmd.name)),
         (XattrMode::Set | XattrMode::Create | XattrMode::Replace, _) => {}
     }
-    account(cmd, &mut node.inode, old.as_deref())?;
-    store::xattr::put(txn, node.id, &cmd.name, cmd.value.clone());
+    if acl.is_some() {
+        let named = (&cmd.name[..], &cmd.value[..]);
+        xattr::set_acl(&ctx.caller, &cmd.location, &mut node.inode, named)?;
+    } else {
+        account(cmd, &mut node.inode, old.as_deref())?;
+        store::xattr::put(txn, node.id, &cmd.name, cmd.value.clone());
+    }
     inode::touch(&mut node.inode, ctx.stamp);
     store::inode::put(txn, node.id, &node.inode);
     Ok(inode::answer(&node))

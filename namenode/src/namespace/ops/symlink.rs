@@ -7,7 +7,7 @@ use cairn_protocol::messages::operation::{OutcomeValue, Symlink};
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::path::{self, Node};
-use crate::namespace::{inode, permission, tree};
+use crate::namespace::{inode, tree};
 use crate::store::{self, Txn};
 
 /// Longest target: a path without its end mark, as Linux has it.
@@ -24,9 +24,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Symlink, ctx: &Context) -> Result<Outco
         return Err(path::failure(ErrorCode::NotFound, &cmd.location));
     }
     tree::check_may_add(&ctx.caller, &cmd.location, &entry.parent)?;
-    let kind = InodeKind::Symlink;
-    let (mode, gid) = permission::inherit(&ctx.caller, &entry.parent.inode, kind, 0o777);
-    let mut record = inode::new(kind, mode, ctx.caller.uid, gid, ctx.stamp);
+    let mut record = inode::made_in(ctx, &entry.parent.inode, InodeKind::Symlink, 0o777);
     record.nlink = 1;
     record.parent = entry.parent.id.0;
     record.symlink_target.clone_from(&cmd.target);

@@ -15,9 +15,10 @@ pub(super) fn get(
 ) -> Result<XattrValue, OpError> {
     let node = path::resolve(read, caller, &query.location, query.follow)?;
     xattr::check_read(caller, &query.location, &node.inode, &query.name)?;
-    let value = match node.inode.xattr_count {
-        0 => None,
-        _ => store::xattr::get(read, node.id, &query.name)?,
+    let value = match xattr::acl(&node.inode, &query.name) {
+        Some(acl) => (!acl.is_empty()).then(|| acl.to_vec()),
+        None if node.inode.xattr_count == 0 => None,
+        None => store::xattr::get(read, node.id, &query.name)?,
     };
     let value = value.ok_or_else(|| xattr::missing(&query.location, &query.name))?;
     Ok(XattrValue { value })
@@ -30,7 +31,7 @@ pub(super) fn list(
     query: &ListXattrs,
 ) -> Result<XattrNames, OpError> {
     let node = path::resolve(read, caller, &query.location, query.follow)?;
-    let mut names = Vec::new();
+    let mut names: Vec<_> = xattr::acl_names(&node.inode).map(<[u8]>::to_vec).collect();
     if node.inode.xattr_count > 0 {
         store::xattr::scan(read, node.id, &mut |name, _| {
             if xattr::is_listed(caller, name) {
@@ -39,5 +40,6 @@ pub(super) fn list(
             Ok(true)
         })?;
     }
+    names.sort_unstable();
     Ok(XattrNames { names })
 }

@@ -35,6 +35,7 @@ fn a_batch_with_a_clients_command_has_these_bytes() {
             uid: 4,
             gid: 5,
             groups: vec![6],
+            umask: 0,
         },
         operation: OperationKind::Mkdir(mkdir).into(),
         placement: Some(Placement {

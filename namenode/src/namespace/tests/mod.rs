@@ -1,6 +1,7 @@
 //! The namespace as a whole, through [`apply_batch`](super::apply_batch) and [`query`](super::query) as the
 //! state machine and the service call them.
 
+mod acl;
 mod bad_input;
 mod broken;
 mod changes;

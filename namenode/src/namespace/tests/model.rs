@@ -99,6 +99,7 @@ pub(super) fn caller() -> impl Strategy<Value = Caller> {
             uid: 2,
             gid: 2,
             groups: vec![1],
+            umask: 0,
         },
     ])
 }

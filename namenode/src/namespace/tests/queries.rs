@@ -207,8 +207,12 @@ fn namespaces_of_attributes_have_their_rules() {
         ("security.x", 0, Ok(())),
     ];
     for (name, who, expected) in cases {
+        // user::rw-, group::r--, group:5:rw-, mask::rw-, other::---
+        let acl = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\
+            \x08\0\x06\0\x05\0\0\0\x10\0\x06\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+        let value = if name.contains("acl") { &acl[..] } else { b"v" };
         let found = world
-            .change(&user(who), set(name, b"v", XattrMode::Set))
+            .change(&user(who), set(name, value, XattrMode::Set))
             .map(|_| ());
         assert_eq!(found, expected, "{name} by {who}");
     }

@@ -41,6 +41,7 @@ pub(super) fn user(uid: u32) -> Caller {
         uid,
         gid: uid,
         groups: Vec::new(),
+        umask: 0,
     }
 }
 
