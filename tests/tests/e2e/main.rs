@@ -10,6 +10,7 @@ mod habits;
 mod mount_files;
 mod mount_life;
 mod mount_locks;
+mod mount_model;
 mod mount_posix;
 mod mount_shared;
 mod mount_work;
