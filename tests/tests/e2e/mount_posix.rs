@@ -3,8 +3,13 @@
 //! `scripts/test-tools` installs them; `make test` calls it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -103,4 +108,67 @@ fn fsx_finds_no_difference() {
     });
     assert_eq!(mounted.log(), "");
     mounted.unmount();
+}
+
+/// Points a symbolic link at one file and the other by turns, until it is dropped.
+struct Turns {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Turns {
+    fn take(link: &Path, files: [PathBuf; 2]) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (seen, link) = (over.clone(), link.to_owned());
+        let next = link.with_extension("next");
+        let turn = move |file: &PathBuf| {
+            symlink(file, &next).expect("make a link");
+            fs::rename(&next, &link).expect("turn the link");
+        };
+        turn(&files[0]);
+        let thread = thread::spawn(move || {
+            for file in files.iter().cycle() {
+                if seen.load(Ordering::Relaxed) {
+                    return;
+                }
+                turn(file);
+                // As long as some operations take.
+                thread::sleep(Duration::from_millis(3));
+            }
+        });
+        Self {
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn fsx_finds_no_difference_when_two_mounts_take_turns() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(&work, &[]);
+    let mounts = ["first", "second"].map(|name| Mounted::on(&cluster, work.path().join(name), &[]));
+    let files = [mounts[0].path().join("file"), mounts[1].path().join("file")];
+    fs::write(&files[0], "").expect("make the file");
+    // fsx opens it anew again and again, through whichever mount has the turn.
+    let link = work.path().join("turns");
+    let turns = Turns::take(&link, files);
+    fsx(&work, &link, "9");
+    drop(turns);
+    for mounted in mounts {
+        assert_eq!(mounted.log(), "");
+        mounted.unmount();
+    }
 }
