@@ -5,7 +5,7 @@ use cairn_protocol::messages::common::{Attributes, Caller, InodeKind, Location};
 use cairn_protocol::messages::operation::{
     Create, Mkdir, OperationKind, RemoveXattr, SetAttributes, SetXattr, XattrMode,
 };
-use cairn_protocol::messages::query::{Access, GetXattr, QueryKind, QueryResult, Stat};
+use cairn_protocol::messages::query::{Access, GetXattr, QueryKind, QueryResult};
 
 use super::world::{World, user};
 
