@@ -80,6 +80,7 @@ fn nobody() -> Caller {
         uid: 4711,
         gid: 4711,
         groups: vec![1, 2, 3],
+        umask: 0,
     }
 }
 
