@@ -392,7 +392,7 @@ fn access_control_lists_are_obeyed_and_inherited() {
     assert_eq!(shell(root, "stat -c %a dir/plain"), "640\n");
     assert!(!may(2000, "echo z >> dir/new"));
     assert_eq!(
-        set("dir/file", access, b"nonsense"),
+        set("dir/file", access, &list(4)[..11]),
         Err(rustix::io::Errno::INVAL)
     );
     assert_eq!(mounted.log(), "");
