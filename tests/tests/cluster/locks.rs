@@ -13,9 +13,13 @@ use tokio::task::JoinSet;
 const SESSION_TTL: Duration = Duration::from_secs(1);
 
 async fn start(namenodes: usize) -> MiniCluster {
+    start_with(namenodes, SESSION_TTL).await
+}
+
+async fn start_with(namenodes: usize, session_ttl: Duration) -> MiniCluster {
     let options = ClusterOptions {
         namenodes,
-        session_ttl: SESSION_TTL,
+        session_ttl,
         ..ClusterOptions::default()
     };
     MiniCluster::start(options).await.unwrap()
@@ -179,7 +183,8 @@ async fn the_locks_of_a_client_that_dies_go_with_its_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_goes_on_waiting_when_the_leader_dies() {
-    let mut cluster = start(3).await;
+    // An election takes a second or two, which no session may end in.
+    let mut cluster = start_with(3, Duration::from_secs(20)).await;
     let (a, b) = (
         cluster.client().await.unwrap(),
         cluster.client().await.unwrap(),
