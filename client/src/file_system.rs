@@ -50,7 +50,7 @@ const LOCK_WAITS_MAX: usize = 256;
 /// use cairn_protocol::messages::common::Caller;
 ///
 /// # async fn example() -> Result<(), cairn_client::Error> {
-/// let caller = Caller { uid: 1000, gid: 1000, groups: vec![] };
+/// let caller = Caller { uid: 1000, gid: 1000, ..Caller::default() };
 /// let config = ClusterConfig::new(vec!["namenode1:9000".into()], caller);
 /// let fs = FileSystem::connect(config).await?;
 /// fs.mkdir("/logs", 0o755).await?;

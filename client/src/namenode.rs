@@ -256,7 +256,8 @@ impl Namenode {
             .map_err(|error| error.into_error(subject, patience))?;
         self.feed.answered(reply.changed_index);
         if reply.members_index > self.members_index.load(Ordering::Relaxed) {
-            self.learn_members(reply.members_index).await;
+            // Boxed, for it is rare, and would make the future of every read larger and deeper.
+            Box::pin(self.learn_members(reply.members_index)).await;
         }
         reply.result.ok_or_else(|| Error::unexpected(subject))
     }

@@ -94,7 +94,8 @@ impl FileSystem {
             writer.write_bytes(content).await?;
             return writer.close().await;
         }
-        self.write_small(&place, &content, options).await
+        // Boxed: compilers give up on futures that are nested too deeply, and callers nest this one in theirs.
+        Box::pin(self.write_small(&place, &content, options)).await
     }
 
     /// A file of at most 1 MiB: one append, one entry of the log.
