@@ -1,6 +1,7 @@
-//! What the kernel keeps of this mount and must drop. Those who know ask here; a thread of its own tells the kernel, which may
-//! ask for reads and writes, and waits for look-ups in the directory, before it is done. So nobody waits for this thread
-//! who holds up such a request.
+//! What the kernel keeps of this mount and must drop. Those who know ask here; threads of their own tell the kernel, which may
+//! ask for reads and writes, and waits for look-ups in the directory, before it is done. So nobody waits for these threads
+//! who holds up such a request. Names have a thread for themselves: the kernel forgets one when nobody works in the directory,
+//! and an append, which waits for pages to be forgotten, may be what a rename waits for that works there.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,16 +62,14 @@ pub enum Forgotten {
 pub struct Forget {
     /// What.
     pub what: Forgotten,
-    done: Option<oneshot::Sender<()>>,
+    /// Whoever asked waits until this and all else that was asked for with it is gone.
+    done: Option<Arc<oneshot::Sender<()>>>,
 }
 
 impl Forget {
     /// The kernel has forgotten it.
     pub fn done(self) {
-        if let Some(done) = self.done {
-            // Whoever asked may have gone.
-            let _ = done.send(());
-        }
+        drop(self.done);
     }
 }
 
@@ -107,23 +106,18 @@ impl KernelCaches {
     }
 
     /// Returns when the kernel has nothing of this that it had before. Cancel-safe.
-    pub async fn forget(&self, mut all: Vec<Forgotten>) {
-        let Some(last) = all.pop() else { return };
+    pub async fn forget(&self, all: Vec<Forgotten>) {
+        let (done, all_done) = oneshot::channel();
+        let done = Arc::new(done);
         for what in all {
-            if self
-                .forgets
-                .send(Forget { what, done: None })
-                .await
-                .is_err()
-            {
+            let done = Some(done.clone());
+            if self.forgets.send(Forget { what, done }).await.is_err() {
                 return;
             }
         }
-        let (done, answered) = oneshot::channel();
-        let done = Some(done);
-        if self.forgets.send(Forget { what: last, done }).await.is_ok() {
-            let _ = answered.await;
-        }
+        drop(done);
+        // Nobody sends anything: it ends when nobody has the other end any more.
+        let _ = all_done.await;
     }
 }
 

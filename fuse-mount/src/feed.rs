@@ -111,6 +111,8 @@ impl MountedFs {
             match self.fs.watch(options).await {
                 Ok(watch) => {
                     self.told.hear(watch.index());
+                    // What was read of them since everything was forgotten may have changed before this watch began.
+                    self.forget_open_files().await;
                     self.listen(watch).await;
                     tracing::info!("changes of others were missed: the kernel forgets everything");
                     self.forget_everything().await;
@@ -119,6 +121,16 @@ impl MountedFs {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    async fn forget_open_files(&self) {
+        let files = self.inodes.files();
+        let forget = files.iter().map(|file| {
+            file.invalidate();
+            let inode = file.inode().0;
+            Forgotten::Pages { inode, from: 0 }
+        });
+        self.caches.forget(forget.collect()).await;
     }
 
     /// Returns when changes were missed, or may be.

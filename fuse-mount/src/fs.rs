@@ -208,7 +208,7 @@ impl MountedFs {
     }
 
     /// A change whose answer did not come may have happened, or happen yet.
-    fn doubt_if_unknown<T>(&self, outcome: &Outcome<T>) {
+    pub(crate) fn doubt_if_unknown<T>(&self, outcome: &Outcome<T>) {
         if matches!(outcome, Err(libc::EIO)) {
             self.told.doubt();
         }
@@ -228,7 +228,9 @@ impl MountedFs {
                 Some(file) => file.truncate(size).await,
                 None => self.fs.truncate(InodeId(inode), size).await,
             };
-            let cut = cut.map_err(number)?;
+            let cut = cut.map_err(number);
+            self.doubt_if_unknown(&cut);
+            let cut = cut?;
             // As a write does.
             if who.uid != 0 && new.change.mode.is_none() {
                 new.change.mode = without_set_ids(cut.mode);

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context;
 use cairn_client::FileSystem;
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 pub use self::attach::{check_mountpoint, remount};
-use crate::caches::{Forgets, Forgotten, KernelCaches};
+use crate::caches::{Forget, Forgets, Forgotten, KernelCaches};
 use crate::config::MountConfig;
 use crate::fs::MountedFs;
 use crate::fuse::Adapter;
@@ -108,24 +108,39 @@ impl Mount {
 
 /// Passes on what the kernel must forget, until nobody can ask any more.
 fn tell_what_to_forget(mut forgets: Forgets, notifier: &Notifier) {
-    while let Some(forget) = forgets.next_blocking() {
-        let told = match &forget.what {
-            Forgotten::Pages { inode, from } => {
-                let from = i64::try_from(*from).unwrap_or(i64::MAX);
-                notifier.inval_inode(INodeNo(*inode), from, 0)
+    let (names, of_names) = mpsc::channel::<Forget>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || of_names.iter().for_each(|forget| tell(forget, notifier)));
+        while let Some(forget) = forgets.next_blocking() {
+            match forget.what {
+                Forgotten::Name { .. } => {
+                    // It ends after this sender.
+                    let _ = names.send(forget);
+                }
+                Forgotten::Pages { .. } | Forgotten::Attributes { .. } => tell(forget, notifier),
             }
-            // No pages lie before the first.
-            Forgotten::Attributes { inode } => notifier.inval_inode(INodeNo(*inode), -1, 0),
-            Forgotten::Name { parent, name } => {
-                notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name))
-            }
-        };
-        if let Err(error) = told {
-            // The mount is gone, and all caches with it.
-            tracing::debug!(what = ?forget.what, %error, "kernel not told");
         }
-        forget.done();
+        drop(names);
+    });
+}
+
+fn tell(forget: Forget, notifier: &Notifier) {
+    let told = match &forget.what {
+        Forgotten::Pages { inode, from } => {
+            let from = i64::try_from(*from).unwrap_or(i64::MAX);
+            notifier.inval_inode(INodeNo(*inode), from, 0)
+        }
+        // No pages lie before the first.
+        Forgotten::Attributes { inode } => notifier.inval_inode(INodeNo(*inode), -1, 0),
+        Forgotten::Name { parent, name } => {
+            notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name))
+        }
+    };
+    if let Err(error) = told {
+        // The mount is gone, and all caches with it.
+        tracing::debug!(what = ?forget.what, %error, "kernel not told");
     }
+    forget.done();
 }
 
 /// Looks after open files for as long as the mount is up.

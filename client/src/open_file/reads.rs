@@ -71,10 +71,11 @@ impl Inner {
             false => Some(self.reader.pin(below).await?),
         };
         let state = lock(&self.state);
-        if state.changes() != changes {
+        let range = offset..state.size().min(end).max(offset);
+        // What others have committed meanwhile is not in what was pinned, and no zeros either.
+        if state.changes() != changes || range.end.min(state.committed_size) != below_to {
             return Ok(None);
         }
-        let range = offset..state.size().min(end).max(offset);
         Ok(Some(Plan {
             dirty: state.overlay.slices(&range),
             below,

@@ -85,7 +85,9 @@ impl MountedFs {
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }
-        let appended = self.file(inode)?.append(bytes).await.map_err(number)?;
+        let appended = self.file(inode)?.append(bytes).await.map_err(number);
+        self.doubt_if_unknown(&appended);
+        let appended = appended?;
         self.caches
             .forget_pages(inode, expected.min(appended))
             .await;
@@ -156,7 +158,9 @@ impl MountedFs {
             libc::FALLOC_FL_ZERO_RANGE => file.punch_hole(offset, length, !keep_size).await,
             _ => return Err(libc::EOPNOTSUPP),
         };
-        self.inodes.see(changed.map_err(number)?);
+        let changed = changed.map_err(number);
+        self.doubt_if_unknown(&changed);
+        self.inodes.see(changed?);
         if who.uid != 0 {
             self.drop_set_ids(inode).await?;
         }
@@ -195,10 +199,12 @@ impl MountedFs {
         if who.uid != 0 {
             self.drop_set_ids(target).await?;
         }
-        shared.map_err(|error| match error.code() {
+        let shared = shared.map_err(|error| match error.code() {
             // The kernel then copies by itself.
             ErrorCode::InvalidArgument => libc::EOPNOTSUPP,
             _ => number(error),
-        })
+        });
+        self.doubt_if_unknown(&shared);
+        shared
     }
 }

@@ -205,7 +205,12 @@ impl MountedFs {
         {
             return Err(libc::EAGAIN);
         }
-        self.see_newest(call.inode).await
+        if self.see_newest(call.inode).await.is_err() {
+            // The lock is held, so this must not fail: everything known of the file is asked for again instead.
+            self.inodes.invalidate(call.inode);
+            self.caches.forget_pages(call.inode, 0).await;
+        }
+        Ok(())
     }
 
     /// A lock was granted: nothing that is older is read under it, here or anywhere else.
