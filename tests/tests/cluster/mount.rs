@@ -519,6 +519,18 @@ async fn a_default_list_counts_instead_of_the_umask() {
     assert_eq!(file.unwrap().mode, 0o600);
 }
 
+/// Until the kernel is told to forget the pages of a file.
+async fn forgotten(forgets: &mut Forgets, inode: u64) {
+    loop {
+        let forget = forgets.next().await.unwrap();
+        let pages = forget.what == Forgotten::Pages { inode, from: 0 };
+        forget.done();
+        if pages {
+            break;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kernel_keeps_pages_over_an_open_and_forgets_what_others_write() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
@@ -546,16 +558,11 @@ async fn the_kernel_keeps_pages_over_an_open_and_forgets_what_others_write() {
         .open_file(cairn_protocol::ids::InodeId(inode))
         .await
         .unwrap();
+    // Files that are open are forgotten once when it begins to listen.
+    forgotten(&mut forgets, inode).await;
     other.write(1, "yz12".into()).await.unwrap();
     other.flush().await.unwrap();
-    loop {
-        let forget = forgets.next().await.unwrap();
-        let pages = forget.what == Forgotten::Pages { inode, from: 0 };
-        forget.done();
-        if pages {
-            break;
-        }
-    }
+    forgotten(&mut forgets, inode).await;
     tasks.spawn(async move {
         while let Some(forget) = forgets.next().await {
             forget.done();
