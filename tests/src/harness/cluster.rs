@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tempfile::TempDir;
 
-use super::http;
+use super::{Watchdog, http};
 
 /// Waiting for something that must happen sooner or later gives up after this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,6 +113,7 @@ pub struct MiniCluster {
     /// Numbers of datanodes that ever registered, running or not.
     datanode_ids: BTreeMap<usize, DatanodeId>,
     rng: StdRng,
+    _watchdog: Watchdog,
 }
 
 impl MiniCluster {
@@ -134,6 +135,7 @@ impl MiniCluster {
             datanodes: BTreeMap::new(),
             datanode_ids: BTreeMap::new(),
             rng: StdRng::seed_from_u64(1),
+            _watchdog: Watchdog::start(),
         };
         for (index, listener) in listeners.into_iter().enumerate() {
             cluster.run_namenode(index, Some(listener)).await?;

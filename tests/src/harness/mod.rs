@@ -5,8 +5,10 @@ mod content;
 mod history;
 mod http;
 mod inspect;
+mod watchdog;
 
 pub use cluster::{ClusterOptions, MiniCluster};
 pub use content::content;
 pub use history::{Call, is_linearizable};
 pub use inspect::Dump;
+pub use watchdog::Watchdog;
