@@ -1,5 +1,6 @@
 //! Everything that can be typed. Help, completions and man pages come from here and from the files in `commands/`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -55,6 +56,46 @@ pub(crate) struct Global {
         help_heading = "Cluster"
     )]
     pub(crate) user: Option<String>,
+    /// Certificate of the cluster's CA: says that the cluster speaks TLS. Else `ca` in [security] of cluster.toml, if the
+    /// namenodes come from there.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_CA",
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub(crate) ca: Option<PathBuf>,
+    /// A file that holds a token of `dfs token issue`, and that nobody else can read; else the token in CAIRN_TOKEN, else
+    /// `token_file` in cluster.toml.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_TOKEN_FILE",
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// An operator's certificate and key, instead of a token; else `certificate` and `key` in [security] of cluster.toml.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_CERTIFICATE",
+        value_name = "FILE",
+        requires = "key",
+        help_heading = "Cluster"
+    )]
+    pub(crate) certificate: Option<PathBuf>,
+    /// The key of --certificate.
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_KEY",
+        value_name = "FILE",
+        requires = "certificate",
+        help_heading = "Cluster"
+    )]
+    pub(crate) key: Option<PathBuf>,
     /// How long one operation is tried while the cluster does not answer.
     #[arg(
         long, global = true, default_value = "60s", value_name = "TIME", value_parser = quantity::time,
@@ -69,6 +110,7 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Admin(commands::admin::Admin),
     #[command(alias = "appendToFile")]
     Append(commands::append::Append),
     #[command(alias = "text")]
@@ -104,6 +146,7 @@ pub(crate) enum Command {
     Stat(commands::stat::Stat),
     Tail(commands::tail::Tail),
     Test(commands::test::Test),
+    Token(commands::token::Token),
     #[command(alias = "touchz")]
     Touch(commands::touch::Touch),
     Tree(commands::tree::Tree),
@@ -198,6 +241,15 @@ mod tests {
             "dfs up --dir x --namenodes 3 --datanodes 3 --processes",
             "dfs fsck --json",
             "dfs completions bash",
+            "dfs admin ca init --dir x",
+            "dfs admin ca issue nn1 --role namenode --role datanode --host a --host 10.0.0.1",
+            "dfs admin ca show a.pem b.pem",
+            "dfs token issue ada --lifetime 8h --renewable 48h --out t",
+            "dfs token list --json --token-file t --ca ca.pem",
+            "dfs token revoke 1 2",
+            "dfs token renew 1 --lifetime 2h",
+            "dfs token whoami --ca ca.pem --certificate a.pem --key a.key",
+            "dfs up --dir x --secure",
             "dfs man --out x",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -221,6 +273,10 @@ mod tests {
             "dfs up --dir x --namenodes 2",
             "dfs datanode forget x",
             "dfs namenode list --config x.toml",
+            "dfs admin ca issue nn1",
+            "dfs admin ca issue nn1 --role king",
+            "dfs token revoke",
+            "dfs ls --certificate x",
         ] {
             let error = parse(line).map(|_| ()).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use cairn_client::{ClusterConfig, Error, FileSystem, Timeouts};
+use cairn_daemon::config::{Auth, SecuritySettings};
 use cairn_daemon::users::Users;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::Caller;
-use cairn_protocol::net;
+use cairn_protocol::net::{self, Tls};
+use cairn_protocol::user_token::UserToken;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -33,12 +35,20 @@ const STARTING: Duration = Duration::from_secs(6);
 struct ClusterFile {
     /// `host:port` of at least one namenode.
     namenodes: Vec<String>,
+    /// Whom to believe, and what an operator shows.
+    #[serde(default)]
+    security: SecuritySettings,
+    /// A file with a token.
+    #[serde(default)]
+    token_file: Option<PathBuf>,
 }
 
-/// Addresses, and who said so.
+/// Addresses, what proves who is who, and who said so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cluster {
     pub(crate) namenodes: Vec<String>,
+    security: SecuritySettings,
+    token_file: Option<PathBuf>,
     source: Source,
 }
 
@@ -52,7 +62,48 @@ enum Source {
 impl Cluster {
     /// What the options, the environment or a file say.
     pub(crate) fn find(global: &Global) -> anyhow::Result<Self> {
-        Self::find_in(&global.cluster, &config_files())
+        let mut found = Self::find_in(&global.cluster, &config_files())?;
+        if let Some(ca) = &global.ca {
+            found.security = SecuritySettings {
+                auth: Auth::Tokens,
+                ca: ca.clone(),
+                ..SecuritySettings::default()
+            };
+        }
+        if let (Some(certificate), Some(key)) = (&global.certificate, &global.key) {
+            found.security.certificate.clone_from(certificate);
+            found.security.key.clone_from(key);
+        }
+        if global.token_file.is_some() {
+            found.token_file.clone_from(&global.token_file);
+        }
+        Ok(found)
+    }
+
+    /// How a client of this cluster proves who it is, and knows whom it talks to.
+    pub(crate) fn secure(&self, config: ClusterConfig) -> anyhow::Result<ClusterConfig> {
+        let Some(files) = self.security.read_for_client()? else {
+            return Ok(config);
+        };
+        Ok(ClusterConfig {
+            tls: Some(Tls::new(&files.ca, files.own()).context("[security]")?),
+            token: self.token()?,
+            ..config
+        })
+    }
+
+    fn token(&self) -> anyhow::Result<Option<UserToken>> {
+        let variable = std::env::var("CAIRN_TOKEN").ok();
+        if let Some(text) = variable.filter(|text| !text.is_empty()) {
+            return text.parse().map(Some).context("CAIRN_TOKEN");
+        }
+        let Some(file) = &self.token_file else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("read the token in {}", file.display()))?;
+        let token = text.parse().map(Some);
+        token.with_context(|| format!("token in {}", file.display()))
     }
 
     fn find_in(asked: &[String], files: &[PathBuf]) -> anyhow::Result<Self> {
@@ -61,10 +112,7 @@ impl Cluster {
             asked == [""] && variable("CAIRN_CLUSTER").is_none() && !is_option_given("--cluster");
         if !asked.is_empty() && !unset {
             let namenodes = addresses(asked).context("--cluster or CAIRN_CLUSTER")?;
-            return Ok(Self {
-                namenodes,
-                source: Source::Asked,
-            });
+            return Ok(Self::of(namenodes, Source::Asked));
         }
         for file in files {
             if file.exists() {
@@ -72,18 +120,25 @@ impl Cluster {
                 let namenodes = addresses(&found.namenodes)
                     .with_context(|| format!("namenodes in {}", file.display()))?;
                 return Ok(Self {
-                    namenodes,
-                    source: Source::File(file.clone()),
+                    security: found.security,
+                    token_file: found.token_file,
+                    ..Self::of(namenodes, Source::File(file.clone()))
                 });
             }
         }
         // `dfs up` may have up to five namenodes, and the first of them may be the one that is down.
         let ports = DEFAULT_PORT..DEFAULT_PORT + 5;
         let namenodes = ports.map(|port| format!("127.0.0.1:{port}")).collect();
-        Ok(Self {
+        Ok(Self::of(namenodes, Source::Default))
+    }
+
+    fn of(namenodes: Vec<String>, source: Source) -> Self {
+        Self {
             namenodes,
-            source: Source::Default,
-        })
+            security: SecuritySettings::default(),
+            token_file: None,
+            source,
+        }
     }
 
     /// Waits until a namenode accepts connections, and gives the addresses to use. Without it the client library would try
@@ -198,7 +253,7 @@ pub(crate) async fn connect(global: &Global, purpose: &str) -> anyhow::Result<Fi
     let namenodes = cluster.reach(patience).await?;
     let asked = namenodes.join(", ");
     let config = client_config(namenodes, caller(global)?, purpose, global.timeout);
-    let connected = FileSystem::connect(config).await;
+    let connected = FileSystem::connect(cluster.secure(config)?).await;
     connected.map_err(|error| no_namenode(&asked, error))
 }
 
@@ -336,10 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_said_in_a_sentence_with_a_way_out() {
-        let cluster = Cluster {
-            namenodes: vec!["127.0.0.1:1".to_owned()],
-            source: Source::Default,
-        };
+        let cluster = Cluster::of(vec!["127.0.0.1:1".to_owned()], Source::Default);
         let error = cluster
             .reach(std::time::Duration::ZERO)
             .await

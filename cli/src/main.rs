@@ -12,6 +12,7 @@
 //! 130 interrupted.
 
 mod arguments;
+mod authority;
 mod cluster;
 mod commands;
 mod glob;

@@ -11,6 +11,7 @@ pub(crate) fn caller(user: &str) -> anyhow::Result<Caller> {
         gid: ids.gid,
         groups: ids.groups,
         umask: 0,
+        token: Vec::new(),
     })
 }
 
@@ -22,6 +23,7 @@ pub(crate) fn own_caller() -> Caller {
         gid: rustix::process::getgid().as_raw(),
         groups: groups.into_iter().map(|group| group.as_raw()).collect(),
         umask: 0,
+        token: Vec::new(),
     }
 }
 

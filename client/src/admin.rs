@@ -9,7 +9,6 @@ use cairn_protocol::messages::admin::{
     FsckReply, FsckRequest, RemoveNamenodeRequest, SetDatanodeStateRequest, StatusReply,
     StatusRequest, TransferLeadershipRequest,
 };
-use cairn_protocol::messages::common::Caller;
 use cairn_protocol::{ErrorCode, Method};
 use prost::Message;
 
@@ -21,19 +20,18 @@ use crate::namenode::Namenode;
 /// One attempt to found a cluster: the namenode asks the others, and waits for the first election.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Founds a cluster with the namenode at `address`, which waits, and the others that its settings name; tells its id and its
+/// Founds a cluster with the first namenode of `config`, which waits, and the others that its settings name; tells its id and its
 /// namenodes. One that belongs to a cluster founds nothing and tells that one's. May be repeated.
 ///
 /// # Errors
 /// `Unavailable` if one of them does not answer within `patience`; `InvalidArgument` if one belongs to a cluster.
 pub async fn found_cluster(
-    address: impl Into<String>,
-    caller: Caller,
+    config: &ClusterConfig,
     patience: Duration,
 ) -> Result<FoundClusterReply> {
-    let config = ClusterConfig::new(vec![address.into()], caller.clone());
+    let caller = config.caller.clone();
     let request = FoundClusterRequest { caller };
-    let reply = Namenode::new(&config)?
+    let reply = Namenode::new(config)?
         .call_within(Method::FoundCluster, &request, FOUNDING_TIMEOUT, patience)
         .await;
     reply.map_err(|error| error.into_error(&Subject::Cluster, patience))
@@ -166,7 +164,11 @@ impl FileSystem {
     }
 
     /// An operator's request may take long: an attempt gets more time than others do.
-    async fn ask<R: Message + Default>(&self, method: Method, request: &impl Message) -> Result<R> {
+    pub(crate) async fn ask<R: Message + Default>(
+        &self,
+        method: Method,
+        request: &impl Message,
+    ) -> Result<R> {
         let patience = self.core().config.timeouts.patience;
         let reply = self
             .core()

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use cairn_protocol::messages::common::Caller;
+use cairn_protocol::net::Tls;
+use cairn_protocol::user_token::UserToken;
 
 /// Where the cluster is, who asks, and the limits of this client.
 #[derive(Clone, Debug)]
@@ -23,6 +25,10 @@ pub struct ClusterConfig {
     pub in_flight_bytes_max: usize,
     /// Bytes in flight in one writer's pipeline, 1 MiB to 16 MiB. Default 8 MiB.
     pub write_window_bytes: usize,
+    /// Speak TLS with all of the cluster.
+    pub tls: Option<Tls>,
+    /// Says who asks, where the cluster believes nobody without.
+    pub token: Option<UserToken>,
     /// Bytes that one sequential reader fetches ahead, 1 MiB to 64 MiB. Default 8 MiB.
     pub read_ahead_bytes: usize,
     /// The same over all files that are open for reads and writes, as those of a mount, with what is still being read out of it. At
@@ -44,6 +50,8 @@ impl ClusterConfig {
             write_window_bytes: 8 << 20,
             read_ahead_bytes: 8 << 20,
             read_ahead_bytes_max: 64 << 20,
+            tls: None,
+            token: None,
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) enum ReadKind {
 
 pub(crate) struct Datanodes {
     hello: Hello,
-    connect_timeout: Duration,
+    options: ConnectionOptions,
     host: String,
     small: Peers,
     bulk: [Peers; BULK_CONNECTIONS],
@@ -50,13 +50,13 @@ impl Datanodes {
     pub(crate) fn new(hello: Hello, options: ConnectionOptions, host: String) -> Self {
         let peers = || Peers::new(hello.clone(), options.clone());
         Self {
-            connect_timeout: options.connect_timeout,
             host,
             small: peers(),
             bulk: std::array::from_fn(|_| peers()),
             next_bulk: AtomicUsize::new(0),
             avoided: Mutex::new(BTreeMap::new()),
             hello,
+            options,
         }
     }
 
@@ -83,7 +83,7 @@ impl Datanodes {
 
     /// A stream of its own, for a pipeline.
     pub(crate) async fn stream(&self, address: &str) -> Result<FramedStream, Failure> {
-        FramedStream::connect(address, self.hello.clone(), self.connect_timeout).await
+        FramedStream::connect(address, self.hello.clone(), &self.options).await
     }
 
     /// Remembers that a datanode could not be reached.

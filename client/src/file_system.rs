@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairn_protocol::messages::common::{Caller, ClusterSettings};
+use cairn_protocol::net::Role;
 use cairn_protocol::rpc::{ConnectionOptions, Hello};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
@@ -179,6 +180,8 @@ impl FileSystem {
         let hello = Hello::new("client", namenode.cluster_id(), 0);
         let options = ConnectionOptions {
             connect_timeout: config.timeouts.connect,
+            tls: config.tls.clone(),
+            expects: Some(Role::Datanode),
             ..Default::default()
         };
         let sessions = Arc::new(Sessions::new(namenode.clone(), config.client_name.clone()));

@@ -12,6 +12,7 @@ use cairn_protocol::messages::query::{
     Freshness, QueryKind, QueryReply, QueryRequest, QueryResult,
 };
 use cairn_protocol::messages::session::{ClusterInfo, ClusterInfoRequest};
+use cairn_protocol::net::Role;
 use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
 use cairn_protocol::{ErrorCode, Failure, Method};
 use futures::future::join_all;
@@ -61,6 +62,7 @@ impl CallError {
 #[derive(Debug)]
 pub(crate) struct Namenode {
     peers: Peers,
+    config: ClusterConfig,
     caller: Caller,
     timeouts: Timeouts,
     pub(crate) randomness: Randomness,
@@ -155,6 +157,8 @@ impl Namenode {
         }
         let options = ConnectionOptions {
             connect_timeout: config.timeouts.connect,
+            tls: config.tls.clone(),
+            expects: Some(Role::Namenode),
             ..Default::default()
         };
         let members = Members {
@@ -164,7 +168,8 @@ impl Namenode {
             next: 0,
         };
         Ok(Self {
-            peers: Peers::new(Hello::new("client", None, 0), options),
+            peers: Peers::new(hello(config, None), options),
+            config: config.clone(),
             caller: config.caller.clone(),
             timeouts: config.timeouts.clone(),
             randomness: Randomness::new(config.seed),
@@ -197,7 +202,7 @@ impl Namenode {
                 maybe_done: false,
             });
         };
-        self.peers.set_hello(Hello::new("client", Some(cluster), 0));
+        self.peers.set_hello(hello(&self.config, Some(cluster)));
         let leader = info.namenodes.iter().find(|n| n.namenode == info.leader);
         let leader = leader.map(|n| n.address.clone());
         {
@@ -302,6 +307,14 @@ impl Namenode {
                 Ok(reply) => {
                     self.believe(address, method);
                     return Ok(reply);
+                }
+                // It will not believe us the next time either.
+                Err(Attempt::NotSent(failure)) if failure.code == ErrorCode::Unauthenticated => {
+                    return Err(CallError {
+                        failure,
+                        answered: true,
+                        maybe_done,
+                    });
                 }
                 Err(Attempt::NotSent(failure)) => (failure, None),
                 Err(Attempt::Failed(failure, hint)) => {
@@ -419,6 +432,15 @@ impl Namenode {
                 false
             }
         }
+    }
+}
+
+/// How this client introduces itself to namenodes. A token leaves under TLS only.
+fn hello(config: &ClusterConfig, cluster: Option<[u8; 16]>) -> Hello {
+    let hello = Hello::new("client", cluster, 0);
+    match &config.token {
+        Some(token) if config.tls.is_some() => hello.with_token(token.bytes().to_vec()),
+        _ => hello,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod duration;
 mod gateway;
+mod security;
 mod size;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 pub use gateway::{BadGatewaySetting, GatewayAuth, GatewayFollower, GatewaySettings};
+pub use security::{Auth, BadSecurity, SecurityFiles, SecuritySettings};
 pub use size::ByteSize;
 
 /// Longer files are certainly not ours.

@@ -3,6 +3,7 @@
 //! The doors to the world are here: [`disk`] (files), [`clock`] (time), [`blocking()`] (threads) and [`tasks`] (tasks).
 //! The simulator (`cfg(cairn_sim)`) puts something deterministic behind each of them.
 
+pub mod authority;
 pub mod blocking;
 pub mod clock;
 pub mod config;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use cairn_daemon::config::{ByteSize, GatewaySettings, duration};
+use cairn_daemon::config::{ByteSize, GatewaySettings, SecuritySettings, duration};
 
 use crate::error::DatanodeError;
 
@@ -48,6 +48,8 @@ pub struct DatanodeConfig {
     pub scrub_rate: ByteSize,
     /// The HTTP gateway.
     pub gateway: GatewaySettings,
+    /// Who is believed, and what this datanode shows.
+    pub security: SecuritySettings,
 }
 
 impl Default for DatanodeConfig {
@@ -69,6 +71,7 @@ impl Default for DatanodeConfig {
             copies_max: 2,
             scrub_rate: ByteSize::mib(8),
             gateway: GatewaySettings::default(),
+            security: SecuritySettings::default(),
         }
     }
 }

@@ -17,7 +17,7 @@ use cairn_daemon::{Tasks, blocking};
 use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::admin::MetricsReply;
 use cairn_protocol::messages::datanode::InstructRequest;
-use cairn_protocol::net::{self, TcpListener};
+use cairn_protocol::net::{self, Role, TcpListener, Tls};
 use cairn_protocol::rpc::{
     ConnectionOptions, FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, ServerOptions,
     Service, serve,
@@ -49,6 +49,7 @@ pub struct Datanode {
     registered: Arc<watch::Sender<Option<DatanodeId>>>,
     store: Arc<ChunkStore>,
     metrics: Arc<Metrics>,
+    tls: Option<Tls>,
 }
 
 impl Datanode {
@@ -61,6 +62,7 @@ impl Datanode {
         mut rng: StdRng,
     ) -> Result<Self, DatanodeError> {
         config.validate()?;
+        let tls = tls(&config)?;
         let (volumes, rng) = {
             let options = VolumeOptions {
                 reserve_bytes: config.reserve.bytes(),
@@ -81,7 +83,7 @@ impl Datanode {
                 address: config.listen.clone(),
                 source,
             })?;
-        let parts = Parts::new(&config, &volumes, tasks);
+        let parts = Parts::new(&config, &volumes, tls.clone(), tasks);
         let introduction = introduction(&config, bound, rng.clone());
         let datanode = Self {
             address: introduction.address.clone(),
@@ -90,11 +92,15 @@ impl Datanode {
             registered: Arc::new(watch::Sender::new(None)),
             store: Arc::clone(&volumes.store),
             metrics: Arc::clone(&parts.transfer.metrics),
+            tls: tls.clone(),
         };
         let reporter = Reporter {
             introduction,
             interval: config.heartbeat_interval,
-            leader: Leader::new(parts.peers.clone(), config.namenodes.clone()),
+            leader: Leader::new(
+                parts.peers.expecting(Role::Namenode),
+                config.namenodes.clone(),
+            ),
             volumes,
             transfer: parts.transfer.clone(),
             known_failed: BTreeSet::new(),
@@ -131,6 +137,11 @@ impl Datanode {
         id.expect("the sender lives as long as we do, and waited for some id")
     }
 
+    /// What it shows and whom it trusts, if it speaks TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     /// Its replicas, for tests and tools in the same process. Blocks, as every call on it does.
     pub fn store(&self) -> &Arc<ChunkStore> {
         &self.store
@@ -146,23 +157,33 @@ impl Datanode {
 struct Parts {
     transfer: Transfer,
     peers: Peers,
+    tls: Option<Tls>,
     commands: Commands,
     volumes: Arc<Volumes>,
 }
 
 impl Parts {
-    fn new(config: &DatanodeConfig, volumes: &Arc<Volumes>, tasks: &Tasks) -> Self {
+    fn new(
+        config: &DatanodeConfig,
+        volumes: &Arc<Volumes>,
+        tls: Option<Tls>,
+        tasks: &Tasks,
+    ) -> Self {
         let metrics = Arc::new(Metrics::new());
         let cluster = Arc::new(Cluster::default());
         let hello = cluster.hello(volumes.cluster().map(|id| id.0));
-        let peers = Peers::new(hello, ConnectionOptions::default());
+        let options = ConnectionOptions {
+            tls,
+            ..ConnectionOptions::default()
+        };
+        let peers = Peers::new(hello, options.clone());
         let changes = Arc::new(Changes::default());
         let replicas = Replicas::new(Arc::clone(&volumes.store), changes, Arc::clone(&metrics));
         let copies_max = config.copies_max as usize;
         let copies = Copies::new(
             tasks,
             replicas.clone(),
-            peers.clone(),
+            peers.expecting(Role::Datanode),
             Arc::clone(&metrics),
             copies_max,
         );
@@ -176,12 +197,14 @@ impl Parts {
             ),
             reads,
             metrics,
+            downstream: transfer::downstream_options(options.tls.clone()),
             shutdown: tasks.shutdown_token(),
         };
         let commands = Commands::new(transfer.clone(), copies);
         Self {
             transfer,
             peers,
+            tls: options.tls,
             commands,
             volumes: Arc::clone(volumes),
         }
@@ -200,7 +223,8 @@ impl Parts {
             transfer,
             commands,
             volumes,
-            ..
+            tls,
+            peers: _,
         } = self;
         let (replicas, cluster) = (transfer.replicas.clone(), Arc::clone(&transfer.cluster));
         tasks.component("replica sync", |stop| {
@@ -218,10 +242,23 @@ impl Parts {
             volumes,
         });
         let shutdown = tasks.shutdown_token();
-        tasks.component("server", |_| {
-            serve(listener, service, ServerOptions::default(), shutdown)
-        });
+        let options = ServerOptions {
+            tls,
+            ..ServerOptions::default()
+        };
+        tasks.component("server", |_| serve(listener, service, options, shutdown));
     }
+}
+
+/// What this datanode shows and whom it trusts, if its settings want TLS.
+fn tls(config: &DatanodeConfig) -> Result<Option<Tls>, DatanodeError> {
+    let bad = |error: &dyn std::fmt::Display| DatanodeError::Config(error.to_string());
+    let files = config.security.read_for_node();
+    let Some(files) = files.map_err(|error| bad(&error))? else {
+        return Ok(None);
+    };
+    let tls = Tls::new(&files.ca, files.own());
+    tls.map(Some).map_err(|error| bad(&error))
 }
 
 async fn listen(address: &str) -> Result<TcpListener, DatanodeError> {
@@ -316,6 +353,18 @@ fn host_name() -> String {
     }
 }
 
+/// Whose certificate a method needs where connections have certificates; the others go by the token in the request.
+fn needed_role(method: Method) -> Option<Role> {
+    matches!(method, Method::Instruct | Method::Metrics).then_some(Role::Namenode)
+}
+
+fn refuse(peer: &Peer, method: u16, role: Role) -> RpcError {
+    let from = peer.address.as_str();
+    tracing::info!(target: "audit", from, operation = method, outcome = "Unauthenticated", "refused");
+    let message = format!("method {method} needs the certificate of a {}", role.name());
+    RpcError::new(ErrorCode::Unauthenticated, message)
+}
+
 /// Answers connections.
 struct DatanodeService {
     transfer: Transfer,
@@ -331,9 +380,18 @@ impl Service for DatanodeService {
             .hello(self.volumes.cluster().map(|id| id.0)))
     }
 
-    async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
-        match Method::from_number(request.method) {
-            Some(Method::ReadReplica) => Ok(transfer::read(&self.transfer, &request).await?),
+    async fn call(&self, peer: &Peer, request: Request) -> Result<Reply, RpcError> {
+        let method = Method::from_number(request.method);
+        if let Some(role) = method.and_then(needed_role)
+            && !peer.proof.allows(role)
+        {
+            return Err(refuse(peer, request.method, role));
+        }
+        match method {
+            Some(Method::ReadReplica) => {
+                let read = transfer::read(&self.transfer, &request).await;
+                Ok(read.inspect_err(|failure| transfer::audit(peer, "read", failure))?)
+            }
             Some(Method::Instruct) => {
                 let request: InstructRequest = request.decode()?;
                 Ok(Reply::new(&self.commands.instruct(request).await?))

@@ -12,6 +12,7 @@ pub(crate) fn errno(error: &Error) -> i32 {
         ErrorCode::IsADirectory => libc::EISDIR,
         ErrorCode::NotEmpty => libc::ENOTEMPTY,
         ErrorCode::PermissionDenied => libc::EACCES,
+        ErrorCode::Unauthenticated => libc::EACCES,
         ErrorCode::NotPermitted => libc::EPERM,
         ErrorCode::InvalidArgument => libc::EINVAL,
         ErrorCode::NameTooLong => libc::ENAMETOOLONG,

@@ -27,6 +27,7 @@ impl Requester {
             gid: self.gid,
             groups: Vec::new(),
             umask: self.umask,
+            token: Vec::new(),
         }
     }
 

@@ -13,7 +13,8 @@ use axum::Router;
 use axum::extract::Request;
 use cairn_daemon::Tasks;
 use cairn_daemon::config::GatewaySettings;
-use cairn_protocol::net::{self, TcpListener, TcpStream};
+use cairn_protocol::limits::HANDSHAKE_TIMEOUT;
+use cairn_protocol::net::{self, Stream, TcpListener, TcpStream, Tls};
 use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -45,6 +46,7 @@ pub(crate) async fn serve(
     router: Router,
     settings: GatewaySettings,
     metrics: Arc<Metrics>,
+    tls: Option<Tls>,
     tasks: Tasks,
 ) -> Result<(), GatewayError> {
     let stop = tasks.shutdown_token();
@@ -68,24 +70,50 @@ pub(crate) async fn serve(
             Ok(place) => {
                 let router = router.clone();
                 let stop = stop.clone();
+                let tls = tls.clone();
                 tasks.request("http connection", async move {
-                    connection(stream, from, router, idle, stop).await;
+                    if let Some(stream) = secure(stream, from, tls).await {
+                        connection(stream, from, router, idle, stop).await;
+                    }
                     drop(place);
                     Ok::<(), GatewayError>(())
                 });
             }
             Err(why) => tasks.request("http farewell", async move {
                 // It may be gone already.
-                let _ = timeout(FAREWELL, farewell(stream, why)).await;
+                let _ = timeout(FAREWELL, farewell(stream, "503 Service Unavailable", why)).await;
                 Ok::<(), GatewayError>(())
             }),
         }
     }
 }
 
+/// The TLS handshake, if there has to be one. Whoever speaks in the clear then is told so in the clear.
+async fn secure(mut stream: TcpStream, from: SocketAddr, tls: Option<Tls>) -> Option<Stream> {
+    let Some(tls) = tls else {
+        return Some(Stream::Plain(stream));
+    };
+    let handshake = async {
+        if Tls::is_spoken(&mut stream).await? {
+            return tls.accept_http(stream).await.map(Some);
+        }
+        let why = "this port speaks HTTPS only\n".to_owned();
+        farewell(stream, "400 Bad Request", why).await?;
+        Ok(None)
+    };
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%from, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
 /// One connection, to its end. How it ends is the client's business.
 async fn connection(
-    stream: TcpStream,
+    stream: Stream,
     from: SocketAddr,
     router: Router,
     idle: Duration,
@@ -116,9 +144,9 @@ async fn connection(
     }
 }
 
-async fn farewell(mut stream: TcpStream, why: String) -> io::Result<()> {
+async fn farewell(mut stream: TcpStream, status: &str, why: String) -> io::Result<()> {
     let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{why}",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{why}",
         why.len()
     );
     stream.write_all(head.as_bytes()).await?;

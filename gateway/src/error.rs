@@ -41,7 +41,7 @@ pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
         ErrorCode::NotSupported => StatusCode::NOT_IMPLEMENTED,
         ErrorCode::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorCode::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::BadToken => StatusCode::UNAUTHORIZED,
+        ErrorCode::BadToken | ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorCode::NotLeader
         | ErrorCode::Unavailable
         | ErrorCode::ConnectionLost

@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::params::Params;
 use crate::rates::Rates;
 use crate::slow::{Asked, SLOW, SlowRequests};
-use crate::who::{self, Names};
+use crate::who::{self, Names, Tokens};
 use crate::{api, connections, console, jmx, origin, webhdfs};
 
 /// A cluster that takes longer to answer is not ready.
@@ -117,6 +117,7 @@ pub(crate) struct Shared {
     names: Names,
     rates: Rates,
     audit: AuditLog,
+    tokens: Tokens,
     datanodes: Datanodes,
     lookout: Lookout,
     cluster_metrics: ClusterMetrics,
@@ -152,6 +153,7 @@ impl Shared {
             leases: Leases::default(),
             feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
             names: Names::default(),
+            tokens: Tokens::default(),
             datanodes: Datanodes::default(),
             fs: OnceCell::new(),
         }
@@ -194,6 +196,14 @@ impl Shared {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How links to gateways begin.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.options.cluster.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
     pub(crate) fn settings(&self) -> &GatewaySettings {
         &self.options.settings
     }
@@ -217,6 +227,15 @@ impl Shared {
     /// Whether the namenode of this process leads; `None` in a datanode.
     pub(crate) fn leads(&self) -> Option<bool> {
         self.options.leads.as_ref().map(|leads| leads())
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Nobody is believed without a token.
+    pub(crate) fn wants_tokens(&self) -> bool {
+        self.options.cluster.tls.is_some()
     }
 
     pub(crate) fn datanodes(&self) -> &Datanodes {
@@ -248,6 +267,7 @@ impl Gateway {
             router(Arc::clone(&shared)),
             shared.settings().clone(),
             Arc::clone(&shared.metrics),
+            shared.options.cluster.tls.clone(),
             tasks.clone(),
         );
         let looking = Arc::clone(&shared);
@@ -412,6 +432,7 @@ mod tests {
             gid: 0,
             groups: Vec::new(),
             umask: 0,
+            token: Vec::new(),
         };
         let mut cluster = ClusterConfig::new(vec!["127.0.0.1:1".to_owned()], caller);
         cluster.timeouts = Timeouts {

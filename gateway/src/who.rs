@@ -1,20 +1,31 @@
 //! Who asks. `user.name` is believed only where the operator says so; names become numbers by this machine's user database.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, header};
 use cairn_daemon::blocking;
 use cairn_daemon::config::{GatewayAuth, GatewaySettings};
 use cairn_daemon::users::{UserIds, Users};
 use cairn_protocol::messages::common::Caller;
+use cairn_protocol::messages::user_token::TokenInfo;
+use cairn_protocol::user_token::UserToken;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::params::Params;
+use crate::server::Shared;
 use crate::webhdfs::{Exception, Refusal};
 
 /// Names are read from the machine's files again after this long.
 const NAMES_KEPT: Duration = Duration::from_secs(10);
+
+/// Whose a token is, is asked again after this long.
+const TOKENS_KEPT: Duration = Duration::from_secs(10);
+
+/// Tokens that are remembered.
+const TOKENS_MAX: usize = 1024;
 
 /// User and group that nobody is.
 const NOBODY: u32 = 65_534;
@@ -57,12 +68,14 @@ pub(crate) fn identify(
     users: &Users,
 ) -> Result<Who, Refusal> {
     if settings.auth == GatewayAuth::Token {
-        let message = "Authentication required: this gateway believes no user.name (its `auth` is \"token\"), and \
-            tokens are not supported yet. In a network that you trust, set auth = \"simple\" in [gateway]";
+        let message = "Authentication required: this gateway believes no user.name (its [gateway] `auth` is \"token\"), and there \
+            are tokens only in a cluster with auth = \"tokens\" in [security]. In a network that you trust, set auth = \"simple\" \
+            in [gateway]";
         return Err(Refusal::new(Exception::Security, message));
     }
     if params.has("delegation") {
-        let message = "Authentication failed: delegation tokens are not supported yet";
+        let message =
+            "Authentication failed: this cluster has no tokens: [security] auth is \"simple\"";
         return Err(Refusal::new(Exception::Security, message));
     }
     let name = claimed(settings, params);
@@ -87,8 +100,112 @@ pub(crate) fn identify(
         gid: ids.gid,
         groups: ids.groups,
         umask: 0,
+        token: Vec::new(),
     };
     Ok(Who { name, caller })
+}
+
+/// Whoever asks, with the name that the audit log gets. Where connections are under TLS a token decides, else the request's word
+/// and the settings.
+pub(crate) async fn authenticate(
+    shared: &Shared,
+    headers: &HeaderMap,
+    params: &Params,
+    users: &Users,
+) -> Result<Who, Refusal> {
+    if !shared.wants_tokens() {
+        return identify(shared.settings(), params, users);
+    }
+    let token = presented(headers, params)?;
+    let info = shared.tokens().look_up(shared, &token).await?;
+    let asked = ["doas", "user.name"]
+        .iter()
+        .find_map(|name| params.text(name));
+    let asked = asked.map(|name| name.into_owned());
+    let mut who = Who {
+        name: info.user,
+        caller: info.bearer,
+    };
+    if let Some(other) = asked.filter(|other| *other != who.name) {
+        if !info.acts_for_others {
+            let message = format!("User: {} is not allowed to impersonate {other}", who.name);
+            return Err(Refusal::new(Exception::Authorization, message));
+        }
+        who = named(other, users)?;
+    }
+    // The namenode believes the token alone, each time.
+    who.caller.token = token.bytes().to_vec();
+    Ok(who)
+}
+
+fn named(name: String, users: &Users) -> Result<Who, Refusal> {
+    let ids = users.ids(&name).map_err(|error| {
+        Refusal::new(
+            Exception::Security,
+            format!("Authentication failed: {error}"),
+        )
+    })?;
+    let caller = Caller {
+        uid: ids.uid,
+        gid: ids.gid,
+        groups: ids.groups,
+        umask: 0,
+        token: Vec::new(),
+    };
+    Ok(Who { name, caller })
+}
+
+/// The token in `Authorization: Bearer` or in the parameter `delegation`.
+fn presented(headers: &HeaderMap, params: &Params) -> Result<UserToken, Refusal> {
+    let refuse = |why: &str| Refusal::new(Exception::Security, why);
+    let header = headers.get(header::AUTHORIZATION);
+    let bearer = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let text = match (bearer, params.text("delegation")) {
+        (Some(bearer), _) => bearer.to_owned(),
+        (None, Some(delegation)) => delegation.into_owned(),
+        (None, None) => {
+            return Err(refuse(
+                "Authentication required: send a token of `dfs token issue` as `Authorization: Bearer TOKEN` or `delegation=TOKEN`",
+            ));
+        }
+    };
+    text.parse()
+        .map_err(|_| refuse("Authentication failed: that is not a token"))
+}
+
+/// Whose tokens are, kept for a moment: it is the namenode that lets a token pass, with each request.
+#[derive(Default)]
+pub(crate) struct Tokens(Mutex<BTreeMap<Vec<u8>, (Instant, TokenInfo)>>);
+
+impl Tokens {
+    async fn look_up(&self, shared: &Shared, token: &UserToken) -> Result<TokenInfo, Refusal> {
+        if let Some((asked_at, info)) = self.0.lock().await.get(token.bytes())
+            && asked_at.elapsed() < TOKENS_KEPT
+        {
+            return Ok(info.clone());
+        }
+        let bearer = Caller {
+            uid: NOBODY,
+            gid: NOBODY,
+            groups: Vec::new(),
+            umask: 0,
+            token: token.bytes().to_vec(),
+        };
+        let fs = shared.fs().await;
+        let fs = fs.map_err(|error| Refusal::of(&error, ""))?;
+        let known = fs.on_behalf_of(bearer).who_am_i().await;
+        let (_, info) = known.map_err(|error| Refusal::of(&error, ""))?;
+        let info = info.ok_or_else(|| {
+            let message = "Authentication failed: the cluster does not look at tokens";
+            Refusal::new(Exception::Security, message)
+        })?;
+        let mut known = self.0.lock().await;
+        if known.len() >= TOKENS_MAX {
+            known.clear();
+        }
+        known.insert(token.bytes().to_vec(), (Instant::now(), info.clone()));
+        Ok(info)
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +233,7 @@ mod tests {
     fn nobody_is_believed_without_being_told_so() {
         let refused = ask(&GatewaySettings::default(), "user.name=ada").unwrap_err();
         assert_eq!(refused.exception, Exception::Security);
-        assert!(refused.message.contains("tokens are not supported yet"));
+        assert!(refused.message.contains("Authentication required"));
     }
 
     #[test]

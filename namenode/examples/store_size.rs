@@ -260,6 +260,7 @@ fn superuser() -> Caller {
         gid: 0,
         groups: Vec::new(),
         umask: 0,
+        token: Vec::new(),
     }
 }
 

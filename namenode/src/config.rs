@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cairn_daemon::config::{ByteSize, GatewaySettings};
+use cairn_daemon::config::{ByteSize, GatewaySettings, SecuritySettings};
 use cairn_protocol::messages::common::ClusterSettings;
 use serde::Deserialize;
 
@@ -66,6 +66,9 @@ pub struct NamenodeConfig {
     /// The HTTP gateway.
     #[serde(default)]
     pub gateway: GatewaySettings,
+    /// Who is believed, and what this namenode shows.
+    #[serde(default)]
+    pub security: SecuritySettings,
 }
 
 fn default_listen() -> String {
@@ -191,6 +194,7 @@ impl NamenodeConfig {
             balance_threshold: default_balance_threshold(),
             raft: RaftSettings::default(),
             gateway: GatewaySettings::default(),
+            security: SecuritySettings::default(),
         }
     }
 

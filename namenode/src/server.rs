@@ -8,7 +8,7 @@ use cairn_daemon::disk::{Disk, RealDisk};
 use cairn_daemon::identity::{DataDir, Uuid};
 use cairn_daemon::telemetry::Metrics;
 use cairn_daemon::{Clock, Tasks, blocking};
-use cairn_protocol::net::{self, TcpListener};
+use cairn_protocol::net::{self, Role, TcpListener, Tls};
 use cairn_protocol::rpc::{self, ConnectionOptions, Hello, Peers, RpcError, ServerOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -70,6 +70,7 @@ pub struct Namenode {
     cluster: ClusterCell,
     founder: Founder,
     metrics: Metrics,
+    tls: Option<Tls>,
 }
 
 impl Namenode {
@@ -99,7 +100,13 @@ impl Namenode {
             cluster.set(cluster_id);
         }
         let hello = Hello::new("namenode", cluster.get(), id);
-        let peers = Peers::new(hello, ConnectionOptions::default());
+        let tls = tls(&config)?;
+        let options = ConnectionOptions {
+            tls: tls.clone(),
+            ..ConnectionOptions::default()
+        };
+        let all_peers = Peers::new(hello, options);
+        let peers = all_peers.expecting(Role::Namenode);
         let (log, state) = open_storage(&config, &doors, &directory).await?;
         let group = Group::start(
             GroupParts {
@@ -113,7 +120,7 @@ impl Namenode {
             tasks,
         )
         .await?;
-        let datanode_peers = peers.clone();
+        let datanode_peers = all_peers.expecting(Role::Datanode);
         let controllers = Controllers::new(
             group.clone(),
             datanode_peers,
@@ -146,14 +153,12 @@ impl Namenode {
             cluster.clone(),
         );
         let shutdown = tasks.shutdown_token();
+        let options = ServerOptions {
+            tls: tls.clone(),
+            ..ServerOptions::default()
+        };
         tasks.component("rpc", |_stop| async move {
-            rpc::serve(
-                listener,
-                Arc::new(service),
-                ServerOptions::default(),
-                shutdown,
-            )
-            .await
+            rpc::serve(listener, Arc::new(service), options, shutdown).await
         });
         let membership = Membership {
             settings: config.cluster,
@@ -172,6 +177,7 @@ impl Namenode {
             cluster,
             founder,
             metrics,
+            tls,
         })
     }
 
@@ -196,10 +202,23 @@ impl Namenode {
         self.cluster.get()
     }
 
+    /// What it shows and whom it trusts, if it speaks TLS.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     /// Its counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
+}
+
+/// What this namenode shows and whom it trusts, if its settings want TLS.
+fn tls(config: &NamenodeConfig) -> anyhow::Result<Option<Tls>> {
+    let Some(files) = config.security.read_for_node()? else {
+        return Ok(None);
+    };
+    Ok(Some(Tls::new(&files.ca, files.own())?))
 }
 
 async fn open_directory(

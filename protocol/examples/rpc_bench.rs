@@ -184,7 +184,7 @@ async fn stream(address: &str, pids: [u32; 2]) -> Result<(), AnyError> {
     let stream = FramedStream::connect(
         address,
         Hello::new("bench", None, 0),
-        Duration::from_secs(5),
+        &ConnectionOptions::default(),
     )
     .await?;
     let (mut sender, mut receiver) = stream.split();

@@ -113,6 +113,8 @@ codes! {
     WrongCluster = 53, "Belongs to another cluster";
     /// An instruction of a leader whose term is over.
     StaleTerm = 54, "Stale term";
+    /// Nobody is believed here without proof: a certificate, or a token that is genuine, not expired and not revoked.
+    Unauthenticated = 55, "Not authenticated";
     /// A bug or a disk of ours; details are in the log of the process named.
     Internal = 60, "Internal error";
 }

@@ -86,6 +86,14 @@ methods! {
     Metrics = 76;
     /// Founds a cluster with the namenode that is asked and those that its settings name.
     FoundCluster = 77;
+    /// A token for a user.
+    IssueToken = 80;
+    /// One page of tokens.
+    ListTokens = 81;
+    /// Revokes or renews a token.
+    ChangeToken = 82;
+    /// As whom the cluster sees the caller.
+    WhoAmI = 83;
 
     // Namenode to namenode.
     /// Identity of a member before the group exists.

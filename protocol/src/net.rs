@@ -1,6 +1,10 @@
 //! The door to the network: real sockets, or turmoil's in the simulator. Nothing else opens one.
 //!
 //! Nagle's algorithm is off on every connection: frames that belong together are already gathered into one write.
+//! A [`Stream`] is such a connection in the clear or under TLS; [`Tls`] is what a process shows and whom it trusts.
+
+mod stream;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +19,9 @@ pub use turmoil::net::{
     TcpListener, TcpStream,
     tcp::{OwnedReadHalf, OwnedWriteHalf},
 };
+
+pub use stream::{ReadHalf, Stream, WriteHalf};
+pub use tls::{Proof, Role, Roles, Tls, TlsError};
 
 /// Connects to `host:port`. Waits as long as the kernel does: callers set a timeout.
 pub async fn connect(address: &str) -> io::Result<TcpStream> {

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what several of them need.
 
+pub(crate) mod admin;
 pub(crate) mod append;
 pub(crate) mod cat;
 pub(crate) mod checksum;
@@ -36,6 +37,7 @@ pub(crate) mod stat;
 pub(crate) mod status;
 pub(crate) mod tail;
 pub(crate) mod test;
+pub(crate) mod token;
 pub(crate) mod touch;
 pub(crate) mod tree;
 pub(crate) mod truncate;
@@ -69,6 +71,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
         global, command, ..
     } = arguments;
     match command {
+        Command::Admin(admin) => admin.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
         Command::Mount(mount) => mount.run(&global).await,
@@ -182,13 +185,15 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Stat(stat) => stat.run(session).await?,
         Command::Tail(tail) => tail.run(session).await?,
         Command::Test(test) => return test.run(session).await,
+        Command::Token(token) => token.run(session).await?,
         Command::Touch(touch) => touch.run(session).await?,
         Command::Tree(tree) => tree.run(session).await?,
         Command::Truncate(truncate) => truncate.run(session).await?,
         Command::Watch(watch) => watch.run(session).await?,
         Command::Status(status) => status.run(session).await?,
         Command::Fsck(fsck) => return fsck.run(session).await,
-        Command::Completions(_)
+        Command::Admin(_)
+        | Command::Completions(_)
         | Command::Man(_)
         | Command::Mount(_)
         | Command::Up(_)

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cairn_client::found_cluster;
+use cairn_client::{ClusterConfig, found_cluster};
 use cairn_protocol::ids::NamenodeId;
 use cairn_protocol::net;
 use clap::{Args, Subcommand};
@@ -90,11 +90,14 @@ impl Namenode {
 }
 
 async fn found(global: &Global, address: Option<String>) -> anyhow::Result<Ending> {
+    let mut cluster = Cluster::find(global)?;
     let address = match address {
         Some(address) => addresses(&[address])?.concat(),
-        None => Cluster::find(global)?.namenodes.swap_remove(0),
+        None => cluster.namenodes.swap_remove(0),
     };
-    let founded = found_cluster(&address, caller(global)?, global.timeout).await;
+    let config = ClusterConfig::new(vec![address.clone()], caller(global)?);
+    let config = cluster.secure(config)?;
+    let founded = found_cluster(&config, global.timeout).await;
     let founded = founded.with_context(|| format!("found a cluster at {address}"))?;
     let cluster: String = founded
         .cluster_id

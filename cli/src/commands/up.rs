@@ -29,6 +29,9 @@ pub(crate) struct Up {
     /// Start processes again that end.
     #[arg(long, requires = "processes")]
     pub(crate) restart: bool,
+    /// TLS on every port, and nobody is believed without a certificate or a token. Chosen when the folder is new.
+    #[arg(long)]
+    pub(crate) secure: bool,
     /// Port of the first namenode; the others follow, datanodes are at this plus 10. 0 takes free ports, also for the status
     /// page. Chosen when the folder is new. [default: 9000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(0..=65_400))]

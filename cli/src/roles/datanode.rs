@@ -8,11 +8,12 @@ use anyhow::Context;
 use cairn_daemon::disk::RealDisk;
 use cairn_daemon::{Tasks, config};
 use cairn_datanode::{Datanode, DatanodeConfig};
+use cairn_gateway::{Gateway, GatewayOptions};
 use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::{listen_for_http, serve, start_gateway};
+use super::{cluster_of_gateway, listen_for_http, security, serve};
 use crate::session::Usage;
 
 /// How to run a datanode.
@@ -104,11 +105,22 @@ pub(crate) async fn start(mut settings: DatanodeConfig, tasks: &Tasks) -> anyhow
         settings.http = with_port(&settings.http, listening.bound().port());
     }
     let (gateway, namenodes) = (settings.gateway.clone(), settings.namenodes.clone());
+    let security = settings.security.clone();
     let rng = StdRng::seed_from_u64(rand::random());
     let datanode = Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?;
+    security::keep_fresh(datanode.tls().cloned(), security, tasks);
     if let Some(listening) = listening {
-        let (host, metrics) = (datanode.host().to_owned(), datanode.metrics().clone());
-        start_gateway(listening, namenodes, host, metrics, gateway, None, tasks);
+        let mut cluster = cluster_of_gateway(namenodes, datanode.tls());
+        if !datanode.host().is_empty() {
+            datanode.host().clone_into(&mut cluster.host);
+        }
+        let options = GatewayOptions {
+            cluster,
+            metrics: datanode.metrics().clone(),
+            settings: gateway,
+            leads: None,
+        };
+        Gateway::start(listening, options, tasks);
     }
     Ok(datanode)
 }

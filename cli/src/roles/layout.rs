@@ -4,6 +4,7 @@
 //! DIR/up.toml               the layout: addresses of all roles, fixed when the folder is new
 //! DIR/config/<role>.toml    what each role is started with, written anew each time
 //! DIR/<role>/               its data: namenode-1, datanode-1, …
+//! DIR/security/             with --secure: the CA, and certificates of all roles and of an operator
 //! DIR/logs/<role>.log       with --processes: what it says; DIR/pids/<role>: its process
 //! ```
 
@@ -15,6 +16,7 @@ use cairn_daemon::config;
 use cairn_protocol::net;
 use serde::{Deserialize, Serialize};
 
+use super::security;
 use crate::cluster::DEFAULT_PORT;
 use crate::commands::up::Up;
 use crate::users;
@@ -33,6 +35,9 @@ pub(crate) struct Layout {
     /// The cluster exists. From then on a namenode without data is one that lost it, and nothing is founded any more.
     #[serde(default)]
     pub(super) founded: bool,
+    /// With TLS and tokens: certificates are in DIR/security.
+    #[serde(default)]
+    pub(super) secure: bool,
 }
 
 /// One role of the layout.
@@ -104,6 +109,12 @@ fn existing_layout(up: &Up, path: &Path) -> anyhow::Result<Layout> {
             path.display()
         );
     }
+    if up.secure && !layout.secure {
+        bail!(
+            "{}: this cluster believes everybody; use another folder for a secure one",
+            path.display()
+        );
+    }
     let first = layout.namenodes.first().map_or("", String::as_str);
     let port = port_of(first)?;
     if up.port.is_some_and(|asked| asked != 0 && asked != port) {
@@ -152,6 +163,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
             datanodes,
             http,
             founded: false,
+            secure: up.secure,
         });
     }
     // All at once, so that none is given twice. The console gets one of them too, unless it was asked for elsewhere.
@@ -181,6 +193,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
         datanodes,
         http,
         founded: false,
+        secure: up.secure,
     })
 }
 
@@ -230,6 +243,14 @@ impl Layout {
         gateway.into()
     }
 
+    fn add_security(&self, file: &mut toml::Table, folder: &Path) {
+        if self.secure {
+            let security = toml::Table::try_from(security::of(folder, security::NODE));
+            let security = security.expect("an enum and paths that are UTF-8");
+            file.insert("security".to_owned(), security.into());
+        }
+    }
+
     /// A laptop's settings: little memory, short times, and a root that everybody can write to and that protects names from others, like /tmp.
     fn namenode_config(&self, index: usize, folder: &Path) -> String {
         let mut file = toml::Table::new();
@@ -256,6 +277,7 @@ impl Layout {
         file.insert("cluster".to_owned(), cluster.into());
         let gateway = Self::gateway_config(folder, &format!("namenode-{}", index + 1));
         file.insert("gateway".to_owned(), gateway);
+        self.add_security(&mut file, folder);
         file.to_string()
     }
 
@@ -279,6 +301,7 @@ impl Layout {
         file.insert("http".to_owned(), http.into());
         let gateway = Self::gateway_config(folder, &format!("datanode-{}", index + 1));
         file.insert("gateway".to_owned(), gateway);
+        self.add_security(&mut file, folder);
         file.to_string()
     }
 }
@@ -320,6 +343,7 @@ mod tests {
             datanodes: None,
             processes: false,
             restart: false,
+            secure: false,
             port: None,
             http: None,
         }
@@ -406,6 +430,7 @@ mod tests {
             datanodes: vec!["127.0.0.1:2".to_owned(), "127.0.0.1:3".to_owned()],
             http: String::new(),
             founded: true,
+            secure: false,
         };
         let folder = PathBuf::from("/a \"b\"\\c");
         let text = layout.namenode_config(0, &folder);

@@ -4,16 +4,18 @@ pub(crate) mod datanode;
 mod layout;
 pub(crate) mod namenode;
 pub(crate) mod processes;
+mod security;
 pub(crate) mod up;
 
 use std::time::Duration;
 
 use anyhow::Context;
+use cairn_client::ClusterConfig;
 use cairn_daemon::Tasks;
-use cairn_daemon::config::GatewaySettings;
-use cairn_daemon::telemetry::{Metrics, init_logs};
-use cairn_gateway::{Gateway, GatewayOptions, HttpListener, Leads};
+use cairn_daemon::telemetry::init_logs;
+use cairn_gateway::HttpListener;
 use cairn_protocol::messages::common::Caller;
+use cairn_protocol::net::Tls;
 
 use crate::cluster::client_config;
 
@@ -32,28 +34,13 @@ async fn listen_for_http(address: &str) -> anyhow::Result<Option<HttpListener>> 
     listening.map(Some).context("HTTP gateway")
 }
 
-/// Starts the gateway of a daemon on `host`, if that is known.
-fn start_gateway(
-    listening: HttpListener,
-    namenodes: Vec<String>,
-    host: String,
-    metrics: Metrics,
-    settings: GatewaySettings,
-    leads: Option<Leads>,
-    tasks: &Tasks,
-) {
+/// How a daemon's gateway reaches the cluster: it shows what the daemon shows.
+fn cluster_of_gateway(namenodes: Vec<String>, tls: Option<&Tls>) -> ClusterConfig {
     let superuser = Caller::default();
-    let mut cluster = client_config(namenodes, superuser, "gateway", GATEWAY_PATIENCE);
-    if !host.is_empty() {
-        cluster.host = host;
+    ClusterConfig {
+        tls: tls.cloned(),
+        ..client_config(namenodes, superuser, "gateway", GATEWAY_PATIENCE)
     }
-    let options = GatewayOptions {
-        cluster,
-        metrics,
-        settings,
-        leads,
-    };
-    Gateway::start(listening, options, tasks);
 }
 
 /// Runs one role until a signal or a failure ends it.

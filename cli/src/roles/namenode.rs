@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cairn_daemon::{Tasks, config};
-use cairn_gateway::Leads;
+use cairn_gateway::{Gateway, GatewayOptions};
 use cairn_namenode::config::NamenodeConfig;
 use cairn_namenode::{Doors, Namenode};
 use clap::Args;
 
-use super::{listen_for_http, serve, start_gateway};
+use super::{cluster_of_gateway, listen_for_http, security, serve};
 use crate::session::Usage;
 
 /// How to run a namenode.
@@ -89,7 +89,7 @@ pub(crate) async fn run(role: NamenodeRole) -> anyhow::Result<()> {
 
 /// Starts a namenode and its gateway in `tasks`.
 pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Result<Namenode> {
-    let gateway = settings.gateway.clone();
+    let (gateway, security) = (settings.gateway.clone(), settings.security.clone());
     let listening = listen_for_http(&settings.http).await?;
     let directory = settings.directory.clone();
     if directory.as_os_str().is_empty() {
@@ -99,21 +99,17 @@ pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Re
     let namenode = Namenode::start(settings, doors, tasks)
         .await
         .with_context(|| format!("namenode in {}", directory.display()))?;
+    security::keep_fresh(namenode.tls().cloned(), security, tasks);
     if let Some(listening) = listening {
         let namenodes = vec![namenode.address().to_owned()];
-        let metrics = namenode.metrics().clone();
         let leadership = namenode.group().leadership();
-        let leads: Leads = Arc::new(move || leadership.borrow().ready);
-        let host = String::new();
-        start_gateway(
-            listening,
-            namenodes,
-            host,
-            metrics,
-            gateway,
-            Some(leads),
-            tasks,
-        );
+        let options = GatewayOptions {
+            cluster: cluster_of_gateway(namenodes, namenode.tls()),
+            metrics: namenode.metrics().clone(),
+            settings: gateway,
+            leads: Some(Arc::new(move || leadership.borrow().ready)),
+        };
+        Gateway::start(listening, options, tasks);
     }
     Ok(namenode)
 }

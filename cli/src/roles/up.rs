@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cairn_client::{FileSystem, found_cluster};
+use cairn_client::{ClusterConfig, FileSystem, found_cluster};
 use cairn_daemon::disk::{Disk, DiskLock, RealDisk};
 use cairn_daemon::telemetry::init_logs;
 use cairn_daemon::{Tasks, config};
 use cairn_protocol::messages::common::Caller;
-use cairn_protocol::net;
+use cairn_protocol::net::{self, Tls};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::layout::{Layout, Role, layout, write_configs};
 use super::processes::Processes;
-use super::{SHUTDOWN_TIMEOUT, datanode, namenode};
+use super::{SHUTDOWN_TIMEOUT, datanode, namenode, security};
 use crate::cluster::{DEFAULT_PORT, client_config};
 use crate::commands::up::Up;
 
@@ -33,6 +33,9 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let folder = folder(&up.dir)?;
     let _lock = lock(&folder)?;
     let layout = layout(&up, &folder).await?;
+    if layout.secure {
+        security::prepare(&folder).context("make certificates")?;
+    }
     let roles = write_configs(&layout, &folder)?;
     for address in layout.addresses() {
         let free = net::listen(&address).await;
@@ -92,7 +95,7 @@ impl Cluster<'_> {
             start(&role, tasks).await?;
         }
         found_once(self.layout, self.folder).await?;
-        let fs = connect(self.layout).await?;
+        let fs = connect(self.layout, self.folder).await?;
         let first = self.layout.datanodes.len() - new.len();
         for (index, role) in new.iter().enumerate() {
             start(role, tasks).await?;
@@ -113,7 +116,7 @@ impl Cluster<'_> {
         let first = self.layout.datanodes.len() - new.len();
         let found = async {
             found_once(self.layout, self.folder).await?;
-            connect(self.layout).await
+            connect(self.layout, self.folder).await
         };
         let Some(fs) = while_all_run(processes, stop, found).await? else {
             return Ok(());
@@ -214,8 +217,9 @@ async fn found_once(layout: &Layout, folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let first = layout.namenodes.first().context("up.toml: no namenode")?;
-    let superuser = Caller::default();
-    let founded = found_cluster(first, superuser, READY_TIMEOUT).await;
+    let config = ClusterConfig::new(vec![first.clone()], Caller::default());
+    let config = secured(config, layout, folder)?;
+    let founded = found_cluster(&config, READY_TIMEOUT).await;
     founded.with_context(|| format!("found the cluster at {first}"))?;
     let layout = Layout {
         founded: true,
@@ -224,9 +228,23 @@ async fn found_once(layout: &Layout, folder: &Path) -> anyhow::Result<()> {
     layout.write(folder)
 }
 
-async fn connect(layout: &Layout) -> anyhow::Result<FileSystem> {
+/// With the operator's certificate, if the cluster wants one.
+fn secured(config: ClusterConfig, layout: &Layout, folder: &Path) -> anyhow::Result<ClusterConfig> {
+    if !layout.secure {
+        return Ok(config);
+    }
+    let files = security::of(folder, security::OPERATOR).read_for_client()?;
+    let files = files.context("security is on")?;
+    Ok(ClusterConfig {
+        tls: Some(Tls::new(&files.ca, files.own())?),
+        ..config
+    })
+}
+
+async fn connect(layout: &Layout, folder: &Path) -> anyhow::Result<FileSystem> {
     let superuser = Caller::default();
     let config = client_config(layout.namenodes.clone(), superuser, "dfs up", READY_TIMEOUT);
+    let config = secured(config, layout, folder)?;
     FileSystem::connect(config)
         .await
         .context("wait for the cluster")
@@ -300,7 +318,8 @@ fn welcome(
     )];
     lines.extend(processes.iter().map(|process| format!("  {process}")));
     if !layout.http.is_empty() {
-        lines.push(format!("Console: http://{}/", layout.http));
+        let scheme = if layout.secure { "https" } else { "http" };
+        lines.push(format!("Console: {scheme}://{}/", layout.http));
     }
     lines.push("In another shell:".to_owned());
     let default = format!("127.0.0.1:{DEFAULT_PORT}");
@@ -309,6 +328,19 @@ fn welcome(
             "  export CAIRN_CLUSTER={}",
             layout.namenodes.join(",")
         ));
+    }
+    if layout.secure {
+        let operator = security::of(folder, security::OPERATOR);
+        lines.push(format!("  export CAIRN_CA={}", operator.ca.display()));
+        lines.push(format!(
+            "  export CAIRN_CERTIFICATE={} CAIRN_KEY={}",
+            operator.certificate.display(),
+            operator.key.display()
+        ));
+        lines.push(
+            "  dfs token issue USER --out FILE    makes a token; its user then needs CAIRN_TOKEN_FILE=FILE and no certificate"
+                .to_owned(),
+        );
     }
     lines.push(
         "  dfs put FILE_OR_DIRECTORY /     dfs ls -l /     dfs get /NAME .     dfs status"

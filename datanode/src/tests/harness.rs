@@ -408,7 +408,7 @@ pub(super) struct WriteClient {
 impl WriteClient {
     pub(super) async fn open(address: &str, open: OpenWrite) -> Result<Self, (u64, ErrorCode)> {
         let hello = Hello::new("client", None, 0);
-        let stream = FramedStream::connect(address, hello, TIMEOUT)
+        let stream = FramedStream::connect(address, hello, &ConnectionOptions::default())
             .await
             .unwrap();
         let (mut to, mut from) = stream.split();

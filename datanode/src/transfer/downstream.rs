@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use cairn_protocol::frame::{Flags, Frame};
 use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::transfer::{OpenWrite, OpenWriteReply, PacketAck};
-use cairn_protocol::rpc::{FrameReceiver, FrameSender, FramedStream, Hello};
+use cairn_protocol::net::{Role, Tls};
+use cairn_protocol::rpc::{ConnectionOptions, FrameReceiver, FrameSender, FramedStream, Hello};
 use cairn_protocol::{ErrorCode, Failure, Method};
 
 use super::progress::{Progress, StreamFailure};
@@ -36,11 +37,22 @@ pub(super) struct Downstream {
     pub(super) stall_timeout: Duration,
 }
 
+/// How datanodes of pipelines connect to the next one.
+pub(crate) fn downstream_options(tls: Option<Tls>) -> ConnectionOptions {
+    ConnectionOptions {
+        connect_timeout: CONNECT_TIMEOUT,
+        tls,
+        expects: Some(Role::Datanode),
+        ..ConnectionOptions::default()
+    }
+}
+
 /// Opens the part of the pipeline behind this datanode; `open` names it alone. Fails with the datanode that refused or
 /// cannot be reached.
 pub(super) async fn open(
     open: &OpenWrite,
     hello: Hello,
+    options: &ConnectionOptions,
 ) -> Result<Option<Downstream>, StreamFailure> {
     let Some(next) = open.pipeline.first() else {
         return Ok(None);
@@ -48,7 +60,7 @@ pub(super) async fn open(
     let datanode = DatanodeId(next.datanode.datanode);
     let wait = TAIL_TIMEOUT + HOP_TIMEOUT_STEP * (open.pipeline.len() as u32 - 1);
     let failed = |failure: Failure| StreamFailure { datanode, failure };
-    let stream = FramedStream::connect(&next.datanode.address, hello, CONNECT_TIMEOUT);
+    let stream = FramedStream::connect(&next.datanode.address, hello, options);
     let (mut to, mut from) = stream.await.map_err(failed)?.split();
     let frame = Frame {
         method: Method::OpenWrite.into(),

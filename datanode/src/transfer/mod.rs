@@ -19,6 +19,9 @@ mod sender;
 
 use std::sync::Arc;
 
+use cairn_protocol::net::Proof;
+use cairn_protocol::rpc::{ConnectionOptions, Peer};
+use cairn_protocol::{ErrorCode, Failure};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -27,10 +30,19 @@ use crate::replicas::Replicas;
 
 pub(crate) use budget::Budget;
 pub(crate) use copy::{Copies, CopyOrder, CopySource, Piece};
+pub(crate) use downstream::downstream_options;
 pub(crate) use open_write::serve as serve_write;
 pub(crate) use packet::Packet;
 pub(crate) use read_queue::ReadQueue;
 pub(crate) use sender::read;
+
+/// Notes in the audit log who came with a token that is not good, where anybody has to prove anything.
+pub(crate) fn audit(peer: &Peer, operation: &str, failure: &Failure) {
+    if failure.code == ErrorCode::BadToken && peer.proof != Proof::Clear {
+        let from = peer.address.as_str();
+        tracing::info!(target: "audit", from, operation, outcome = %failure, "refused");
+    }
+}
 
 /// What moving data needs of the rest of the datanode.
 #[derive(Clone, Debug)]
@@ -40,6 +52,8 @@ pub(crate) struct Transfer {
     pub(crate) budget: Budget,
     pub(crate) reads: ReadQueue,
     pub(crate) metrics: Arc<Metrics>,
+    /// How the next datanode of a pipeline is connected to.
+    pub(crate) downstream: ConnectionOptions,
     /// Ends write streams when the daemon stops: their clients go on elsewhere at once.
     pub(crate) shutdown: CancellationToken,
 }

@@ -37,7 +37,8 @@ const PIPELINE_MAX: usize = 16;
 
 /// Serves one stream connection until it ends.
 pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
-    let peer = stream.peer().address.clone();
+    let other = stream.peer().clone();
+    let peer = other.address.as_str();
     let (mut to, mut from) = stream.split();
     let Ok(Ok(Some(frame))) = timeout(FIRST_FRAME_TIMEOUT, from.recv()).await else {
         tracing::debug!(peer, "stream connection without a first frame");
@@ -54,6 +55,7 @@ pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
         }
         Err(Refusal::Stated(failure)) => {
             transfer.metrics.stream_failed(&failure.failure);
+            super::audit(&other, "write", &failure.failure);
             tracing::debug!(peer, datanode = %failure.datanode, error = %failure.failure, "write stream refused");
             // Upstream may be gone: then nobody misses the answer.
             let _ = send_reply(&mut to, &frame, Some(failure)).await;
@@ -119,7 +121,7 @@ async fn open(transfer: &Transfer, frame: &Frame) -> Result<(WriteStream, Reserv
     // replica without bytes is for the namenode to seal or to delete.
     let (writer, downstream) = tokio::join!(
         transfer.replicas.open_writer(wanted),
-        downstream::open(&request, known.hello())
+        downstream::open(&request, known.hello(), &transfer.downstream)
     );
     let writer = writer.map_err(ours)?;
     let downstream = downstream.map_err(Refusal::Stated)?;

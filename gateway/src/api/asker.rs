@@ -47,7 +47,7 @@ impl FromRequestParts<Arc<Shared>> for Asker {
         let began = Instant::now();
         let params = Params::parse(parts.uri.query().unwrap_or_default())?;
         let users = shared.names().users().await;
-        let who = who::identify(shared.settings(), &params, &users)?;
+        let who = who::authenticate(shared, &parts.headers, &params, &users).await?;
         if shared.rates().admit(who.caller.uid).is_err() {
             let limit = shared.settings().requests_per_second_max;
             return Err(Refusal::too_often(&who.name, limit).into());
@@ -80,7 +80,9 @@ impl FromRequestParts<Arc<Shared>> for Onlooker {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Answer<Self> {
         let params = Params::parse(parts.uri.query().unwrap_or_default())?;
         let users = shared.names().users().await;
-        let who = who::identify(shared.settings(), &params, &users).ok();
+        let who = who::authenticate(shared, &parts.headers, &params, &users)
+            .await
+            .ok();
         let shared = Arc::clone(shared);
         Ok(Self { shared, who })
     }

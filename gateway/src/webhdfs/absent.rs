@@ -1,8 +1,8 @@
-//! What Cairn has not: snapshots, erasure coding, ACLs, quotas, tokens. Questions about it are answered truly; whatever would change it
+//! What Cairn has not: snapshots, erasure coding, ACLs, quotas. Questions about it are answered truly; whatever would change it
 //! is refused with the exception that Hadoop has for that, and never with a wrong success.
 
 use cairn_protocol::messages::common::Attributes;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::call::json_answer;
 use super::{Answer, Call, Exception, Operation, Refusal};
@@ -38,17 +38,10 @@ pub(super) fn erasure_coding_codecs() -> Answer {
     Ok(json_answer(json!({ "ErasureCodingCodecs": {} })))
 }
 
-/// As a cluster without security answers: none is needed.
-pub(super) fn delegation_token() -> Answer {
-    Ok(json_answer(json!({ "Token": Value::Null })))
-}
-
 /// What was asked for does not exist; neither may the path.
 pub(super) async fn refuse(call: &Call) -> Answer {
     let (exception, message) = why(call);
-    if exception != Exception::InvalidToken {
-        attributes(call).await?;
-    }
+    attributes(call).await?;
     Err(Refusal::new(exception, message))
 }
 
@@ -56,10 +49,6 @@ fn why(call: &Call) -> (Exception, String) {
     let path = call.path_text();
     let name = call.operation.name();
     match call.operation {
-        Operation::RenewDelegationToken | Operation::CancelDelegationToken => {
-            let message = "there are no delegation tokens: none was issued by this cluster";
-            (Exception::InvalidToken, message.to_owned())
-        }
         Operation::CreateSnapshot
         | Operation::RenameSnapshot
         | Operation::DeleteSnapshot

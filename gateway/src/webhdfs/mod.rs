@@ -12,7 +12,8 @@
 //! | `checksum` | GETFILECHECKSUM |
 //! | `locations` | where a file's bytes are |
 //! | `cluster` | defaults, space, storage policies |
-//! | `absent` | what Cairn has not: snapshots, erasure coding, ACLs, quotas, tokens |
+//! | `tokens` | delegation tokens |
+//! | `absent` | what Cairn has not: snapshots, erasure coding, ACLs, quotas |
 //!
 //! Nothing is held while a body is read or written. Answers are those of Hadoop 3.
 
@@ -29,6 +30,7 @@ mod operation;
 mod redirect;
 mod refusal;
 mod stat;
+mod tokens;
 mod upload;
 mod xattrs;
 
@@ -117,8 +119,10 @@ impl Question {
 /// Who asks, and then what they ask for.
 async fn answer(shared: &Arc<Shared>, question: Question, upload: &mut Upload) -> Answer {
     let users = shared.names().users().await;
-    let who = who::identify(shared.settings(), &question.params, &users)?;
+    let headers = &question.parts.headers;
+    let who = who::authenticate(shared, headers, &question.params, &users).await?;
     admit(shared, &question, &who)?;
+    let known = Known(who.name.clone());
     let connected = shared.fs().await;
     let connected = connected.map_err(|error| Refusal::of(&error, &who.name))?;
     let call = Call {
@@ -134,8 +138,16 @@ async fn answer(shared: &Arc<Shared>, question: Question, upload: &mut Upload) -
         headers: question.parts.headers,
         from: question.from,
     };
-    carry_out(&call, upload).await
+    let mut response = carry_out(&call, upload)
+        .await
+        .unwrap_or_else(IntoResponse::into_response);
+    response.extensions_mut().insert(known);
+    Ok(response)
 }
+
+/// Who asked, for the audit log: known only when that is proved.
+#[derive(Clone)]
+struct Known(String);
 
 async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
     match call.operation {
@@ -180,10 +192,10 @@ async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
         Operation::GetSnapshottableDirectoryList => absent::snapshottable_directories(),
         Operation::GetErasureCodingPolicies => absent::erasure_coding_policies(),
         Operation::GetErasureCodingCodecs => absent::erasure_coding_codecs(),
-        Operation::GetDelegationToken => absent::delegation_token(),
-        Operation::RenewDelegationToken
-        | Operation::CancelDelegationToken
-        | Operation::GetErasureCodingPolicy
+        Operation::GetDelegationToken => tokens::get(call).await,
+        Operation::RenewDelegationToken => tokens::renew(call).await,
+        Operation::CancelDelegationToken => tokens::cancel(call).await,
+        Operation::GetErasureCodingPolicy
         | Operation::SetErasureCodingPolicy
         | Operation::UnsetErasureCodingPolicy
         | Operation::EnableErasureCodingPolicy
@@ -266,6 +278,9 @@ impl Record {
         let failed = response.extensions().get::<Exception>();
         let exception = failed.map(|exception| exception.name());
         self.count(exception);
+        if let Some(Known(user)) = response.extensions().get() {
+            self.user.clone_from(user);
+        }
         let redirected = response.extensions().get::<redirect::Redirected>();
         // The gateway that the client is sent to writes the line.
         if redirected.is_none() {

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cairn_protocol::ids::DatanodeId;
+use cairn_protocol::user_token::UserToken;
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
@@ -47,7 +48,13 @@ pub(super) async fn to_gateway(call: &Call, holders: &[DatanodeId]) -> Answer {
     };
     let path = ascii(call.uri.path());
     let query = ascii(call.uri.query().unwrap_or_default());
-    let location = format!("http://{authority}{path}?{query}&{SECOND_STEP}=cairn");
+    let scheme = call.shared.scheme();
+    // As HDFS does: clients do not send their `Authorization` to another address.
+    let token = match UserToken::try_from(call.who.caller.token.clone()) {
+        Ok(token) if !call.params.has("delegation") => format!("&delegation={token}"),
+        _ => String::new(),
+    };
+    let location = format!("{scheme}://{authority}{path}?{query}&{SECOND_STEP}=cairn{token}");
     let mut response = if call.params.flag("noredirect")?.unwrap_or(false) {
         json_answer(json!({ "Location": location }))
     } else {

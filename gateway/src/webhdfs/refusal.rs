@@ -191,6 +191,7 @@ fn exception(code: ErrorCode) -> Exception {
         ErrorCode::NotADirectory => Exception::ParentNotDirectory,
         ErrorCode::NotEmpty => Exception::NotEmpty,
         ErrorCode::PermissionDenied | ErrorCode::NotPermitted => Exception::AccessControl,
+        ErrorCode::Unauthenticated => Exception::Security,
         ErrorCode::InvalidArgument | ErrorCode::Malformed => Exception::IllegalArgument,
         ErrorCode::NameTooLong => Exception::NameTooLong,
         ErrorCode::NotSupported => Exception::Unsupported,

@@ -910,7 +910,7 @@ async fn allocate(
         payload: Vec::new().into(),
     };
     let reply = service
-        .mutate(request)
+        .mutate(&crate::service::principal::Principal::Believed, request)
         .await
         .map_err(|error| error.code())?;
     let reply: MutateReply = reply.decode().unwrap();

@@ -100,6 +100,14 @@ async fn rotate_keys(controllers: &Controllers) -> Result<(), StoreError> {
     Ok(())
 }
 
+impl Controllers {
+    /// Random bytes that nobody can guess; `None` if the system has none, or this is not the leader.
+    pub fn new_secret(&self) -> Option<[u8; 32]> {
+        let mut soft = self.soft()?;
+        new_secret(&mut soft.rng)
+    }
+}
+
 /// A secret must not follow from a seed, except in the simulator, where everything does.
 #[cfg(not(cairn_sim))]
 fn new_secret(_: &mut impl Rng) -> Option<[u8; 32]> {

@@ -23,7 +23,7 @@ pub struct Command {
     /// Which.
     #[prost(
         oneof = "CommandKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub kind: Option<CommandKind>,
 }
@@ -76,6 +76,10 @@ pub enum CommandKind {
     AllocateCompactionChunk(AllocateCompactionChunk),
     #[prost(message, tag = "19")]
     DeclareLost(DeclareLost),
+    #[prost(message, tag = "20")]
+    IssueUserToken(IssueUserToken),
+    #[prost(message, tag = "21")]
+    ChangeUserToken(ChangeUserToken),
 }
 
 /// A client's mutation, exactly once under (session, sequence).
@@ -124,6 +128,9 @@ pub struct OpenSession {
     /// Address of its machine, as the leader saw it; empty in logs of older software.
     #[prost(string, tag = "3")]
     pub host: String,
+    /// Who may use it; empty where everybody is believed.
+    #[prost(string, tag = "4")]
+    pub owner: String,
 }
 
 /// Ends a session whose keep-alives stopped: open chunks sealed, claims released, outcomes forgotten.
@@ -324,6 +331,53 @@ pub struct RotateKeys {
     /// Id that the leader saw as current: a repeated command changes nothing.
     #[prost(uint32, tag = "2")]
     pub current_id: u32,
+}
+
+/// A token for a user; its number is the outcome's id.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct IssueUserToken {
+    /// Name of the user.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The user.
+    #[prost(message, required, tag = "2")]
+    pub bearer: Caller,
+    /// Its bearer may speak for others.
+    #[prost(bool, tag = "3")]
+    pub acts_for_others: bool,
+    /// How long it is good.
+    #[prost(uint64, tag = "4")]
+    pub lifetime_ms: u64,
+    /// How long it can be renewed.
+    #[prost(uint64, tag = "5")]
+    pub renewable_ms: u64,
+    /// Whatever the others say, it is over then.
+    #[prost(uint64, tag = "6")]
+    pub until_ms: u64,
+    /// 32 random bytes: the key of all tokens if there is none yet.
+    #[prost(bytes = "vec", tag = "7")]
+    pub secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for IssueUserToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssueUserToken")
+            .field("user", &self.user)
+            .field("bearer", &self.bearer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Revokes or renews a user's token.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ChangeUserToken {
+    /// Its number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Good for so long from now on, as far as it can be renewed; 0 revokes it.
+    #[prost(uint64, tag = "2")]
+    pub lifetime_ms: u64,
 }
 
 /// Replaces the cluster's settings.

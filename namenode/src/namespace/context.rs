@@ -31,6 +31,7 @@ impl Context {
             gid: 0,
             groups: Vec::new(),
             umask: 0,
+            token: Vec::new(),
         };
         Self {
             stamp,

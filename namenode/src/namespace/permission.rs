@@ -126,6 +126,7 @@ mod tests {
             gid,
             groups: groups.to_vec(),
             umask: 0,
+            token: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use cairn_protocol::messages::common::Caller;
 use cairn_protocol::rpc::{Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 
+use super::principal::Principal;
 use super::{NamenodeService, PEER_TIMEOUT, grants, internal, outcome_failure};
 use crate::consensus::types::Member;
 use crate::fsck;
@@ -17,8 +18,13 @@ use crate::namespace::command::{CommandKind, ForgetDatanode, SetDatanodeState};
 use crate::store::Read;
 
 impl NamenodeService {
-    fn require_superuser(&self, caller: &Caller, what: &str) -> Result<(), RpcError> {
-        if caller.uid == 0 {
+    async fn require_superuser(
+        &self,
+        principal: &Principal,
+        caller: Caller,
+        what: &str,
+    ) -> Result<(), RpcError> {
+        if self.caller(principal, caller).await?.uid == 0 {
             return Ok(());
         }
         Err(RpcError::new(
@@ -27,9 +33,14 @@ impl NamenodeService {
         ))
     }
 
-    pub(super) async fn found_cluster(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn found_cluster(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let FoundClusterRequest { caller } = request.decode()?;
-        self.require_superuser(&caller, "found a cluster")?;
+        self.require_superuser(principal, caller, "found a cluster")
+            .await?;
         let cluster_id = self.founder.found().await?.to_vec();
         let members = self.group.members().into_iter();
         Ok(Reply::new(&FoundClusterReply {
@@ -38,13 +49,18 @@ impl NamenodeService {
         }))
     }
 
-    pub(super) async fn add_namenode(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn add_namenode(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let AddNamenodeRequest {
             caller,
             address,
             replaces,
         } = request.decode()?;
-        self.require_superuser(&caller, "add a namenode")?;
+        self.require_superuser(principal, caller, "add a namenode")
+            .await?;
         self.group.require_leader()?;
         let greeting = GreetRequest {
             namenode: self.group.id(),
@@ -108,30 +124,45 @@ impl NamenodeService {
         Ok(Reply::new(&AdminReply {}))
     }
 
-    pub(super) async fn remove_namenode(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn remove_namenode(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let RemoveNamenodeRequest { caller, namenode } = request.decode()?;
-        self.require_superuser(&caller, "remove a namenode")?;
+        self.require_superuser(principal, caller, "remove a namenode")
+            .await?;
         self.group.require_leader()?;
         self.group.remove_member(namenode).await?;
         Ok(Reply::new(&AdminReply {}))
     }
 
-    pub(super) async fn transfer_leadership(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn transfer_leadership(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let TransferLeadershipRequest { caller, to } = request.decode()?;
-        self.require_superuser(&caller, "hand leadership over")?;
+        self.require_superuser(principal, caller, "hand leadership over")
+            .await?;
         self.group.require_leader()?;
         self.group.transfer(Some(to).filter(|id| *id != 0)).await?;
         Ok(Reply::new(&AdminReply {}))
     }
 
-    pub(super) async fn set_datanode_state(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn set_datanode_state(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let SetDatanodeStateRequest {
             caller,
             datanode,
             state,
             forget,
         } = request.decode()?;
-        self.require_superuser(&caller, "change a datanode's state")?;
+        self.require_superuser(principal, caller, "change a datanode's state")
+            .await?;
         let command = if forget {
             CommandKind::ForgetDatanode(ForgetDatanode { datanode })
         } else {
@@ -204,14 +235,19 @@ impl NamenodeService {
             .collect()
     }
 
-    pub(super) async fn fsck(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn fsck(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let FsckRequest {
             caller,
             cursor,
             limit,
             name_files,
         } = request.decode()?;
-        self.require_superuser(&caller, "check the file system")?;
+        self.require_superuser(principal, caller, "check the file system")
+            .await?;
         self.group.require_leader()?;
         self.group.linearize().await?;
         let store = self.group.state().store();

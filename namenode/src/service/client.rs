@@ -19,6 +19,7 @@ use cairn_protocol::messages::session::{
 use cairn_protocol::rpc::{Peer, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Failure};
 
+use super::principal::Principal;
 use super::{NamenodeService, grants, internal, outcome_failure};
 use crate::consensus::state_machine::operation_is_unknown;
 use crate::namespace::command::{ClientCommand, CommandKind, OpenSession, Placement};
@@ -77,6 +78,7 @@ impl NamenodeService {
     pub(super) async fn open_session(
         &self,
         peer: &Peer,
+        principal: &Principal,
         request: Request,
     ) -> Result<Reply, RpcError> {
         let OpenSessionRequest { client_name, nonce } = request.decode()?;
@@ -93,6 +95,7 @@ impl NamenodeService {
             client_name,
             nonce,
             host,
+            owner: principal.owner(),
         });
         let proposed = self.group.propose(command).await?;
         if let Some(failure) = outcome_failure(&proposed.outcome) {
@@ -106,8 +109,13 @@ impl NamenodeService {
         }))
     }
 
-    pub(super) fn keep_alive(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) fn keep_alive(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let KeepAliveRequest { session } = request.decode()?;
+        self.check_session(principal, session)?;
         self.group.require_leader()?;
         if !self.controllers.keep_alive(SessionId(session)) {
             // Only committed state says that a session is over; a leader that is not ready yet must not.
@@ -131,9 +139,14 @@ impl NamenodeService {
         Ok(cluster.settings.unwrap_or_default().session_ttl_ms)
     }
 
-    pub(crate) async fn mutate(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(crate) async fn mutate(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let request: MutateRequest = request.decode()?;
-        check_caller(&request.caller)?;
+        let caller = self.caller(principal, request.caller).await?;
+        self.check_session(principal, request.session)?;
         let Some(operation) = request.operation else {
             let message = "a mutation without an operation, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -154,9 +167,7 @@ impl NamenodeService {
                 }
             }
             Some(OperationKind::RemoveTree(remove)) => {
-                let checked = self
-                    .check_remove_tree(&request.caller, &remove.location)
-                    .await;
+                let checked = self.check_remove_tree(&caller, &remove.location).await;
                 // A retry of what has happened finds no tree any more: apply answers it from memory.
                 if !self.is_remembered(request.session, request.sequence)? {
                     checked?;
@@ -173,7 +184,7 @@ impl NamenodeService {
             session: request.session,
             sequence: request.sequence,
             lowest_unanswered: request.lowest_unanswered,
-            caller: request.caller,
+            caller,
             operation,
             placement,
         });
@@ -236,9 +247,13 @@ impl NamenodeService {
         .map_err(op_error)
     }
 
-    pub(super) async fn query(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn query(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let request: QueryRequest = request.decode()?;
-        check_caller(&request.caller)?;
+        let caller = self.caller(principal, request.caller).await?;
         let Some(kind) = request.kind else {
             let message = "a query without a kind, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -253,7 +268,7 @@ impl NamenodeService {
         let snapshot = store.snapshot();
         // After the snapshot: whatever is in it has been noted.
         let changed_index = self.changed_by_others(request.session);
-        let mut result = namespace::query(&snapshot, &request.caller, &kind).map_err(op_error)?;
+        let mut result = namespace::query(&snapshot, &caller, &kind).map_err(op_error)?;
         match &mut result {
             QueryResult::LocatedExtents(located) => {
                 let bare = matches!(
@@ -302,9 +317,13 @@ impl NamenodeService {
     }
 
     /// Every byte that the file uses becomes durable on every replica, whoever wrote it.
-    pub(super) async fn sync(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn sync(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let SyncRequest { inode, caller } = request.decode()?;
-        check_caller(&caller)?;
+        self.caller(principal, caller).await?;
         self.group.require_leader()?;
         self.group.linearize().await?;
         let needed = self.chunks_to_sync(inode)?;

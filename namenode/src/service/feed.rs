@@ -11,7 +11,7 @@ use cairn_protocol::rpc::{Reply, Request, RpcError};
 use prost::Message;
 use tokio::time::{Instant, sleep};
 
-use super::client::check_caller;
+use super::principal::Principal;
 use super::{NamenodeService, internal};
 use crate::consensus::feed::Page;
 use crate::namespace::{Interest, Onlooker};
@@ -28,9 +28,13 @@ const SET_FRAMING: usize = 16;
 const REST: Duration = Duration::from_millis(1);
 
 impl NamenodeService {
-    pub(super) async fn changes(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(super) async fn changes(
+        &self,
+        principal: &Principal,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         let request: ChangesRequest = request.decode()?;
-        check_caller(&request.caller)?;
+        let caller = self.caller(principal, request.caller.clone()).await?;
         if request.inodes.len() > INODES_MAX {
             let message = format!(
                 "changes of {} inodes, at most {INODES_MAX} are allowed",
@@ -62,7 +66,7 @@ impl NamenodeService {
             let Some(page) = self.group.state().feed().read(after, upto) else {
                 return Ok(lost(upto));
             };
-            let found = self.look(&request.caller, &interest, &page)?;
+            let found = self.look(&caller, &interest, &page)?;
             let seen_any = !page.sets.is_empty();
             after = page.reached;
             if !found.is_empty() || self.stopping.is_cancelled() || Instant::now() >= deadline {

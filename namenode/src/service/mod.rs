@@ -1,6 +1,7 @@
 //! What the namenode answers: authorise, stamp, translate, call. No logic of the namespace and none of the controllers.
 //!
-//! `client` answers clients, `feed` tells them what changes, `datanode` answers datanodes, `admin` operators and other namenodes, `locks` who waits for one; `grants` mints tokens and fills in
+//! `client` answers clients, `feed` tells them what changes, `datanode` answers datanodes, `admin` operators and other namenodes, `locks` who waits for one; `tokens` issues those of users, `principal` believes them;
+//! `grants` mints tokens and fills in
 //! what replicated state does not hold (addresses, tokens).
 
 mod admin;
@@ -9,6 +10,8 @@ mod datanode;
 mod feed;
 mod grants;
 mod locks;
+pub(crate) mod principal;
+mod tokens;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +30,8 @@ use crate::controllers::Controllers;
 use crate::founding::Founder;
 use crate::metrics::ServiceMetrics;
 use crate::namespace::command::Outcome;
+
+use principal::Principal;
 
 /// How long a namenode waits for another one or for a datanode.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,27 +106,46 @@ impl NamenodeService {
             let message = format!("method {} is unknown to this version", request.method);
             return Err(RpcError::new(ErrorCode::NotSupported, message));
         };
+        let result = match self.authenticate(peer, method).await {
+            Ok(principal) => self.answer(peer, &principal, method, request).await,
+            Err(refused) => Err(refused),
+        };
+        self.audit(peer, method, result.as_ref().err());
+        result
+    }
+
+    async fn answer(
+        &self,
+        peer: &Peer,
+        principal: &Principal,
+        method: Method,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         match method {
-            Method::Query => self.query(request).await,
-            Method::Mutate => self.mutate(request).await,
+            Method::Query => self.query(principal, request).await,
+            Method::Mutate => self.mutate(principal, request).await,
             Method::ClusterInfo => self.cluster_info(),
-            Method::OpenSession => self.open_session(peer, request).await,
-            Method::KeepAlive => self.keep_alive(request),
-            Method::Sync => self.sync(request).await,
-            Method::Changes => self.changes(request).await,
+            Method::OpenSession => self.open_session(peer, principal, request).await,
+            Method::KeepAlive => self.keep_alive(principal, request),
+            Method::Sync => self.sync(principal, request).await,
+            Method::Changes => self.changes(principal, request).await,
             Method::ReportReplicas => self.report_replicas(request),
-            Method::WaitLock => self.wait_lock(request).await,
+            Method::WaitLock => self.wait_lock(principal, request).await,
             Method::RegisterDatanode => self.register_datanode(request).await,
             Method::Heartbeat => self.heartbeat(request),
             Method::ReplicaReport => self.replica_report(request),
-            Method::FoundCluster => self.found_cluster(request).await,
-            Method::AddNamenode => self.add_namenode(request).await,
-            Method::RemoveNamenode => self.remove_namenode(request).await,
-            Method::TransferLeadership => self.transfer_leadership(request).await,
-            Method::SetDatanodeState => self.set_datanode_state(request).await,
+            Method::FoundCluster => self.found_cluster(principal, request).await,
+            Method::AddNamenode => self.add_namenode(principal, request).await,
+            Method::RemoveNamenode => self.remove_namenode(principal, request).await,
+            Method::TransferLeadership => self.transfer_leadership(principal, request).await,
+            Method::SetDatanodeState => self.set_datanode_state(principal, request).await,
             Method::Status => self.status(request).await,
-            Method::Fsck => self.fsck(request).await,
+            Method::Fsck => self.fsck(principal, request).await,
             Method::Metrics => self.metrics(),
+            Method::IssueToken => self.issue_token(principal, request).await,
+            Method::ListTokens => self.list_tokens(principal, request).await,
+            Method::ChangeToken => self.change_token(principal, request).await,
+            Method::WhoAmI => self.who_am_i(principal, request).await,
             Method::Greet => self.greet(request).await,
             Method::RaftAppend
             | Method::RaftVote

@@ -64,6 +64,8 @@ pub enum KeyKind {
     Lock = 0x60,
     /// session, inode, space, first byte, owner
     SessionLock = 0x61,
+    /// id
+    UserToken = 0x70,
 }
 
 /// A key under construction.

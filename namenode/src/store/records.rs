@@ -1,6 +1,6 @@
 //! The values of the tables (prost; field numbers are an on-disk format). Keys are in the file of each key kind.
 
-use cairn_protocol::messages::common::ClusterSettings;
+use cairn_protocol::messages::common::{Caller, ClusterSettings};
 use cairn_protocol::messages::lock::LockMode;
 
 /// One extent, inline in an inode or as a value of the extent table.
@@ -221,6 +221,9 @@ pub struct SessionRecord {
     /// Address of its client's machine; empty if it was opened by older software.
     #[prost(string, tag = "9")]
     pub host: String,
+    /// Who may use it, as the service puts it; empty where everybody is believed.
+    #[prost(string, tag = "10")]
+    pub owner: String,
 }
 
 /// A datanode.
@@ -343,6 +346,44 @@ pub struct ClusterRecord {
     /// Where the sweep of detached directories goes on.
     #[prost(uint64, tag = "20")]
     pub sweep_detached_cursor: u64,
+    /// What users' tokens are signed with: 32 bytes; empty before the first one.
+    #[prost(bytes = "vec", tag = "21")]
+    pub user_token_secret: Vec<u8>,
+    /// Number of the last token of a user.
+    #[prost(uint64, tag = "22")]
+    pub last_user_token: u64,
+    /// Tokens of users.
+    #[prost(uint64, tag = "23")]
+    pub user_token_count: u64,
+    /// Where the removal of tokens that are over goes on.
+    #[prost(uint64, tag = "24")]
+    pub user_token_cursor: u64,
+}
+
+/// A token of a user. The token itself follows from its number and the cluster's secret.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UserTokenRecord {
+    /// Name of its user, for people.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// Its user.
+    #[prost(message, required, tag = "2")]
+    pub bearer: Caller,
+    /// Its bearer may speak for others.
+    #[prost(bool, tag = "3")]
+    pub acts_for_others: bool,
+    /// Stamp of the entry that made it.
+    #[prost(uint64, tag = "4")]
+    pub issued_at_ms: u64,
+    /// Good before this instant.
+    #[prost(uint64, tag = "5")]
+    pub expires_at_ms: u64,
+    /// It can be renewed up to this instant, and is forgotten then.
+    #[prost(uint64, tag = "6")]
+    pub renewable_until_ms: u64,
+    /// Good no more.
+    #[prost(bool, tag = "7")]
+    pub revoked: bool,
 }
 
 /// What the state reflects; in the batch of each entry.

@@ -151,6 +151,8 @@ impl FrameQueue {
 pub struct FrameWriter<W> {
     pub(super) sink: W,
     queue: FrameQueue,
+    /// True from a write until the sink has passed it on: a sink under TLS may keep some.
+    unflushed: bool,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
@@ -159,6 +161,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Self {
             sink,
             queue: FrameQueue::new(),
+            unflushed: false,
         }
     }
 
@@ -167,9 +170,9 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         &mut self.queue
     }
 
-    /// How many bytes wait.
+    /// How many bytes wait; at least one while the sink keeps some.
     pub fn queued_bytes(&self) -> usize {
-        self.queue.len()
+        self.queue.len().max(usize::from(self.unflushed))
     }
 
     /// Writes all that is queued. Cancel-safe: what was not written stays queued, to the byte.
@@ -186,6 +189,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.queue.advance(written);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            self.sink.flush().await?;
+            self.unflushed = false;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 /// Who asks, as asserted by the client and believed as the cluster's authentication setting says.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
+#[prost(skip_debug)]
 pub struct Caller {
     /// User id; 0 is the superuser.
     #[prost(uint32, tag = "1")]
@@ -16,6 +17,21 @@ pub struct Caller {
     /// then; others have taken them out of the mode.
     #[prost(uint32, tag = "4")]
     pub umask: u32,
+    /// A token that proves it, where the connection does not: a gateway passes on its users' tokens. Namenodes put what the
+    /// token says in place of the rest and keep it nowhere.
+    #[prost(bytes = "vec", tag = "5")]
+    pub token: Vec<u8>,
+}
+
+impl std::fmt::Debug for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caller")
+            .field("uid", &self.uid)
+            .field("gid", &self.gid)
+            .field("groups", &self.groups)
+            .field("umask", &self.umask)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A place in the namespace: a path walked from an inode. An empty path is the inode itself; a leading `/` starts at

@@ -109,6 +109,7 @@ mod tests {
             gid: 2,
             groups: vec![],
             umask: 0,
+            token: Vec::new(),
         };
         let request = ChangesRequest {
             caller,

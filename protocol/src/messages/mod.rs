@@ -10,3 +10,4 @@ pub mod operation;
 pub mod query;
 pub mod session;
 pub mod transfer;
+pub mod user_token;

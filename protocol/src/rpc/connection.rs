@@ -15,6 +15,7 @@ use super::hello::{ConnectionKind, Hello, Peer};
 use super::message::{Reply, RpcError};
 use super::stream::{FrameReceiver, FrameSender, FramedStream};
 use crate::frame::{Flags, Frame, FrameError, FrameQueue};
+use crate::net::{Role, Tls};
 use crate::{ErrorCode, Failure};
 
 /// Bytes that may wait for a process that does not read; calls beyond are refused. Requests whose callers have given up
@@ -31,6 +32,10 @@ pub struct ConnectionOptions {
     /// A connection on which a call timed out and nothing at all was heard for this long is given up, so that the next call
     /// dials again instead of waiting for a host that has vanished.
     pub silence_max: Duration,
+    /// Speak TLS; in the clear without.
+    pub tls: Option<Tls>,
+    /// Under TLS: what the other end's certificate has to state.
+    pub expects: Option<Role>,
 }
 
 impl Default for ConnectionOptions {
@@ -39,6 +44,8 @@ impl Default for ConnectionOptions {
             connect_timeout: Duration::from_secs(3),
             in_flight_max: 1024,
             silence_max: Duration::from_secs(5),
+            tls: None,
+            expects: None,
         }
     }
 }
@@ -89,13 +96,7 @@ impl Connection {
         hello: Hello,
         options: ConnectionOptions,
     ) -> Result<Self, Failure> {
-        let stream = FramedStream::open(
-            address,
-            hello,
-            ConnectionKind::Calls,
-            options.connect_timeout,
-        )
-        .await?;
+        let stream = FramedStream::open(address, hello, ConnectionKind::Calls, &options).await?;
         let peer = stream.peer().clone();
         let shared = Arc::new(Shared {
             state: Mutex::default(),

@@ -1,9 +1,12 @@
 //! How two processes introduce themselves: the first frame each way, before anything else.
 
+use std::fmt;
+
 use bytes::Bytes;
 use prost::Message;
 
 use crate::error::{ErrorCode, Failure};
+use crate::net::{Proof, Role};
 
 /// The oldest protocol that this process speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
@@ -22,6 +25,7 @@ pub enum ConnectionKind {
 
 /// Who a process is, and what it speaks.
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub struct Hello {
     /// Oldest protocol spoken.
     #[prost(uint32, tag = "1")]
@@ -41,6 +45,19 @@ pub struct Hello {
     /// 1 calls, 2 stream; set by whoever connects.
     #[prost(uint32, tag = "6")]
     pub kind: u32,
+    /// A client's [`UserToken`](crate::user_token::UserToken), where clients need one; else empty. Never sent in the clear.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub token: Bytes,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello")
+            .field("role", &self.role)
+            .field("node", &self.node)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Hello {
@@ -55,6 +72,7 @@ impl Hello {
             role: role.into(),
             node,
             kind: 0,
+            token: Bytes::new(),
         }
     }
 
@@ -66,6 +84,28 @@ impl Hello {
         let id = <[u8; 16]>::try_from(&self.cluster[..]);
         id.map(Some)
             .map_err(|_| Failure::new(ErrorCode::Malformed, "a cluster id has 16 bytes"))
+    }
+
+    /// The same with a token that says who asks.
+    pub fn with_token(self, token: impl Into<Bytes>) -> Self {
+        Self {
+            token: token.into(),
+            ..self
+        }
+    }
+
+    /// Fails if it claims a role that the other end's certificate does not state.
+    pub(crate) fn check_role(&self, proof: Proof) -> Result<(), Failure> {
+        match Role::from_name(&self.role) {
+            Some(role) if !proof.allows(role) => Err(Failure::new(
+                ErrorCode::Unauthenticated,
+                format!(
+                    "it says that it is a {role}, and has no certificate for that",
+                    role = self.role
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn with_kind(mut self, kind: ConnectionKind) -> Self {
@@ -130,6 +170,8 @@ pub struct Peer {
     pub hello: Hello,
     /// The protocol version that both speak.
     pub version: u32,
+    /// What is known of it besides its own words.
+    pub proof: Proof,
 }
 
 #[cfg(test)]

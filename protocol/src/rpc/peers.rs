@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{Connection, ConnectionOptions};
 use super::hello::Hello;
 use super::message::{Reply, RpcError};
+use crate::net::Role;
 use crate::{ErrorCode, Failure};
 
 /// After a failed attempt the address is left alone for this long, then twice as long, …
@@ -25,6 +26,7 @@ const ADDRESSES_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Peers {
     inner: Arc<Inner>,
+    expects: Option<Role>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,15 @@ impl Peers {
                 options,
                 slots: Mutex::default(),
             }),
+            expects: None,
+        }
+    }
+
+    /// The same connections, for those whose certificates state `role`. In the clear everybody may be anything.
+    pub fn expecting(&self, role: Role) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            expects: Some(role),
         }
     }
 
@@ -70,6 +81,17 @@ impl Peers {
     /// A live connection to `address`. If the last attempt failed a moment ago, so does this one, at once and in the same
     /// way: the caller knows better where else to go.
     pub async fn get(&self, address: &str) -> Result<Connection, Failure> {
+        let connection = self.live_or_dialled(address).await?;
+        match self.expects {
+            Some(role) if !connection.peer().proof.allows(role) => {
+                let message = format!("{address} has no certificate of a {}", role.name());
+                Err(Failure::new(ErrorCode::Unauthenticated, message))
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    async fn live_or_dialled(&self, address: &str) -> Result<Connection, Failure> {
         let dialling = match self.live_or_dialling(address) {
             Ok(connection) => return Ok(connection),
             Err(dialling) => dialling,

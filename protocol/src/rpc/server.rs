@@ -14,7 +14,8 @@ use super::hello::{ConnectionKind, Hello, Peer};
 use super::message::{Reply, Request, RpcError};
 use super::serve_calls::serve_calls;
 use super::stream::{self, FramedStream};
-use crate::net::{TcpListener, TcpStream, accept};
+use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::net::{Proof, Stream, TcpListener, TcpStream, Tls, accept};
 use crate::{ErrorCode, Failure};
 
 /// Connections beyond the limit are told so, this many at a time; beyond that they are just dropped.
@@ -65,6 +66,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How long running requests and streams get at shutdown.
     pub drain_timeout: Duration,
+    /// Speak TLS and nothing else; in the clear without.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ServerOptions {
@@ -76,6 +79,7 @@ impl Default for ServerOptions {
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
+            tls: None,
         }
     }
 }
@@ -140,6 +144,38 @@ fn report(ended: Result<(), JoinError>) {
     }
 }
 
+/// The TLS handshake, if there has to be one. Whoever speaks in the clear then is told so in the clear.
+async fn secure(mut stream: TcpStream, tls: Option<&Tls>) -> Result<(Stream, Proof), Failure> {
+    let Some(tls) = tls else {
+        return Ok((Stream::Plain(stream), Proof::Clear));
+    };
+    let timed_out = || Failure::new(ErrorCode::TimedOut, "no TLS handshake");
+    let lost = |error: io::Error| Failure::new(ErrorCode::ConnectionLost, error.to_string());
+    let spoken = timeout(HANDSHAKE_TIMEOUT, Tls::is_spoken(&mut stream));
+    if !spoken.await.map_err(|_| timed_out())?.map_err(lost)? {
+        let message = "this cluster speaks TLS only: set auth = \"tokens\" and ca in [security]";
+        let failure = Failure::new(ErrorCode::Unauthenticated, message);
+        stream::refuse(stream, &failure.clone().into()).await;
+        return Err(failure);
+    }
+    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Err(_) => Err(timed_out()),
+        Ok(Ok(secured)) => Ok(secured),
+        Ok(Err(error)) => Err(Failure::new(
+            ErrorCode::Unauthenticated,
+            format!("TLS handshake: {error}"),
+        )),
+    }
+}
+
+/// A connection that came to nothing. Those that did not prove who they are go to the audit log.
+fn refused(address: &str, failure: &Failure) {
+    if failure.code == ErrorCode::Unauthenticated {
+        tracing::info!(target: "audit", from = address, operation = "connect", outcome = %failure, "refused");
+    }
+    debug!(peer = address, error = %failure, "handshake failed");
+}
+
 async fn connection<S: Service>(
     stream: TcpStream,
     address: String,
@@ -147,7 +183,10 @@ async fn connection<S: Service>(
     options: Arc<ServerOptions>,
     shutdown: CancellationToken,
 ) {
-    let accepting = FramedStream::accept(stream, address.clone(), |theirs| service.hello(theirs));
+    let accepting = async {
+        let secured = secure(stream, options.tls.as_ref()).await?;
+        FramedStream::accept(secured, address.clone(), |theirs| service.hello(theirs)).await
+    };
     let accepted = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
@@ -155,7 +194,7 @@ async fn connection<S: Service>(
     };
     let (stream, kind) = match accepted {
         Ok(accepted) => accepted,
-        Err(failure) => return debug!(peer = address, error = %failure, "handshake failed"),
+        Err(failure) => return refused(&address, &failure),
     };
     let peer = stream.peer().clone();
     match kind {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::connection::ConnectionOptions;
 use super::hello::{ConnectionKind, Hello, Peer};
 use super::message::RpcError;
 use crate::frame::{Flags, Frame, FrameError, FrameLimits, FrameReader, FrameWriter};
 use crate::limits::{HANDSHAKE_TIMEOUT, HELLO_BYTES_MAX};
 use crate::method::Method;
-use crate::net::{OwnedReadHalf, OwnedWriteHalf, TcpStream, connect};
+use crate::net::{Proof, ReadHalf, Stream, TcpStream, WriteHalf, connect};
 use crate::{ErrorCode, Failure};
 
 /// Bytes that may wait in a [`FrameSender`] before `feed` writes them.
@@ -29,23 +30,23 @@ pub struct FramedStream {
 }
 
 impl FramedStream {
-    /// Connects, introduces this process as `hello` and checks who answers, all within `connect_timeout`.
+    /// Connects, introduces this process as `hello` and checks who answers, all within the options' `connect_timeout`.
     pub async fn connect(
         address: &str,
         hello: Hello,
-        connect_timeout: Duration,
+        options: &ConnectionOptions,
     ) -> Result<Self, Failure> {
-        Self::open(address, hello, ConnectionKind::Stream, connect_timeout).await
+        Self::open(address, hello, ConnectionKind::Stream, options).await
     }
 
     pub(super) async fn open(
         address: &str,
         hello: Hello,
         kind: ConnectionKind,
-        connect_timeout: Duration,
+        options: &ConnectionOptions,
     ) -> Result<Self, Failure> {
         let hello = hello.with_kind(kind);
-        match timeout(connect_timeout, Self::dial(address, hello)).await {
+        match timeout(options.connect_timeout, Self::dial(address, hello, options)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(
                 ErrorCode::TimedOut,
@@ -54,13 +55,25 @@ impl FramedStream {
         }
     }
 
-    async fn dial(address: &str, hello: Hello) -> Result<Self, Failure> {
+    async fn dial(
+        address: &str,
+        hello: Hello,
+        options: &ConnectionOptions,
+    ) -> Result<Self, Failure> {
         let stream = connect(address).await.map_err(|error| {
             Failure::new(
                 ErrorCode::Unavailable,
                 format!("connect to {address}: {error}"),
             )
         })?;
+        let (stream, proof) = match &options.tls {
+            None => (Stream::Plain(stream), Proof::Clear),
+            Some(tls) => tls.connect(address, stream).await?,
+        };
+        if let Some(role) = options.expects.filter(|role| !proof.allows(*role)) {
+            let message = format!("{address} has no certificate of a {}", role.name());
+            return Err(Failure::new(ErrorCode::Unauthenticated, message));
+        }
         let (mut sender, mut receiver) = halves(stream);
         receiver.limit_to_hello();
         let queue = sender.writer.queue();
@@ -82,12 +95,16 @@ impl FramedStream {
             .into_reply()
             .map_err(|error| error.failure)?
             .decode()?;
+        theirs.check_role(proof).map_err(|failure| {
+            Failure::new(failure.code, format!("{address}: {}", failure.message))
+        })?;
         let version = hello.agree(&theirs)?;
         receiver.limit_to_frames();
         let peer = Peer {
             address: address.to_owned(),
             hello: theirs,
             version,
+            proof,
         };
         Ok(Self {
             sender,
@@ -99,14 +116,14 @@ impl FramedStream {
     /// The server's half of the handshake. `answer` decides about the other end's hello and gives ours; a refusal is told to
     /// the other end before the connection closes.
     pub(super) async fn accept(
-        stream: TcpStream,
+        (stream, proof): (Stream, Proof),
         address: String,
         answer: impl FnOnce(&Hello) -> Result<Hello, Failure>,
     ) -> Result<(Self, ConnectionKind), Failure> {
         let (mut sender, mut receiver) = halves(stream);
         receiver.limit_to_hello();
         let agreed = match timeout(HANDSHAKE_TIMEOUT, receiver.recv()).await {
-            Ok(Ok(Some(frame))) => judge(frame, answer),
+            Ok(Ok(Some(frame))) => judge(frame, proof, answer),
             Ok(Ok(None)) => {
                 return Err(Failure::new(
                     ErrorCode::ConnectionLost,
@@ -139,6 +156,7 @@ impl FramedStream {
             address,
             hello: theirs,
             version,
+            proof,
         };
         Ok((
             Self {
@@ -165,6 +183,7 @@ type Agreed = (Hello, Hello, u32, ConnectionKind);
 
 fn judge(
     frame: Frame,
+    proof: Proof,
     answer: impl FnOnce(&Hello) -> Result<Hello, Failure>,
 ) -> Result<Agreed, Failure> {
     if frame.method != Method::Hello as u16 || frame.flags != Flags::NONE || frame.request_id != 0 {
@@ -178,12 +197,13 @@ fn judge(
         .map_err(|error| error.failure)?
         .decode()?;
     let kind = theirs.connection_kind()?;
+    theirs.check_role(proof)?;
     let ours = answer(&theirs)?;
     let version = ours.agree(&theirs)?;
     Ok((theirs, ours, version, kind))
 }
 
-fn halves(stream: TcpStream) -> (FrameSender, FrameReceiver) {
+fn halves(stream: Stream) -> (FrameSender, FrameReceiver) {
     let (read, write) = stream.into_split();
     (
         FrameSender {
@@ -217,14 +237,14 @@ pub(super) async fn close_with_error(
 
 /// Refuses a connection before its hello has been read.
 pub(super) async fn refuse(stream: TcpStream, error: &RpcError) {
-    let (sender, receiver) = halves(stream);
+    let (sender, receiver) = halves(stream.into());
     close_with_error(sender, receiver, error).await;
 }
 
 /// The direction away from this process.
 #[derive(Debug)]
 pub struct FrameSender {
-    pub(super) writer: FrameWriter<OwnedWriteHalf>,
+    pub(super) writer: FrameWriter<WriteHalf>,
 }
 
 impl FrameSender {
@@ -269,7 +289,7 @@ impl FrameSender {
 /// The direction towards this process.
 #[derive(Debug)]
 pub struct FrameReceiver {
-    pub(super) reader: FrameReader<OwnedReadHalf>,
+    pub(super) reader: FrameReader<ReadHalf>,
 }
 
 impl FrameReceiver {

@@ -3,6 +3,7 @@
 mod calls;
 mod misuse;
 mod peers;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::future::pending;

@@ -81,6 +81,7 @@ fn nobody() -> Caller {
         gid: 4711,
         groups: vec![1, 2, 3],
         umask: 0,
+        token: Vec::new(),
     }
 }
 

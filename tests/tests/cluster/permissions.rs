@@ -13,6 +13,7 @@ async fn user(cluster: &mut MiniCluster, uid: u32, groups: &[u32]) -> FileSystem
         gid: uid,
         groups: groups.to_vec(),
         umask: 0,
+        token: Vec::new(),
     };
     cluster.client_as(caller).await.unwrap()
 }

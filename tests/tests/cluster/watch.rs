@@ -152,6 +152,7 @@ async fn names_are_told_to_those_who_may_read_the_directory() {
         gid: 1000,
         groups: vec![],
         umask: 0,
+        token: Vec::new(),
     };
     let other = cluster.client_as(caller).await.unwrap();
     let mut watch = other.watch(WatchOptions::default()).await.unwrap();

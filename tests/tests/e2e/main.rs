@@ -16,6 +16,7 @@ mod mount_shared;
 mod mount_work;
 mod mounted;
 mod program;
+mod security;
 mod settings;
 mod watch;
 mod webhdfs;

@@ -30,10 +30,18 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Mounts on `folder`, which is made if it is not there.
     pub(crate) fn on(cluster: &Cluster, folder: PathBuf, options: &[&str]) -> Self {
+        Self::start(cluster.command(["mount", "-f"]), folder, options)
+    }
+
+    /// The same by somebody who has nothing but `options` to prove who it is.
+    pub(crate) fn on_as_stranger(cluster: &Cluster, folder: PathBuf, options: &[&str]) -> Self {
+        Self::start(cluster.stranger(["mount", "-f"]), folder, options)
+    }
+
+    fn start(mut command: Command, folder: PathBuf, options: &[&str]) -> Self {
         fs::create_dir_all(&folder).expect("make the mount point");
         let log = folder.with_extension("log");
         let log = fs::File::create(log).expect("make a log");
-        let mut command = cluster.command(["mount", "-f"]);
         command.args(options).arg(&folder);
         let process = command
             .stdout(Stdio::null())

@@ -75,7 +75,16 @@ pub(crate) fn dfs(home: &Path) -> Command {
         .env("HOME", home)
         .env("XDG_CONFIG_HOME", home.join("none"))
         .stdin(Stdio::null());
-    for variable in ["CAIRN_CLUSTER", "CAIRN_USER", "RUST_LOG"] {
+    for variable in [
+        "CAIRN_CLUSTER",
+        "CAIRN_USER",
+        "CAIRN_CA",
+        "CAIRN_CERTIFICATE",
+        "CAIRN_KEY",
+        "CAIRN_TOKEN",
+        "CAIRN_TOKEN_FILE",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command
@@ -291,9 +300,30 @@ impl Cluster {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Command {
+        let mut command = self.stranger(arguments);
+        let security = self.directory.join("security");
+        if security.exists() {
+            command
+                .env("CAIRN_CA", security.join("ca.pem"))
+                .env("CAIRN_CERTIFICATE", security.join("operator.pem"))
+                .env("CAIRN_KEY", security.join("operator.key"));
+        }
+        command
+    }
+
+    /// A command that knows where this cluster is, and nothing that proves who it is.
+    pub(crate) fn stranger<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
         let mut command = dfs(&self.home);
         command.env("CAIRN_CLUSTER", &self.address).args(arguments);
         command
+    }
+
+    /// The folder of `dfs up`.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Runs a command.

@@ -220,6 +220,7 @@ impl FakeCluster {
             gid: 0,
             groups: vec![],
             umask: 0,
+            token: Vec::new(),
         };
         let namenodes = self.state().namenodes.clone();
         let mut config = ClusterConfig::new(namenodes, caller);

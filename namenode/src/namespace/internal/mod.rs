@@ -10,11 +10,13 @@ mod add_replica;
 mod advance_synced;
 mod allocate_compaction_chunk;
 mod begin_copy;
+mod change_user_token;
 mod declare_lost;
 mod drop_chunk;
 mod expire_session;
 mod forget_datanode;
 mod found_cluster;
+mod issue_user_token;
 mod open_session;
 mod register_datanode;
 mod remove_replica;
@@ -58,5 +60,7 @@ pub(super) fn apply(txn: &mut Txn, kind: &CommandKind, ctx: &Context) -> Result<
             allocate_compaction_chunk::apply(txn, cmd, ctx)
         }
         CommandKind::DeclareLost(cmd) => declare_lost::apply(txn, cmd),
+        CommandKind::IssueUserToken(cmd) => issue_user_token::apply(txn, cmd, ctx),
+        CommandKind::ChangeUserToken(cmd) => change_user_token::apply(txn, cmd, ctx),
     }
 }

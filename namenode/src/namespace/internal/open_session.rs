@@ -34,6 +34,10 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
         );
         return Err(OpError::new(ErrorCode::InvalidArgument, message));
     }
+    if cmd.owner.len() > CLIENT_NAME_BYTES_MAX {
+        let message = "an owner has at most 255 bytes";
+        return Err(OpError::new(ErrorCode::InvalidArgument, message));
+    }
     if cmd.client_name.len() > CLIENT_NAME_BYTES_MAX {
         let length = cmd.client_name.len();
         let message =
@@ -65,6 +69,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
         highest_sequence: 0,
         pruned_below: FIRST_SEQUENCE,
         ended: false,
+        owner: cmd.owner.clone(),
         lock_count: 0,
         host: cmd.host.clone(),
     };

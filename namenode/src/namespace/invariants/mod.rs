@@ -75,9 +75,9 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
     Ok(page)
 }
 
-/// Sessions and their outcomes refer to nothing.
+/// Sessions, their outcomes and tokens of users refer to nothing.
 fn is_free_standing(key: &[u8]) -> bool {
-    matches!(key.first(), Some(0x40..=0x42))
+    matches!(key.first(), Some(0x40..=0x42 | 0x70))
 }
 
 /// Checks everything at once. Takes memory in proportion to the state: for tests.

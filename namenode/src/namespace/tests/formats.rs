@@ -6,10 +6,10 @@ use cairn_protocol::messages::operation::{Mkdir, OperationKind};
 use prost::Message;
 
 use crate::namespace::command::{
-    AddReplica, AdvanceSynced, AllocateCompactionChunk, Batch, BeginCopy, ClientCommand, Command,
-    CommandKind, DeclareLost, DropChunk, ExpireSession, ForgetDatanode, FoundCluster, OpenSession,
-    Outcome, Placement, RegisterDatanode, RemoveReplica, Repoint, RotateKeys, SealOpenChunk,
-    SetDatanodeState, SetSettings, Sweep,
+    AddReplica, AdvanceSynced, AllocateCompactionChunk, Batch, BeginCopy, ChangeUserToken,
+    ClientCommand, Command, CommandKind, DeclareLost, DropChunk, ExpireSession, ForgetDatanode,
+    FoundCluster, IssueUserToken, OpenSession, Outcome, Placement, RegisterDatanode, RemoveReplica,
+    Repoint, RotateKeys, SealOpenChunk, SetDatanodeState, SetSettings, Sweep,
 };
 
 fn hex(message: &impl Message) -> String {
@@ -36,6 +36,7 @@ fn a_batch_with_a_clients_command_has_these_bytes() {
             gid: 5,
             groups: vec![6],
             umask: 0,
+            token: Vec::new(),
         },
         operation: OperationKind::Mkdir(mkdir).into(),
         placement: Some(Placement {
@@ -77,6 +78,8 @@ fn each_kind_of_command_has_its_number() {
         CommandKind::Repoint(Repoint::default()),
         CommandKind::AllocateCompactionChunk(AllocateCompactionChunk::default()),
         CommandKind::DeclareLost(DeclareLost::default()),
+        CommandKind::IssueUserToken(IssueUserToken::default()),
+        CommandKind::ChangeUserToken(ChangeUserToken::default()),
     ];
     for (index, kind) in kinds.into_iter().enumerate() {
         let bytes = Command::from(kind).encode_to_vec();

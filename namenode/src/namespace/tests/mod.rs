@@ -19,4 +19,5 @@ mod replication;
 mod retry;
 mod sessions;
 mod transactions;
+mod user_tokens;
 mod world;

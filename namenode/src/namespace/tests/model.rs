@@ -100,6 +100,7 @@ pub(super) fn caller() -> impl Strategy<Value = Caller> {
             gid: 2,
             groups: vec![1],
             umask: 0,
+            token: Vec::new(),
         },
     ])
 }

@@ -42,6 +42,7 @@ pub(super) fn user(uid: u32) -> Caller {
         gid: uid,
         groups: Vec::new(),
         umask: 0,
+        token: Vec::new(),
     }
 }
 

@@ -65,9 +65,13 @@ async fn peers_leave_an_unreachable_address_alone_for_a_moment() {
 #[tokio::test]
 async fn a_stream_carries_frames_both_ways_and_ends() {
     let server = server().await;
-    let stream = FramedStream::connect(&server.address, client_hello(), LONG)
-        .await
-        .unwrap();
+    let stream = FramedStream::connect(
+        &server.address,
+        client_hello(),
+        &ConnectionOptions::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(stream.peer().version, 1);
     let (mut sender, mut receiver) = stream.split();
     let frames: Vec<Frame> = (0..40)

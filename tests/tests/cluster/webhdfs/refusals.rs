@@ -28,10 +28,7 @@ async fn nobody_is_believed_unless_the_operator_says_so() {
             (Method::PUT, "/x?op=CREATE&namenoderpcaddress=x"),
         ] {
             let message = web.refused(method, rest, 401, "SecurityException").await;
-            assert!(
-                message.contains("tokens are not supported yet"),
-                "{message}"
-            );
+            assert!(message.contains("Authentication required"), "{message}");
         }
     }
 }

@@ -1,0 +1,60 @@
+//! Delegation tokens, as Hadoop calls them: the cluster's tokens of users, for as long as HDFS gives them by default.
+
+use std::time::Duration;
+
+use cairn_client::{TokenName, TokenWish};
+use cairn_protocol::user_token::UserToken;
+use serde_json::{Value, json};
+
+use super::call::{empty, json_answer};
+use super::{Answer, Call, Exception, Refusal};
+
+/// `dfs.namenode.delegation.token.renew-interval` of HDFS.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// `dfs.namenode.delegation.token.max-lifetime` of HDFS.
+const RENEWABLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// For whoever asks; none lives longer than the token that it was asked with. Without security none is needed, and HDFS says so with
+/// null.
+pub(super) async fn get(call: &Call) -> Answer {
+    if !call.shared.wants_tokens() {
+        return Ok(json_answer(json!({ "Token": Value::Null })));
+    }
+    let wish = TokenWish {
+        user: call.who.name.clone(),
+        bearer: call.who.caller.clone(),
+        lifetime: LIFETIME,
+        renewable: RENEWABLE,
+        acts_for_others: false,
+    };
+    let issued = call.fs.issue_token(wish).await;
+    let (token, _) = issued.map_err(|error| call.fail(error))?;
+    Ok(json_answer(
+        json!({ "Token": { "urlString": token.to_string() } }),
+    ))
+}
+
+/// Until when it is good then.
+pub(super) async fn renew(call: &Call) -> Answer {
+    let renewed = call.fs.renew_token(named(call)?, LIFETIME).await;
+    let info = renewed.map_err(|error| call.fail(error))?;
+    Ok(json_answer(json!({ "long": info.expires_at_ms })))
+}
+
+pub(super) async fn cancel(call: &Call) -> Answer {
+    let revoked = call.fs.revoke_token(named(call)?).await;
+    revoked.map_err(|error| call.fail(error))?;
+    Ok(empty())
+}
+
+fn named(call: &Call) -> Result<TokenName, Refusal> {
+    if !call.shared.wants_tokens() {
+        let message = "there are no delegation tokens: none was issued by this cluster";
+        return Err(Refusal::new(Exception::InvalidToken, message));
+    }
+    let text = String::from_utf8_lossy(call.params.required("token")?).into_owned();
+    let token = text.parse::<UserToken>();
+    let bad = |_| Refusal::new(Exception::InvalidToken, "that is no token of this cluster");
+    token.map(TokenName::Token).map_err(bad)
+}

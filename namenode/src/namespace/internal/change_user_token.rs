@@ -1,0 +1,36 @@
+//! Revokes a user's token, or makes it good for longer. What was revoked stays so.
+
+use cairn_protocol::ErrorCode;
+
+use super::done;
+use crate::namespace::command::{ChangeUserToken, Outcome};
+use crate::namespace::context::Context;
+use crate::namespace::error::OpError;
+use crate::store::{Txn, user_token};
+
+/// Answers the token's number.
+pub(super) fn apply(
+    txn: &mut Txn,
+    cmd: &ChangeUserToken,
+    ctx: &Context,
+) -> Result<Outcome, OpError> {
+    let Some(mut record) = user_token::get(txn, cmd.id)? else {
+        let message = format!("token {}", cmd.id);
+        return Err(OpError::new(ErrorCode::NotFound, message));
+    };
+    if cmd.lifetime_ms == 0 {
+        record.revoked = true;
+    } else if record.revoked {
+        let message = format!("token {} was revoked", cmd.id);
+        return Err(OpError::new(ErrorCode::NotPermitted, message));
+    } else {
+        let now_ms = ctx.stamp.time_ns / 1_000_000;
+        let wished = now_ms.saturating_add(cmd.lifetime_ms);
+        // A renewal never takes time away.
+        record.expires_at_ms = wished
+            .min(record.renewable_until_ms)
+            .max(record.expires_at_ms);
+    }
+    user_token::put(txn, cmd.id, &record);
+    Ok(done(cmd.id, false))
+}

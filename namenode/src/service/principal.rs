@@ -1,0 +1,239 @@
+//! Who asks, and what proves it. With `auth = "simple"` connections are in the clear, and what a request says is believed.
+//! Otherwise a node is what its certificate says, and a user is the one whose token comes with the connection or the request.
+
+use cairn_protocol::messages::common::Caller;
+use cairn_protocol::net::{Proof, Role};
+use cairn_protocol::rpc::{Peer, RpcError};
+use cairn_protocol::user_token::UserTokenKey;
+use cairn_protocol::{ErrorCode, Method};
+
+use super::client::check_caller;
+use super::{NamenodeService, grants, internal};
+use crate::store::records::{ClusterRecord, UserTokenRecord};
+use crate::store::{Read, session, user_token};
+
+/// User and group that nobody is: as whom a node asks that brings no token of a user.
+const NOBODY: u32 = 65_534;
+
+/// Who is at the other end of a connection, as far as it is proved.
+#[derive(Clone, Debug)]
+pub(crate) enum Principal {
+    /// Whoever it says, in the clear.
+    Believed,
+    /// Whoever it says: the superuser in person.
+    Operator,
+    /// A namenode or datanode. Its gateway asks for users, each with a token of his.
+    Node,
+    /// The user of a token.
+    User(u64, UserTokenRecord),
+}
+
+impl Principal {
+    /// Whose sessions this one may use; empty where everybody is believed.
+    pub fn owner(&self) -> String {
+        match self {
+            Self::Believed => String::new(),
+            Self::Operator => "operator".to_owned(),
+            Self::Node => "node".to_owned(),
+            Self::User(_, record) => format!("user {}", record.bearer.uid),
+        }
+    }
+}
+
+fn unauthenticated(message: impl Into<String>) -> RpcError {
+    RpcError::new(ErrorCode::Unauthenticated, message)
+}
+
+/// The role without whose certificate a method is refused.
+fn needed_role(method: Method) -> Option<Role> {
+    match method {
+        Method::RegisterDatanode | Method::Heartbeat | Method::ReplicaReport => {
+            Some(Role::Datanode)
+        }
+        Method::Greet
+        | Method::RaftAppend
+        | Method::RaftVote
+        | Method::RaftSnapshot
+        | Method::RaftTransfer
+        | Method::ReadIndex => Some(Role::Namenode),
+        _ => None,
+    }
+}
+
+impl NamenodeService {
+    /// Who asks, if he may ask for `method` at all.
+    pub(super) async fn authenticate(
+        &self,
+        peer: &Peer,
+        method: Method,
+    ) -> Result<Principal, RpcError> {
+        if let Some(role) = needed_role(method)
+            && !peer.proof.allows(role)
+        {
+            let message = format!(
+                "{} needs the certificate of a {}",
+                method.name(),
+                role.name()
+            );
+            return Err(unauthenticated(message));
+        }
+        let roles = match peer.proof {
+            Proof::Clear => return Ok(Principal::Believed),
+            Proof::Anonymous => None,
+            Proof::Certified(roles) => Some(roles),
+        };
+        let has = |role| roles.is_some_and(|roles| roles.contains(role));
+        if has(Role::Operator) {
+            return Ok(Principal::Operator);
+        }
+        if has(Role::Namenode) || has(Role::Datanode) {
+            return Ok(Principal::Node);
+        }
+        if peer.hello.token.is_empty() {
+            return Err(unauthenticated(
+                "this cluster wants a token: get one with `dfs token issue`, give it with --token-file or CAIRN_TOKEN",
+            ));
+        }
+        let (id, record) = self.user_token(&peer.hello.token).await?;
+        Ok(Principal::User(id, record))
+    }
+
+    /// In whose name a request is carried out. A request's own token counts more than its connection's.
+    pub(super) async fn caller(
+        &self,
+        principal: &Principal,
+        claimed: Caller,
+    ) -> Result<Caller, RpcError> {
+        Ok(self.identify(principal, claimed).await?.0)
+    }
+
+    /// Like [`Self::caller`], with the token that says so.
+    pub(super) async fn identify(
+        &self,
+        principal: &Principal,
+        mut claimed: Caller,
+    ) -> Result<(Caller, Option<(u64, UserTokenRecord)>), RpcError> {
+        let token = std::mem::take(&mut claimed.token);
+        check_caller(&claimed)?;
+        let (id, record) = match principal {
+            Principal::Believed => return Ok((claimed, None)),
+            _ if !token.is_empty() => self.user_token(&token).await?,
+            Principal::Operator => return Ok((claimed, None)),
+            Principal::Node => {
+                let nobody = Caller {
+                    uid: NOBODY,
+                    gid: NOBODY,
+                    umask: claimed.umask,
+                    ..Caller::default()
+                };
+                return Ok((nobody, None));
+            }
+            Principal::User(id, record) => (*id, record.clone()),
+        };
+        let caller = if record.acts_for_others {
+            claimed
+        } else {
+            Caller {
+                umask: claimed.umask,
+                ..record.bearer.clone()
+            }
+        };
+        Ok((caller, Some((id, record))))
+    }
+
+    /// A token's record, if it is genuine and good now.
+    pub(super) async fn user_token(
+        &self,
+        token: &[u8],
+    ) -> Result<(u64, UserTokenRecord), RpcError> {
+        match self.known_user_token(token)? {
+            Some(known) => Ok(known),
+            None => {
+                // This member may not have heard of it yet.
+                self.group.linearize().await?;
+                let known = self.known_user_token(token)?;
+                known.ok_or_else(|| unauthenticated("token is not known, or expired long ago"))
+            }
+        }
+    }
+
+    fn known_user_token(&self, token: &[u8]) -> Result<Option<(u64, UserTokenRecord)>, RpcError> {
+        let store = self.group.state().store();
+        let snapshot = store.snapshot();
+        let cluster = snapshot.cluster_record().map_err(internal)?;
+        let Some(key) = user_token_key(&cluster) else {
+            return Ok(None);
+        };
+        let id = key.verify(token)?;
+        let Some(record) = user_token::get(&snapshot, id).map_err(internal)? else {
+            return Ok(None);
+        };
+        if record.revoked {
+            return Err(unauthenticated(format!("token {id} was revoked")));
+        }
+        if grants::cluster_time_ms(&self.clock, &cluster) >= record.expires_at_ms {
+            return Err(unauthenticated(format!("token {id} has expired")));
+        }
+        Ok(Some((id, record)))
+    }
+
+    /// Fails if the session was opened by somebody else: with it go open chunks, locks and remembered answers.
+    pub(super) fn check_session(&self, principal: &Principal, id: u64) -> Result<(), RpcError> {
+        if matches!(principal, Principal::Believed) {
+            return Ok(());
+        }
+        let store = self.group.state().store();
+        let record = session::get(&store.snapshot(), id.into()).map_err(internal)?;
+        match record {
+            Some(record) if record.owner != principal.owner() => Err(RpcError::new(
+                ErrorCode::PermissionDenied,
+                format!("session {id} is another's"),
+            )),
+            // One that is unknown is answered where it matters.
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes who was refused, and what operators did, where anybody has to prove anything.
+    pub(super) fn audit(&self, peer: &Peer, method: Method, refused: Option<&RpcError>) {
+        if peer.proof == Proof::Clear {
+            return;
+        }
+        let denied = refused.is_some_and(|error| {
+            matches!(
+                error.code(),
+                ErrorCode::Unauthenticated | ErrorCode::PermissionDenied | ErrorCode::NotPermitted
+            )
+        });
+        let is_change = matches!(
+            method,
+            Method::AddNamenode
+                | Method::RemoveNamenode
+                | Method::TransferLeadership
+                | Method::SetDatanodeState
+                | Method::FoundCluster
+                | Method::IssueToken
+                | Method::ChangeToken
+        );
+        if !denied && !is_change {
+            return;
+        }
+        let outcome = refused.map_or_else(|| "ok".to_owned(), ToString::to_string);
+        tracing::info!(
+            target: "audit",
+            from = peer.address.as_str(),
+            role = peer.hello.role.as_str(),
+            operation = method.name(),
+            outcome,
+            "request"
+        );
+    }
+}
+
+/// The key of users' tokens; none before the first one was issued.
+pub(super) fn user_token_key(cluster: &ClusterRecord) -> Option<UserTokenKey> {
+    Some(UserTokenKey {
+        cluster: cluster.cluster_id.as_slice().try_into().ok()?,
+        secret: cluster.user_token_secret.as_slice().try_into().ok()?,
+    })
+}
