@@ -40,6 +40,13 @@ impl Principal {
     }
 }
 
+/// What this member knows of a genuine token that was not revoked.
+enum Known {
+    Good(u64, UserTokenRecord),
+    Expired(u64),
+    Nothing,
+}
+
 fn unauthenticated(message: impl Into<String>) -> RpcError {
     RpcError::new(ErrorCode::Unauthenticated, message)
 }
@@ -146,35 +153,36 @@ impl NamenodeService {
         &self,
         token: &[u8],
     ) -> Result<(u64, UserTokenRecord), RpcError> {
+        if let Known::Good(id, record) = self.known_user_token(token)? {
+            return Ok((id, record));
+        }
+        // This member may not have heard of it, or that it was renewed.
+        self.group.linearize().await?;
         match self.known_user_token(token)? {
-            Some(known) => Ok(known),
-            None => {
-                // This member may not have heard of it yet.
-                self.group.linearize().await?;
-                let known = self.known_user_token(token)?;
-                known.ok_or_else(|| unauthenticated("token is not known, or expired long ago"))
-            }
+            Known::Good(id, record) => Ok((id, record)),
+            Known::Expired(id) => Err(unauthenticated(format!("token {id} has expired"))),
+            Known::Nothing => Err(unauthenticated("token is not known, or expired long ago")),
         }
     }
 
-    fn known_user_token(&self, token: &[u8]) -> Result<Option<(u64, UserTokenRecord)>, RpcError> {
+    fn known_user_token(&self, token: &[u8]) -> Result<Known, RpcError> {
         let store = self.group.state().store();
         let snapshot = store.snapshot();
         let cluster = snapshot.cluster_record().map_err(internal)?;
         let Some(key) = user_token_key(&cluster) else {
-            return Ok(None);
+            return Ok(Known::Nothing);
         };
         let id = key.verify(token)?;
         let Some(record) = user_token::get(&snapshot, id).map_err(internal)? else {
-            return Ok(None);
+            return Ok(Known::Nothing);
         };
         if record.revoked {
             return Err(unauthenticated(format!("token {id} was revoked")));
         }
         if grants::cluster_time_ms(&self.clock, &cluster) >= record.expires_at_ms {
-            return Err(unauthenticated(format!("token {id} has expired")));
+            return Ok(Known::Expired(id));
         }
-        Ok(Some((id, record)))
+        Ok(Known::Good(id, record))
     }
 
     /// Fails if the session was opened by somebody else: with it go open chunks, locks and remembered answers.
