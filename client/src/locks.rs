@@ -319,8 +319,12 @@ impl FileSystem {
         outcome
     }
 
-    /// Waits at the leader until the lock could be granted. Returns the place in the queue.
-    async fn wait_for_lock(
+    /// Waits at the leader until a lock could be granted that [`FileSystem::try_lock`] was refused, for those who have something
+    /// to do before each attempt. Returns the place in the queue, for the next wait; at first it is 0. Cancel-safe.
+    ///
+    /// # Errors
+    /// As for [`FileSystem::lock`].
+    pub async fn wait_for_lock(
         &self,
         inode: InodeId,
         request: &LockRequest,

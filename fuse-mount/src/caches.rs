@@ -4,9 +4,12 @@
 //! and an append, which waits for pages to be forgotten, may be what a rename waits for that works there.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Requests that wait for the thread. Whoever finds no room waits.
 const WAITING_MAX: usize = 1024;
@@ -25,16 +28,16 @@ pub struct Forgets {
     missed: Missed,
 }
 
-/// Inodes of [`KernelCaches::forget_attributes_soon`] that found no room: there is something for the thread to do then, and
-/// it looks here before each. Held for a look.
-type Missed = Arc<Mutex<BTreeSet<u64>>>;
+/// What [`KernelCaches::forget_soon`] found no room for: there is something for the thread to do then, and it looks here
+/// before each. Held for a look.
+type Missed = Arc<Mutex<BTreeSet<Forgotten>>>;
 
-fn lock(missed: &Missed) -> MutexGuard<'_, BTreeSet<u64>> {
+fn lock(missed: &Missed) -> MutexGuard<'_, BTreeSet<Forgotten>> {
     missed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the kernel keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forgotten {
     /// Pages of an inode, and its attributes.
     Pages {
@@ -91,12 +94,12 @@ impl KernelCaches {
         )
     }
 
-    /// Has the kernel forget the attributes of an inode. Waits for nothing, so it may be called by a write, for whose pages the
-    /// thread may be waiting.
-    pub fn forget_attributes_soon(&self, inode: u64) {
-        let what = Forgotten::Attributes { inode };
-        if self.forgets.try_send(Forget { what, done: None }).is_err() {
-            lock(&self.missed).insert(inode);
+    /// Has the kernel forget something. Waits for nothing, so it may be called by a write, for whose pages the thread may be
+    /// waiting.
+    pub fn forget_soon(&self, what: Forgotten) {
+        let forget = Forget { what, done: None };
+        if let Err(refused) = self.forgets.try_send(forget) {
+            lock(&self.missed).insert(refused.into_inner().what);
         }
     }
 
@@ -119,6 +122,24 @@ impl KernelCaches {
         // Nobody sends anything: it ends when nobody has the other end any more.
         let _ = all_done.await;
     }
+
+    /// The same; if that takes longer than `limit`, what `late` returns by then is forgotten as well, and it is false. Something
+    /// in the kernel holds the threads up then: a page that somebody reads, or a directory in which somebody works.
+    /// Not cancel-safe: whoever drops it must have the kernel forget everything.
+    pub async fn forget_within(
+        &self,
+        all: Vec<Forgotten>,
+        limit: Duration,
+        late: impl FnOnce() -> Vec<Forgotten>,
+    ) -> bool {
+        let mut forgotten = pin!(self.forget(all));
+        if timeout(limit, forgotten.as_mut()).await.is_ok() {
+            return true;
+        }
+        // At the same time: they need not wait for the same thread.
+        tokio::join!(forgotten, self.forget(late()));
+        false
+    }
 }
 
 impl Forgets {
@@ -136,32 +157,61 @@ impl Forgets {
     }
 
     fn next_missed(&self) -> Option<Forget> {
-        let inode = lock(&self.missed).pop_first()?;
-        let what = Forgotten::Attributes { inode };
+        let what = lock(&self.missed).pop_first()?;
         Some(Forget { what, done: None })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{Forgotten, KernelCaches, WAITING_MAX};
+
+    fn attributes(inode: u64) -> Forgotten {
+        Forgotten::Attributes { inode }
+    }
 
     #[tokio::test]
     async fn what_finds_no_room_is_not_forgotten() {
         let (caches, mut forgets) = KernelCaches::new();
         let count = WAITING_MAX as u64 + 5;
         for inode in 0..count {
-            caches.forget_attributes_soon(inode);
+            caches.forget_soon(attributes(inode));
         }
         drop(caches);
         let mut told = Vec::new();
         while let Some(forget) = forgets.next().await {
-            let Forgotten::Attributes { inode } = forget.what else {
-                panic!("{forget:?}");
-            };
-            told.push(inode);
+            told.push(forget.what);
         }
         told.sort_unstable();
-        assert_eq!(told, Vec::from_iter(0..count));
+        assert_eq!(told, Vec::from_iter((0..count).map(attributes)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_holds_up_the_kernel_does_not_hold_up_all_the_rest() {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let (caches, mut forgets) = KernelCaches::new();
+        let nothing_late = || panic!("it is in time");
+        let (in_time, ()) = tokio::join!(
+            caches.forget_within(vec![attributes(1)], LIMIT, nothing_late),
+            async { forgets.next().await.unwrap().done() }
+        );
+        assert!(in_time);
+        let both = vec![attributes(1), attributes(2)];
+        let (in_time, ()) = tokio::join!(
+            caches.forget_within(both, LIMIT, || vec![attributes(3)]),
+            async {
+                let held = forgets.next().await.unwrap();
+                assert_eq!(held.what, attributes(1));
+                for inode in [2, 3] {
+                    let next = forgets.next().await.unwrap();
+                    assert_eq!(next.what, attributes(inode));
+                    next.done();
+                }
+                held.done();
+            }
+        );
+        assert!(!in_time);
     }
 }

@@ -1,8 +1,8 @@
 //! Listens to what others change, and has the kernel drop it: names, attributes and pages that nobody changes stay for long, and
 //! what somebody changes is seen within moments.
 //!
-//! When changes were missed, or the cluster is not heard for [`SILENCE`], the kernel forgets everything and keeps nothing
-//! until changes are heard again.
+//! When changes were missed, or the cluster is not heard for [`SILENCE`], or the kernel takes as long to forget what it is told
+//! to, it forgets everything and keeps nothing until changes are heard again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -112,10 +112,11 @@ impl MountedFs {
                 Ok(watch) => {
                     self.told.hear(watch.index());
                     // What was read of them since everything was forgotten may have changed before this watch began.
-                    self.forget_open_files().await;
-                    self.listen(watch).await;
+                    if self.forget_in_time(self.open_files()).await {
+                        self.listen(watch).await;
+                    }
                     tracing::info!("changes of others were missed: the kernel forgets everything");
-                    self.forget_everything().await;
+                    self.caches.forget(self.everything()).await;
                 }
                 Err(error) => tracing::debug!(%error, "changes of others are not heard"),
             }
@@ -123,14 +124,30 @@ impl MountedFs {
         }
     }
 
-    async fn forget_open_files(&self) {
-        let files = self.inodes.files();
-        let forget = files.iter().map(|file| {
+    /// Forgets what is known here of all open files; returns what the kernel has to.
+    fn open_files(&self) -> Vec<Forgotten> {
+        let forget = self.inodes.files().into_iter().map(|file| {
             file.invalidate();
             let inode = file.inode().0;
             Forgotten::Pages { inode, from: 0 }
         });
-        self.caches.forget(forget.collect()).await;
+        forget.collect()
+    }
+
+    /// Everything that the kernel may have: nothing is heard any more, and it keeps nothing from now on.
+    fn everything(&self) -> Vec<Forgotten> {
+        let told = self.told.lose();
+        let mut everything = self.open_files();
+        everything.extend(told.into_iter().map(all_of));
+        everything
+    }
+
+    /// False if the kernel is held up: by then it has forgotten everything, and changes may have been missed meanwhile.
+    async fn forget_in_time(&self, forget: Vec<Forgotten>) -> bool {
+        let forgotten = self
+            .caches
+            .forget_within(forget, SILENCE, || self.everything());
+        forgotten.await
     }
 
     /// Returns when changes were missed, or may be.
@@ -145,7 +162,9 @@ impl MountedFs {
                 return;
             }
             forget.extend(self.told.make_room().into_iter().map(all_of));
-            self.caches.forget(forget).await;
+            if !self.forget_in_time(forget).await {
+                return;
+            }
             self.told.reach(watch.index());
             if self.told.is_doubted() {
                 return;
@@ -179,20 +198,6 @@ impl MountedFs {
             .filter(|&&inode| self.inodes.file(inode).is_some());
         forget.extend(open.map(|&inode| Forgotten::Pages { inode, from: 0 }));
         forget
-    }
-
-    async fn forget_everything(&self) {
-        let told = self.told.lose();
-        let files = self.inodes.files();
-        for file in &files {
-            file.invalidate();
-        }
-        let open = files.iter().map(|file| Forgotten::Pages {
-            inode: file.inode().0,
-            from: 0,
-        });
-        let all = told.into_iter().map(all_of).chain(open).collect();
-        self.caches.forget(all).await;
     }
 }
 

@@ -23,7 +23,7 @@ use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 
 pub use self::locks::LockCall;
 use self::locks::Locks;
-use crate::caches::KernelCaches;
+use crate::caches::{Forgotten, KernelCaches};
 use crate::errno::errno;
 use crate::handles::{Directories, OpenDirectory};
 pub use crate::identity::Requester;
@@ -269,7 +269,7 @@ impl MountedFs {
         };
         self.inodes.see(self.change_inode(inode, change).await?);
         // The kernel does not know that it has done this.
-        self.caches.forget_attributes_soon(inode);
+        self.caches.forget_soon(Forgotten::Attributes { inode });
         Ok(())
     }
 
@@ -410,10 +410,23 @@ impl MountedFs {
         };
         let rename = self.change_inode(new_parent, rename);
         let renamed = self.change_inode(parent, rename).await?;
-        // Its time of change is another one, and of a directory the one above.
-        self.told.begin_change(renamed.inode);
-        self.told.end_change(renamed.inode, None, None);
+        self.is_moved(renamed.inode);
+        if mode == RenameMode::Exchange {
+            match self.fs.stat_link(entry(parent, name)).await {
+                Ok(exchanged) => self.is_moved(exchanged.inode),
+                // Somebody has moved it since, and has said so.
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                // Nobody knows what it is: nothing is answered from what was known.
+                Err(_) => self.told.doubt(),
+            }
+        }
         Ok(())
+    }
+
+    /// Another name: its time of change is another one, and of a directory the one above.
+    fn is_moved(&self, inode: u64) {
+        self.told.begin_change(inode);
+        self.told.end_change(inode, None, None);
     }
 
     /// Opens a directory.

@@ -9,6 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cairn_client::{FileSystem, OpenFile};
 use cairn_protocol::messages::common::Attributes;
+use tokio::time::Instant;
+
+use crate::unsettled::Unsettled;
 
 /// Closed files whose version is remembered.
 const VERSIONS_MAX: usize = 65_536;
@@ -26,6 +29,7 @@ struct State {
     /// By the number that the kernel has.
     handles: BTreeMap<u64, OpenFile>,
     closed: BTreeMap<u64, Versions>,
+    unsettled: Unsettled,
     /// Which inodes have access control lists, and the version at which that was so.
     acls: BTreeMap<u64, (u64, bool)>,
 }
@@ -48,6 +52,8 @@ struct Open {
     claimed: bool,
     mode: u32,
     cached: u64,
+    /// How often bytes had been given up when the kernel last forgot its pages for that.
+    losses: u64,
 }
 
 /// What opening gave.
@@ -62,6 +68,24 @@ pub(crate) struct Opened {
 pub(crate) struct Kept {
     pub(crate) inode: u64,
     pub(crate) claimed: bool,
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    pub(crate) kept: Vec<Kept>,
+    /// Closed for good, and claimed.
+    pub(crate) claimed: Vec<u64>,
+    /// What the kernel has of their content may never become part of them.
+    pub(crate) lost: Vec<u64>,
+}
+
+impl Open {
+    /// True if bytes were given up since it was last asked.
+    fn loses(&mut self) -> bool {
+        let losses = self.file.losses();
+        std::mem::replace(&mut self.losses, losses) != losses
+    }
 }
 
 impl State {
@@ -104,13 +128,18 @@ impl Inodes {
             None => 0,
         };
         state.closed.remove(&inode);
-        let open = state.open.entry(inode).or_insert_with(|| Open {
-            file: fs.open_file_known(attributes),
-            handles: 0,
-            lingers: 0,
-            claimed: false,
-            mode: attributes.mode,
-            cached: before,
+        let open = state.open.entry(inode).or_insert_with(|| {
+            let file = fs.open_file_known(attributes);
+            Open {
+                handles: 0,
+                lingers: 0,
+                claimed: false,
+                mode: attributes.mode,
+                cached: before,
+                // The kernel has nothing from before them: see `look`.
+                losses: file.losses(),
+                file,
+            }
         });
         open.handles += 1;
         open.lingers = 0;
@@ -166,11 +195,17 @@ impl Inodes {
         let (inode, version) = (attributes.inode, attributes.version);
         match state.open.get(&inode) {
             Some(open) => !open.file.is_dirty() && open.file.version() <= version,
-            None => state
-                .closed
-                .get(&inode)
-                .is_none_or(|closed| closed.newest <= version),
+            None => {
+                let closed = state.closed.get(&inode);
+                !state.unsettled.contains(inode)
+                    && closed.is_none_or(|closed| closed.newest <= version)
+            }
         }
+    }
+
+    /// True if bytes of a file were given up since this was last asked: the kernel may have them in its pages.
+    pub(crate) fn loses(&self, inode: u64) -> bool {
+        self.lock().open.get_mut(&inode).is_some_and(Open::loses)
     }
 
     /// Others have changed the content of a file: if it is open, what is known of it is asked for again.
@@ -235,24 +270,38 @@ impl Inodes {
     }
 
     /// What the keeper has to look after. Closed files that nothing is left of go, and those that have lingered for too long;
-    /// their inodes are returned, too, if they are claimed.
-    pub(crate) fn look(&self) -> (Vec<Kept>, Vec<u64>) {
+    /// `is_dirty` tells whether something is left of a file that is not known here any more.
+    pub(crate) fn look(&self, now: Instant, is_dirty: impl Fn(u64) -> bool) -> Looked {
         let mut state = self.lock();
+        let State {
+            open, unsettled, ..
+        } = &mut *state;
+        unsettled.look(now, is_dirty);
+        let mut looked = Looked::default();
         let mut gone = Vec::new();
-        for (inode, open) in &mut state.open {
+        for (&inode, open) in open {
+            let mut lost = open.loses();
             if open.handles == 0 {
                 open.lingers += 1;
-                if !open.file.is_dirty() || open.lingers > LINGER_LOOKS {
-                    gone.push(*inode);
+                let dirty = open.file.is_dirty();
+                let given_up = dirty && open.lingers > LINGER_LOOKS && unsettled.add(inode, now);
+                lost |= given_up;
+                if !dirty || given_up {
+                    gone.push(inode);
                 }
+            }
+            if lost {
+                looked.lost.push(inode);
             }
         }
         gone.retain(|&inode| state.forget(inode));
+        looked.claimed = gone;
         let kept = |(&inode, open): (&u64, &Open)| Kept {
             inode,
             claimed: open.claimed,
         };
-        (state.open.iter().map(kept).collect(), gone)
+        looked.kept = state.open.iter().map(kept).collect();
+        looked
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `fuse` | the kernel's requests and replies; only here: fuser |
 //! | `fs` | what they mean, over `cairn_client::FileSystem`; knows no kernel |
 //! | `inodes`, `handles` | files and directories that are open |
+//! | `unsettled` | closed files whose bytes are still on their way |
 //! | `caches` | what the kernel keeps and must drop |
 //! | `feed`, `told` | what others change; how long the kernel may keep an answer |
 //! | `identity` | in whose name things are made |
@@ -24,6 +25,7 @@ mod inodes;
 mod mount;
 mod process;
 mod told;
+mod unsettled;
 
 pub use caches::{Forget, Forgets, Forgotten, KernelCaches};
 pub use config::MountConfig;

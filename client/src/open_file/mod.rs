@@ -189,6 +189,12 @@ impl FileSystem {
     pub fn opened_file(&self, inode: InodeId) -> Option<OpenFile> {
         self.core().open_files.find(inode).map(OpenFile::new)
     }
+
+    /// True if bytes were written to an inode here that are not committed, whether it is still open or not.
+    pub fn is_dirty(&self, inode: InodeId) -> bool {
+        let inner = self.core().open_files.find(inode);
+        inner.is_some_and(|inner| lock(&inner.state).is_dirty())
+    }
 }
 
 impl Inner {
@@ -301,6 +307,12 @@ impl OpenFile {
     /// True if there are bytes that are not committed.
     pub fn is_dirty(&self) -> bool {
         lock(&self.inner().state).is_dirty()
+    }
+
+    /// How often bytes that were written to this inode were given up, through whichever open file: what anybody remembers of
+    /// its content may be what never became part of it.
+    pub fn losses(&self) -> u64 {
+        lock(&self.inner().state).losses()
     }
 
     /// The version of the file as this client last heard of it: attributes with a smaller one are older.

@@ -412,9 +412,14 @@ impl State {
 
     /// Bytes were given up: every open file is told once, as Linux does it since `errseq_t`.
     fn lost(&mut self, error: &Error) {
-        let number = self.loss.as_ref().map_or(0, |loss| loss.number) + 1;
+        let number = self.losses() + 1;
         let error = error.clone();
         self.loss = Some(Loss { number, error });
+    }
+
+    /// How often bytes were given up.
+    pub(super) fn losses(&self) -> u64 {
+        self.loss.as_ref().map_or(0, |loss| loss.number)
     }
 
     /// What a flush with nothing left to do answers, beside losses.

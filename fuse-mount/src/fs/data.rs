@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_client::OpenFile;
+use cairn_client::{Error, OpenFile};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::InodeKind;
@@ -97,12 +97,22 @@ impl MountedFs {
     /// Commits what was written: others that open the file see it.
     pub async fn flush(&self, inode: u64) -> Outcome<()> {
         let flushed = self.file(inode)?.flush().await;
+        self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
+    }
+
+    /// What could not be committed and was given up must not be read in the kernel's pages either.
+    async fn forget_if_lost<T>(&self, inode: u64, flushed: &Result<T, Error>) {
+        if flushed.is_err() && self.inodes.loses(inode) {
+            self.caches.forget_pages(inode, 0).await;
+        }
     }
 
     /// Commits, and waits until it is on disks.
     pub async fn sync(&self, inode: u64) -> Outcome<()> {
-        self.file(inode)?.sync().await.map(drop).map_err(number)
+        let synced = self.file(inode)?.sync().await;
+        self.forget_if_lost(inode, &synced).await;
+        synced.map(drop).map_err(number)
     }
 
     /// The file that was opened or made last is the one that the kernel will call `handle`: what goes wrong with its bytes is
@@ -114,13 +124,17 @@ impl MountedFs {
     /// Commits what was written, for one open file.
     pub(super) async fn flush_as(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
-        file.flush().await.map(drop).map_err(number)
+        let flushed = file.flush().await;
+        self.forget_if_lost(inode, &flushed).await;
+        flushed.map(drop).map_err(number)
     }
 
     /// Commits, and waits until it is on disks, for one open file.
     pub async fn sync_for(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
-        file.sync().await.map(drop).map_err(number)
+        let synced = file.sync().await;
+        self.forget_if_lost(inode, &synced).await;
+        synced.map(drop).map_err(number)
     }
 
     /// One handle fewer. What was written through memory maps is committed here.

@@ -7,9 +7,11 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use futures::StreamExt;
 use futures::stream;
+use tokio::time::Instant;
 
 use super::MountedFs;
-use crate::inodes::Kept;
+use crate::caches::Forgotten;
+use crate::inodes::{Kept, Looked};
 
 /// Looks of the keeper in the time for which the cluster keeps what nobody names.
 const LOOKS: u32 = 4;
@@ -27,14 +29,25 @@ impl MountedFs {
     }
 
     /// Claims open files whose last name somebody else has taken away, and claims again what it has: a claim ends with the
-    /// session, and a mount that was cut off for long has a new one. Also learns what others have written, and lets go of locks
-    /// that could not be released.
+    /// session, and a mount that was cut off for long has a new one. Also learns what others have written, has the kernel
+    /// forget what was written and is lost, and lets go of locks that could not be released.
     pub async fn look_after_open_files(&self) {
         self.release_left_locks().await;
-        let (kept, gone) = self.inodes.look();
-        let gone =
-            stream::iter(gone).for_each_concurrent(QUESTIONS_MAX, |inode| self.let_go(inode));
-        gone.await;
+        let looked = self
+            .inodes
+            .look(Instant::now(), |inode| self.fs.is_dirty(InodeId(inode)));
+        let Looked {
+            kept,
+            claimed,
+            lost,
+        } = looked;
+        for inode in lost {
+            // Nobody waits for it: what holds up the kernel must not hold up the keeper.
+            self.caches.forget_soon(Forgotten::Pages { inode, from: 0 });
+        }
+        let claimed =
+            stream::iter(claimed).for_each_concurrent(QUESTIONS_MAX, |inode| self.let_go(inode));
+        claimed.await;
         let kept =
             stream::iter(kept).for_each_concurrent(QUESTIONS_MAX, |kept| self.look_after(kept));
         kept.await;

@@ -5,7 +5,7 @@
 //! an open file ends what belongs to it alone (`flock`, `F_OFD_SETLK`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cairn_client::{LockRequest, OpenFile};
 use cairn_protocol::ids::InodeId;
@@ -33,8 +33,11 @@ pub(crate) struct Locks {
 struct State {
     /// Owners that may hold something, by file, with the open file through which they asked last.
     owners: BTreeMap<u64, BTreeMap<Owner, u64>>,
-    /// Owners that are gone and could not be released yet, by file.
+    /// Owners that are gone and are not released yet, by file.
     left: BTreeSet<(u64, Owner)>,
+    /// Held by whoever is granted locks for an owner or releases all of them, and never while somebody waits for a lock of others;
+    /// here while anybody has one. So what an owner left is released before it is granted anything anew, and not after.
+    turns: BTreeMap<(u64, Owner), Arc<tokio::sync::Mutex<()>>>,
     /// Version of each file when the kernel last forgot its pages for a lock.
     versions: BTreeMap<u64, u64>,
 }
@@ -104,24 +107,22 @@ impl Locks {
         owners.insert((space, call.owner), call.handle);
     }
 
-    /// Forgets some owners of a file, and returns them.
-    fn take(&self, inode: u64, goes: impl Fn(Owner, u64) -> bool) -> Vec<Owner> {
+    /// Some owners of a file are gone: nothing of what they hold stays. Returns them.
+    fn leave(&self, inode: u64, goes: impl Fn(Owner, u64) -> bool) -> Vec<Owner> {
         let mut state = self.lock();
         let Some(owners) = state.owners.get_mut(&inode) else {
             return Vec::new();
         };
-        let gone = owners
+        let gone: Vec<Owner> = owners
             .extract_if(.., |owner, handle| goes(*owner, *handle))
             .map(|(owner, _)| owner)
             .collect();
         if owners.is_empty() {
             state.owners.remove(&inode);
         }
+        // All of them before any is released: that may take long, and they may lock again meanwhile.
+        state.left.extend(gone.iter().map(|&owner| (inode, owner)));
         gone
-    }
-
-    fn leave(&self, inode: u64, owner: Owner) {
-        self.lock().left.insert((inode, owner));
     }
 
     fn is_left(&self, inode: u64, owner: Owner) -> bool {
@@ -134,6 +135,12 @@ impl Locks {
 
     fn released(&self, inode: u64, owner: Owner) {
         self.lock().left.remove(&(inode, owner));
+    }
+
+    fn turn(&self, inode: u64, owner: Owner) -> Arc<tokio::sync::Mutex<()>> {
+        let mut state = self.lock();
+        state.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        state.turns.entry((inode, owner)).or_default().clone()
     }
 
     /// True if the kernel may have pages from before this version.
@@ -182,33 +189,46 @@ impl MountedFs {
             self.flush_wholly(call.inode).await?;
             return self.fs.unlock(inode, request).await.map_err(number);
         }
-        let owner = (space, call.owner);
-        if self.locks.is_left(call.inode, owner) {
-            // What it had before it closed the file goes first.
-            self.release_owner(call.inode, owner).await?;
-        }
-        // Before it is granted, so that whoever closes the file meanwhile lets go of it.
-        self.locks.note(&call, space);
         if waits {
             tokio::select! {
                 biased;
                 () = self.locks.ended.cancelled() => return Err(libc::EINTR),
-                locked = self.fs.lock(inode, request) => locked.map_err(number)?,
+                locked = self.wait_for_grant(&call, request) => locked?,
                 () = thread.signalled() => return Err(libc::EINTR),
             }
-        } else if self
-            .fs
-            .try_lock(inode, request)
-            .await
-            .map_err(number)?
-            .is_some()
-        {
+        } else if !self.grant(&call, request).await? {
             return Err(libc::EAGAIN);
         }
         if self.see_newest(call.inode).await.is_err() {
             // The lock is held, so this must not fail: everything known of the file is asked for again instead.
             self.inodes.invalidate(call.inode);
             self.caches.forget_pages(call.inode, 0).await;
+        }
+        Ok(())
+    }
+
+    /// Locks if nothing forbids it; false if something does. Cancel-safe.
+    async fn grant(&self, call: &LockCall, request: LockRequest) -> Outcome<bool> {
+        let owner = (request.space, call.owner);
+        let turn = self.locks.turn(call.inode, owner);
+        let _turn = turn.lock().await;
+        // What it had before it closed the file goes first.
+        self.release_in_turn(call.inode, owner).await?;
+        // Before it is granted, so that whoever closes the file meanwhile lets go of it.
+        self.locks.note(call, request.space);
+        let conflict = self.fs.try_lock(InodeId(call.inode), request).await;
+        Ok(conflict.map_err(number)?.is_none())
+    }
+
+    /// Locks as soon as nothing forbids it. Cancel-safe.
+    async fn wait_for_grant(&self, call: &LockCall, request: LockRequest) -> Outcome<()> {
+        let mut place = 0;
+        while !self.grant(call, request).await? {
+            let waited = self
+                .fs
+                .wait_for_lock(InodeId(call.inode), &request, place)
+                .await;
+            place = waited.map_err(number)?;
         }
         Ok(())
     }
@@ -248,8 +268,18 @@ impl MountedFs {
         }
     }
 
-    /// Lets go of what an owner holds, and not before what it has written can no more arrive.
+    /// Lets go of what an owner held that is gone, and not before what it has written can no more arrive. Does nothing if that
+    /// is done by now: it may hold something new. Cancel-safe.
     async fn release_owner(&self, inode: u64, owner: Owner) -> Outcome<()> {
+        let turn = self.locks.turn(inode, owner);
+        let _turn = turn.lock().await;
+        self.release_in_turn(inode, owner).await
+    }
+
+    async fn release_in_turn(&self, inode: u64, owner: Owner) -> Outcome<()> {
+        if !self.locks.is_left(inode, owner) {
+            return Ok(());
+        }
         self.flush_wholly(inode).await?;
         let (space, number_of_owner) = owner;
         let released = self
@@ -264,7 +294,6 @@ impl MountedFs {
     /// The keeper tries again what does not work: without it nobody could write the file for as long as this mount lives.
     async fn release_owners(&self, inode: u64, owners: Vec<Owner>) {
         for owner in owners {
-            self.locks.leave(inode, owner);
             if let Err(errno) = self.release_owner(inode, owner).await {
                 tracing::warn!(inode, errno, "locks are not released yet");
             }
@@ -282,14 +311,14 @@ impl MountedFs {
     pub async fn flush_for(&self, inode: u64, handle: u64, owner: u64) -> Outcome<()> {
         let flushed = self.flush_as(inode, handle).await;
         let gone = (LockSpace::Posix, owner);
-        let owners = self.locks.take(inode, |owner, _| owner == gone);
+        let owners = self.locks.leave(inode, |owner, _| owner == gone);
         self.release_owners(inode, owners).await;
         flushed
     }
 
     /// An open file is closed for good, and what was locked through it and is not unlocked yet goes.
     pub async fn release_for(&self, inode: u64, handle: u64) -> Outcome<()> {
-        let owners = self.locks.take(inode, |_, through| through == handle);
+        let owners = self.locks.leave(inode, |_, through| through == handle);
         self.release_owners(inode, owners).await;
         let flushed = self.flush_as(inode, handle).await;
         self.inodes.close_as(handle);

@@ -62,7 +62,14 @@ struct Gate {
 struct Entry<'a> {
     gates: &'a SyncGates,
     chunk: ChunkId,
-    gate: Arc<Gate>,
+    /// Taken only when it is dropped, under the lock of the map: of those who leave at the same time each sees that the other has.
+    gate: Option<Arc<Gate>>,
+}
+
+impl Entry<'_> {
+    fn gate(&self) -> &Gate {
+        self.gate.as_ref().expect("it is there until the drop")
+    }
 }
 
 impl SyncGates {
@@ -74,7 +81,7 @@ impl SyncGates {
         Entry {
             gates: self,
             chunk,
-            gate,
+            gate: Some(gate),
         }
     }
 }
@@ -86,8 +93,9 @@ impl Drop for Entry<'_> {
             .gates
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // The map's own reference and ours.
-        if Arc::strong_count(&self.gate) <= 2 {
+        drop(self.gate.take());
+        let is_alone = |gate: &Arc<Gate>| Arc::strong_count(gate) == 1;
+        if gates.get(&self.chunk).is_some_and(is_alone) {
             gates.remove(&self.chunk);
         }
     }
@@ -124,11 +132,11 @@ async fn sync_shared(
     through: u64,
 ) -> Result<(), RpcError> {
     let entry = controllers.gates.enter(chunk, through);
-    let mut done = entry.gate.done.lock().await;
+    let mut done = entry.gate().done.lock().await;
     if *done >= through {
         return Ok(());
     }
-    let furthest = entry.gate.wanted.load(Ordering::Relaxed);
+    let furthest = entry.gate().wanted.load(Ordering::Relaxed);
     sync_one(controllers, limits, chunk, furthest).await?;
     *done = furthest;
     Ok(())
@@ -324,12 +332,31 @@ mod tests {
         let first = gates.enter(ChunkId(1), 10);
         let second = gates.enter(ChunkId(1), 30);
         let other = gates.enter(ChunkId(2), 5);
-        assert_eq!(first.gate.wanted.load(Ordering::Relaxed), 30);
+        assert_eq!(first.gate().wanted.load(Ordering::Relaxed), 30);
         assert_eq!(gates.gates.lock().unwrap().len(), 2);
         drop(second);
         drop(other);
         assert_eq!(gates.gates.lock().unwrap().len(), 1);
         drop(first);
         assert!(gates.gates.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_gate_goes_when_the_last_two_leave_at_the_same_time() {
+        const CHUNKS: u64 = 5000;
+        let gates = SyncGates::default();
+        let both_are_in = std::sync::Barrier::new(2);
+        let come_and_go = || {
+            for chunk in 0..CHUNKS {
+                let entry = gates.enter(ChunkId(chunk), 1);
+                both_are_in.wait();
+                drop(entry);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(come_and_go);
+            scope.spawn(come_and_go);
+        });
+        assert_eq!(gates.gates.lock().unwrap().len(), 0);
     }
 }
