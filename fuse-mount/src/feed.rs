@@ -124,6 +124,12 @@ impl MountedFs {
         }
     }
 
+    /// True if changes of this mount's own may come of which it is told nothing, and the kernel keeps something nevertheless:
+    /// until it hears changes anew.
+    pub fn is_in_doubt(&self) -> bool {
+        self.told.is_doubted()
+    }
+
     /// Forgets what is known here of all open files; returns what the kernel has to.
     fn open_files(&self) -> Vec<Forgotten> {
         let forget = self.inodes.files().into_iter().map(|file| {

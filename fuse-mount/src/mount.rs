@@ -60,7 +60,7 @@ impl Mount {
         let session = session.spawn().context("start the threads of the mount")?;
         std::thread::Builder::new()
             .name("forgets".to_owned())
-            .spawn(move || tell_what_to_forget(forgets, &notifier))
+            .spawn(move || pass_on(forgets, |forget| tell(forget, &notifier)))
             .context("start a thread")?;
         let keeper = runtime.spawn(look_after(fs.clone()));
         let listener = runtime.spawn({
@@ -106,18 +106,20 @@ impl Mount {
     }
 }
 
-/// Passes on what the kernel must forget, until nobody can ask any more.
-fn tell_what_to_forget(mut forgets: Forgets, notifier: &Notifier) {
+/// Passes on what the kernel must forget, until nobody can ask any more. Names go their own way: `tell` may wait with one until
+/// it is done with what was asked for later.
+fn pass_on(mut forgets: Forgets, tell: impl Fn(Forget) + Sync) {
     let (names, of_names) = mpsc::channel::<Forget>();
+    let tell = &tell;
     std::thread::scope(|scope| {
-        scope.spawn(move || of_names.iter().for_each(|forget| tell(forget, notifier)));
+        scope.spawn(move || of_names.iter().for_each(tell));
         while let Some(forget) = forgets.next_blocking() {
             match forget.what {
                 Forgotten::Name { .. } => {
                     // It ends after this sender.
                     let _ = names.send(forget);
                 }
-                Forgotten::Pages { .. } | Forgotten::Attributes { .. } => tell(forget, notifier),
+                Forgotten::Pages { .. } | Forgotten::Attributes { .. } => tell(forget),
             }
         }
         drop(names);
@@ -161,5 +163,45 @@ fn raise_read_ahead(mountpoint: &Path) {
     let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(%setting, %error, "read-ahead not raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::pass_on;
+    use crate::caches::{Forgotten, KernelCaches};
+
+    #[tokio::test]
+    async fn pages_do_not_wait_for_a_name() {
+        let (caches, forgets) = KernelCaches::new();
+        let (pages_gone, are_gone) = mpsc::sync_channel(1);
+        let are_gone = std::sync::Mutex::new(are_gone);
+        let kernel = tokio::task::spawn_blocking(move || {
+            pass_on(forgets, |forget| {
+                match forget.what {
+                    // Somebody works in the directory who waits for the pages.
+                    Forgotten::Name { .. } => {
+                        let waited = are_gone.lock().unwrap();
+                        let waited = waited.recv_timeout(Duration::from_secs(60));
+                        waited.expect("the pages are forgotten meanwhile");
+                    }
+                    Forgotten::Pages { .. } | Forgotten::Attributes { .. } => {
+                        pages_gone.send(()).unwrap();
+                    }
+                }
+                forget.done();
+            });
+        });
+        let name = Forgotten::Name {
+            parent: 1,
+            name: b"name"[..].into(),
+        };
+        let pages = Forgotten::Pages { inode: 2, from: 0 };
+        caches.forget(vec![name, pages]).await;
+        drop(caches);
+        kernel.await.unwrap();
     }
 }

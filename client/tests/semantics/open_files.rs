@@ -318,3 +318,23 @@ async fn what_streams_through_does_not_stay() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_file_that_others_make_longer_during_a_read_does_not_end_in_zeros() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let other = cluster.connect().await;
+    let file = create(&fs, "/file").await;
+    file.write(0, pattern(5000, 1)).await.unwrap();
+    file.flush().await.unwrap();
+    let mut read = Box::pin(file.read(0, 10_000));
+    // It knows how long the file is, and asks where its bytes are.
+    assert!(futures::poll!(&mut read).is_pending());
+    let longer = other.open_file(file.inode()).await.unwrap();
+    longer.write(5000, pattern(5000, 2)).await.unwrap();
+    let attributes = longer.flush().await.unwrap().unwrap();
+    assert_eq!(file.observe(&attributes), Some(10_000));
+    let bytes = read.await.unwrap();
+    assert!(bytes[..5000] == pattern(5000, 1));
+    assert!(bytes[5000..] == pattern(5000, 2));
+}

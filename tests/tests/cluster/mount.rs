@@ -47,6 +47,14 @@ fn forgetful_mount(fs: FileSystem, tasks: &mut JoinSet<()>) -> Arc<MountedFs> {
     mount
 }
 
+/// A client that soon gives up.
+async fn impatient(cluster: &MiniCluster) -> FileSystem {
+    let mut config = ClusterConfig::new(cluster.addresses().to_vec(), Caller::default());
+    config.timeouts.patience = Duration::from_millis(500);
+    config.timeouts.pipeline = Duration::from_millis(300);
+    FileSystem::connect(config).await.unwrap()
+}
+
 async fn make(mount: &MountedFs, name: &str) -> u64 {
     let made = mount.create(SUPERUSER, ROOT, name.as_bytes(), 0o644, true);
     made.await.unwrap().inode
@@ -105,7 +113,8 @@ async fn a_file_that_loses_its_name_here_stays_while_it_is_open() {
 async fn every_open_file_is_told_once_that_bytes_are_lost() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
     let fs = cluster.client().await.unwrap();
-    let (mount, _forgets) = mount(cluster.client().await.unwrap());
+    let mut kernel = JoinSet::new();
+    let mount = forgetful_mount(cluster.client().await.unwrap(), &mut kernel);
     let inode = put(&mount, "file", "abc").await;
     mount.opened_as(inode, 1);
     mount.open(inode).await.unwrap();
@@ -427,10 +436,7 @@ async fn fallocate_cuts_nothing_that_others_append_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_close_could_not_commit_are_not_overtaken() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
-    let mut config = ClusterConfig::new(cluster.addresses().to_vec(), Caller::default());
-    config.timeouts.patience = Duration::from_millis(500);
-    config.timeouts.pipeline = Duration::from_millis(300);
-    let (mount, _forgets) = mount(FileSystem::connect(config).await.unwrap());
+    let (mount, _forgets) = mount(impatient(&cluster).await);
     let inode = put(&mount, "file", "first").await;
     for datanode in 0..3 {
         cluster.kill_datanode(datanode).await;
@@ -519,16 +525,42 @@ async fn a_default_list_counts_instead_of_the_umask() {
     assert_eq!(file.unwrap().mode, 0o600);
 }
 
-/// Until the kernel is told to forget the pages of a file.
+/// Until the kernel is told to forget the pages of a file, which it has not done yet.
+async fn to_forget(forgets: &mut Forgets, inode: u64) -> Forget {
+    let told = async {
+        loop {
+            let forget = forgets.next().await.unwrap();
+            if forget.what == (Forgotten::Pages { inode, from: 0 }) {
+                return forget;
+            }
+            forget.done();
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    told.expect("the kernel is told")
+}
+
+/// Until the kernel has forgotten the pages of a file.
 async fn forgotten(forgets: &mut Forgets, inode: u64) {
+    to_forget(forgets, inode).await.done();
+}
+
+/// Until the mount hears of changes. Leaves one more handle or more of a file that is open.
+async fn hears_changes(mount: &MountedFs, inode: u64) {
     loop {
-        let forget = forgets.next().await.unwrap();
-        let pages = forget.what == Forgotten::Pages { inode, from: 0 };
-        forget.done();
-        if pages {
+        // Its own changes are known, once it listens.
+        mount.write(inode, 0, "x".into(), false).await.unwrap();
+        mount.flush(inode).await.unwrap();
+        if mount.open(inode).await.unwrap() {
             break;
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn follow(mount: &Arc<MountedFs>, tasks: &mut JoinSet<()>) {
+    let mount = mount.clone();
+    tasks.spawn(async move { mount.follow_changes().await });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -540,19 +572,8 @@ async fn the_kernel_keeps_pages_over_an_open_and_forgets_what_others_write() {
     mount.release(inode).await.unwrap();
     assert!(!mount.open(inode).await.unwrap(), "nobody listens yet");
     let mut tasks = JoinSet::new();
-    tasks.spawn({
-        let mount = mount.clone();
-        async move { mount.follow_changes().await }
-    });
-    // Its own changes are known, once it listens.
-    loop {
-        mount.write(inode, 0, "x".into(), false).await.unwrap();
-        mount.flush(inode).await.unwrap();
-        if mount.open(inode).await.unwrap() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    follow(&mount, &mut tasks);
+    hears_changes(&mount, inode).await;
     assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "xbc");
     let other = fs
         .open_file(cairn_protocol::ids::InodeId(inode))
@@ -572,4 +593,124 @@ async fn the_kernel_keeps_pages_over_an_open_and_forgets_what_others_write() {
     while !mount.open(inode).await.unwrap() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_is_held_up_at_one_file_keeps_nothing_of_the_others() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, mut forgets) = mount(cluster.client().await.unwrap());
+    let other = put(&mount, "other", "abc").await;
+    let inode = put(&mount, "file", "abc").await;
+    let mut tasks = JoinSet::new();
+    follow(&mount, &mut tasks);
+    for inode in [other, inode] {
+        forgotten(&mut forgets, inode).await;
+    }
+    hears_changes(&mount, other).await;
+    fs.record_append("/file", "1".into()).await.unwrap();
+    let held = to_forget(&mut forgets, inode).await;
+    forgotten(&mut forgets, other).await;
+    held.done();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_forgets_bytes_that_are_lost() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let (mount, mut forgets) = mount(cluster.client().await.unwrap());
+    let inode = put(&mount, "file", "abc").await;
+    mount.opened_as(inode, 1);
+    fs.unlink("/file").await.unwrap();
+    wait_gone(&fs, inode).await;
+    mount.write(inode, 0, "def".into(), false).await.unwrap();
+    let (synced, ()) = tokio::join!(mount.sync_for(inode, 1), forgotten(&mut forgets, inode));
+    assert!(synced.is_err());
+    // Also when nobody asks what became of them.
+    mount.write(inode, 0, "ghi".into(), false).await.unwrap();
+    let keep = async {
+        loop {
+            mount.look_after_open_files().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = keep => {}
+        () = forgotten(&mut forgets, inode) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kernel_forgets_what_a_closed_file_could_not_commit_for_long() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let (mount, mut forgets) = mount(impatient(&cluster).await);
+    let inode = put(&mount, "file", "first").await;
+    for datanode in 0..3 {
+        cluster.kill_datanode(datanode).await;
+    }
+    mount.write(inode, 0, "other".into(), false).await.unwrap();
+    assert!(mount.release(inode).await.is_err(), "nothing takes them");
+    for _ in 0..9 {
+        mount.look_after_open_files().await;
+    }
+    assert_eq!(mount.read(inode, 0, 1).await, Err(libc::EBADF));
+    forgotten(&mut forgets, inode).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_that_change_places_know_what_is_above_them() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    let mount = forgetful_mount(cluster.client().await.unwrap(), &mut tasks);
+    let file = put(&mount, "file", "abc").await;
+    follow(&mount, &mut tasks);
+    hears_changes(&mount, file).await;
+    let make = async |parent: u64, name: &[u8]| {
+        let made = mount.mkdir(SUPERUSER, parent, name, 0o755).await;
+        made.unwrap().inode
+    };
+    let (left, right) = (make(ROOT, b"left").await, make(ROOT, b"right").await);
+    let (one, two) = (make(left, b"one").await, make(right, b"two").await);
+    for (inode, parent) in [(one, left), (two, right)] {
+        assert_eq!(mount.parent(inode).await, Ok(parent));
+    }
+    let exchange = mount.rename((left, b"one"), (right, b"two"), RenameMode::Exchange);
+    exchange.await.unwrap();
+    for (inode, parent) in [(one, right), (two, left)] {
+        assert_eq!(mount.parent(inode).await, Ok(parent));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_content_of_unknown_outcome_is_doubted() {
+    let options = ClusterOptions {
+        namenodes: 1,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = impatient(&cluster).await;
+    let mut kernels = JoinSet::new();
+    let mounts = [(); 4].map(|()| forgetful_mount(fs.clone(), &mut kernels));
+    let inode = put(&mounts[0], "file", "abc").await;
+    for mount in &mounts {
+        mount.open(inode).await.unwrap();
+    }
+    cluster.kill_namenode(0).await;
+    let [cut, appended, grown, copied] = &mounts;
+    let new = NewAttributes {
+        size: Some(1),
+        ..NewAttributes::default()
+    };
+    let outcomes = tokio::join!(
+        cut.set_attributes(SUPERUSER, inode, new),
+        appended.append(inode, 3, "d".into(), false),
+        grown.allocate(SUPERUSER, inode, (0, 9), 0),
+        copied.copy_range(SUPERUSER, (inode, 0), (inode, 3), 3),
+    );
+    assert_eq!(outcomes.0.map(drop), Err(libc::EIO));
+    assert_eq!(outcomes.1.map(drop), Err(libc::EIO));
+    assert_eq!(outcomes.2, Err(libc::EIO));
+    assert_eq!(outcomes.3.map(drop), Err(libc::EIO));
+    let doubts = mounts.each_ref().map(|mount| mount.is_in_doubt());
+    assert_eq!(doubts, [true; 4]);
 }

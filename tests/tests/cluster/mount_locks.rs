@@ -4,11 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::FileSystem;
+use cairn_client::{ClusterConfig, FileSystem};
 use cairn_fuse_mount::{KernelCaches, LockCall, MountedFs, Requester, Thread};
 use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::lock::LockMode;
+use cairn_protocol::messages::operation::IfExists;
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
+use futures::poll;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -247,4 +250,83 @@ async fn locks_that_cannot_be_released_at_once_are_released_later() {
     here.flush(inode).await.unwrap();
     let fs = cluster.client().await.unwrap();
     assert_eq!(fs.read_file("/file").await.unwrap(), "theirs!");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_owner_left_is_not_released_when_it_has_locked_anew() {
+    let options = ClusterOptions {
+        namenodes: 1,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let mut config = ClusterConfig::new(cluster.addresses().to_vec(), Caller::default());
+    config.timeouts.patience = Duration::from_millis(500);
+    config.timeouts.pipeline = Duration::from_millis(300);
+    let mut kernels = JoinSet::new();
+    let impatient = FileSystem::connect(config).await.unwrap();
+    let here = mount(impatient.clone(), &mut kernels);
+    let mut inodes = Vec::new();
+    for path in ["/first", "/second"] {
+        let made = fs.create(path, 0o644, IfExists::Fail).await.unwrap();
+        let inode = made.0.inode;
+        here.open(inode).await.unwrap();
+        let locked = call(inode, 1, LockMode::Write, (0, 9));
+        try_lock(&here, locked).await.unwrap();
+        inodes.push(inode);
+    }
+    let [first, second] = inodes[..] else {
+        panic!("there are two");
+    };
+    here.write(first, 0, "x".into(), false).await.unwrap();
+    cluster.kill_namenode(0).await;
+    here.flush_for(first, 0, 1).await.unwrap_err();
+    // Nothing is to be flushed, and its locks are left all the same.
+    here.flush_for(second, 0, 1).await.unwrap();
+    for datanode in 0..3 {
+        cluster.kill_datanode(datanode).await;
+    }
+    cluster.start_namenode(0).await.unwrap();
+    while impatient.stat("/").await.is_err() {}
+    // The keeper has seen both and is at the first one, which cannot be flushed.
+    let mut keeping = Box::pin(here.look_after_open_files());
+    assert!(poll!(&mut keeping).is_pending());
+    let again = call(second, 1, LockMode::Write, (0, 9));
+    try_lock(&here, again).await.unwrap();
+    keeping.await;
+    let locks = fs.list_locks(InodeId(second)).await.unwrap();
+    assert_eq!(locks.len(), 1, "{locks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_for_which_its_owner_waits_while_it_closes_the_file_goes_with_the_next_close() {
+    let Setting {
+        mut cluster,
+        here,
+        there,
+        inode,
+        ..
+    } = setting().await;
+    let range = move |owner, mode| call(inode, owner, mode, (5, 9));
+    try_lock(&there, range(2, LockMode::Write)).await.unwrap();
+    let mut waiting = Box::pin({
+        let here = here.clone();
+        async move {
+            let call = range(1, LockMode::Write);
+            here.set_lock(call, NOBODY, true).await
+        }
+    });
+    // It is known that the owner may hold something.
+    assert!(poll!(&mut waiting).is_pending());
+    let waiting = start(waiting);
+    here.flush_for(inode, 0, 1).await.unwrap();
+    try_lock(&there, range(2, LockMode::Unlocked))
+        .await
+        .unwrap();
+    ended(waiting).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let held = async || fs.list_locks(InodeId(inode)).await.unwrap().len();
+    assert_eq!(held().await, 1);
+    here.flush_for(inode, 0, 1).await.unwrap();
+    assert_eq!(held().await, 0);
 }
