@@ -340,23 +340,4 @@ mod tests {
         drop(first);
         assert!(gates.gates.lock().unwrap().is_empty());
     }
-
-    #[test]
-    fn a_gate_goes_when_the_last_two_leave_at_the_same_time() {
-        const CHUNKS: u64 = 5000;
-        let gates = SyncGates::default();
-        let both_are_in = std::sync::Barrier::new(2);
-        let come_and_go = || {
-            for chunk in 0..CHUNKS {
-                let entry = gates.enter(ChunkId(chunk), 1);
-                both_are_in.wait();
-                drop(entry);
-            }
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(come_and_go);
-            scope.spawn(come_and_go);
-        });
-        assert_eq!(gates.gates.lock().unwrap().len(), 0);
-    }
 }

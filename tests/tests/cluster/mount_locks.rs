@@ -330,3 +330,27 @@ async fn a_lock_for_which_its_owner_waits_while_it_closes_the_file_goes_with_the
     here.flush_for(inode, 0, 1).await.unwrap();
     assert_eq!(held().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_is_granted_is_held_whatever_fails_after_it() {
+    let Setting {
+        mut cluster,
+        here,
+        inode,
+        ..
+    } = setting().await;
+    let fs = cluster.client().await.unwrap();
+    let locked = call(inode, 1, LockMode::Write, (0, 9));
+    let mut locking = Box::pin(here.set_lock(locked, NOBODY, false));
+    assert!(poll!(&mut locking).is_pending());
+    let granted_and_gone = async {
+        while fs.list_locks(InodeId(inode)).await.unwrap().is_empty() {}
+        fs.unlink("/file").await.unwrap();
+        // Nobody looks after it, so it goes, and cannot be asked about.
+        while fs.stat(InodeId(inode)).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, granted_and_gone).await.unwrap();
+    assert_eq!(locking.await, Ok(()));
+}
