@@ -2,9 +2,11 @@
 
 use std::future::Future;
 
-use cairn_client::{Directory, Error, FileSystem};
-use cairn_protocol::ErrorCode;
+use cairn_client::{Directory, Error, FileSystem, Subject};
+use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::Attributes;
+use cairn_protocol::messages::query::ListingEntry;
+use cairn_protocol::{ErrorCode, Failure};
 use tokio::task::JoinSet;
 
 use crate::output::is_directory;
@@ -31,8 +33,10 @@ pub(crate) struct Found {
     pub(crate) depth: usize,
 }
 
-/// Everything at and below a path, directories before what they hold, in order of names. Symbolic links are not followed.
-/// Memory is bounded by the depth.
+/// Everything at and below a path, directories before what they hold, in order of names. Memory is bounded by the depth.
+///
+/// Symbolic links are not followed, nor those that take a directory's place while we walk: directories are listed as the inodes
+/// that they were found as. Else whoever may write in a tree could lead `chown -R` out of it.
 pub(crate) struct Walk {
     fs: FileSystem,
     start: Option<Found>,
@@ -80,32 +84,71 @@ impl Walk {
                 Err(error) if error.code() == ErrorCode::NotFound => None,
                 Err(error) => {
                     *cursor = None;
-                    return Err(error);
+                    return Err(about_path(&found.path, error));
                 }
             },
         };
-        let attributes = entry.as_ref().and_then(|entry| entry.attributes.clone());
-        match (entry, attributes) {
-            (Some(entry), Some(attributes)) => {
-                let path = join(&found.path, &entry.name);
-                let depth = found.depth + 1;
-                self.enter(Found {
-                    path,
-                    attributes,
-                    depth,
-                })
-                .map(Some)
+        let Some(entry) = entry else {
+            return Ok(self.stack.pop().map(|(found, _)| Step::Leave(found)));
+        };
+        let (path, depth) = (join(&found.path, &entry.name), found.depth + 1);
+        let attributes = match searched(entry, &found.path) {
+            Ok((_, attributes)) => attributes,
+            Err(error) => {
+                *cursor = None;
+                return Err(error);
             }
-            _ => Ok(self.stack.pop().map(|(found, _)| Step::Leave(found))),
-        }
+        };
+        self.enter(Found {
+            path,
+            attributes,
+            depth,
+        })
+        .map(Some)
     }
 
     fn enter(&mut self, found: Found) -> Result<Step, Error> {
         if is_directory(&found.attributes) && found.depth < self.depth_max {
-            let directory = self.fs.list(&found.path, true)?;
+            let inode = InodeId(found.attributes.inode);
+            let directory = self.fs.list(inode, true)?;
             self.stack.push((found.clone(), Some(directory)));
         }
         Ok(Step::Enter(found))
+    }
+}
+
+/// An entry's name and attributes. They miss where a directory may be read but not searched: then its names are all that may be
+/// known of what it holds, and to take it for empty would be a lie.
+pub(crate) fn searched(
+    entry: ListingEntry,
+    directory: &[u8],
+) -> Result<(Vec<u8>, Attributes), Error> {
+    match entry.attributes {
+        Some(attributes) => Ok((entry.name, attributes)),
+        None => Err(Error::Refused {
+            subject: Subject::Path(directory.to_vec()),
+            failure: Failure::from(ErrorCode::PermissionDenied),
+        }),
+    }
+}
+
+/// The same error about a path, where the cluster was asked about an inode.
+fn about_path(path: &[u8], error: Error) -> Error {
+    let subject = Subject::Path(path.to_vec());
+    // An answer's message only names the inode, which means nothing to people.
+    match error {
+        Error::Refused { failure, .. } => Error::Refused {
+            subject,
+            failure: Failure::from(failure.code),
+        },
+        Error::Unreachable {
+            patience, failure, ..
+        } => Error::Unreachable {
+            subject,
+            patience,
+            failure,
+        },
+        other @ (Error::OutcomeUnknown { .. } | Error::DataLost { .. }) => other,
     }
 }
 

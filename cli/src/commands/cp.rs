@@ -70,7 +70,7 @@ impl Cp {
         if sources.is_empty() {
             return Ok(());
         }
-        let destination = Destination::find(session, &target, sources.len(), async || {
+        let mut destination = Destination::find(session, &target, sources.len(), async || {
             self.recursive && is_tree(session, &sources[0]).await
         })
         .await?;
@@ -84,7 +84,10 @@ impl Cp {
         let mut crew = Crew::new(MANY);
         let mut directories = Vec::new();
         for source in sources {
-            let target = destination.name_for(&base_name(&source));
+            let target = destination.give(&base_name(&source), &source);
+            let Some(target) = session.check(target) else {
+                continue;
+            };
             // With -r links are copied as links, else what they point to.
             let found = if self.recursive || self.links {
                 session.fs.stat_link(&source).await

@@ -9,7 +9,7 @@ use anyhow::bail;
 use cairn_daemon::blocking;
 use clap::Args;
 
-use super::{cat, expand};
+use super::{Names, cat, expand};
 use crate::output::escape;
 use crate::paths::base_name;
 use crate::session::{Session, local_error};
@@ -74,7 +74,10 @@ impl Get {
                 local_error(&target, &io::Error::from_raw_os_error(kind))
             );
         }
-        let pairs = sources.into_iter().map(|source| {
+        // All before anything is made: what this very command makes leads nowhere.
+        let mut targets = Vec::new();
+        let mut names = Names::default();
+        for source in sources {
             let base = base_name(&source);
             let into = directory && !base.is_empty();
             let local = if into {
@@ -82,11 +85,10 @@ impl Get {
             } else {
                 target.clone()
             };
-            (source, local)
-        });
-        // All before anything is made: what this very command makes leads nowhere.
-        let mut targets = Vec::new();
-        for (source, local) in pairs {
+            let given = names.give(&base, &source, local.as_os_str().as_bytes());
+            if session.check(given).is_none() {
+                continue;
+            }
             let found = blocking(move || find_target(local, force)).await;
             targets.extend(session.check(found).map(|target| (source, target)));
         }

@@ -17,6 +17,7 @@ use crate::paths::join;
 use crate::session::{Session, Usage, local_error};
 use crate::transfer::PIECES_BETWEEN;
 use crate::transfer::local_write::{Target, Unnamed};
+use crate::walk::searched;
 
 /// Join files of the cluster, and the files that lie in its directories in the order of their names, to one local file.
 ///
@@ -76,9 +77,11 @@ impl Getmerge {
             }
             let listed = session.fs.list_all(&path).await;
             for entry in session.check(listed).unwrap_or_default() {
-                let is_file = |attributes| kind(attributes) == InodeKind::File;
-                if entry.attributes.as_ref().is_some_and(is_file) {
-                    files.push(join(&path, &entry.name));
+                let Some((name, attributes)) = session.check(searched(entry, &path)) else {
+                    break;
+                };
+                if kind(&attributes) == InodeKind::File {
+                    files.push(join(&path, &name));
                 }
             }
         }

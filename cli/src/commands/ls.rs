@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use cairn_daemon::users::Users;
 use cairn_protocol::messages::common::{Attributes, InodeKind};
 use clap::Args;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::output::{
 };
 use crate::paths::join;
 use crate::session::Session;
-use cairn_daemon::users::Users;
+use crate::walk::searched;
 
 /// List directories, or tell about files.
 ///
@@ -137,15 +138,15 @@ impl Ls {
                     break;
                 }
             };
-            let Some(attributes) = entry.attributes else {
-                continue;
+            let Some((name, attributes)) = session.check(searched(entry, path)) else {
+                break;
             };
-            let full = join(path, &entry.name);
+            let full = join(path, &name);
             if self.recursive && is_directory(&attributes) {
                 below.push(full.clone());
             }
             batch.push(Entry {
-                name: entry.name,
+                name,
                 path: full,
                 attributes,
             });

@@ -44,6 +44,7 @@ pub(crate) mod truncate;
 pub(crate) mod up;
 pub(crate) mod watch;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io::Write;
@@ -270,6 +271,26 @@ pub(crate) async fn no_slash(session: &Session, path: &[u8]) -> Result<(), Strin
 pub(crate) struct Destination {
     path: Vec<u8>,
     directory: bool,
+    names: Names,
+}
+
+/// The names that one command gives. A name is given once: the second source of a name would take the place of the first, and
+/// nobody means that who types `mv a/x b/x d`.
+#[derive(Debug, Default)]
+pub(crate) struct Names(BTreeSet<Vec<u8>>);
+
+impl Names {
+    /// Refuses a name that was given before.
+    pub(crate) fn give(&mut self, base: &[u8], source: &[u8], target: &[u8]) -> Result<(), String> {
+        if self.0.insert(base.to_vec()) {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: left out, because an earlier source has just become {}",
+            escape(source),
+            escape(target)
+        ))
+    }
 }
 
 impl Destination {
@@ -287,6 +308,7 @@ impl Destination {
             Ok(attributes) if is_directory(&attributes) => Ok(Self {
                 path,
                 directory: true,
+                names: Names::default(),
             }),
             Ok(_) if needs_directory => {
                 anyhow::bail!("{}: {}", escape(&path), ErrorCode::NotADirectory.text())
@@ -297,17 +319,19 @@ impl Destination {
             Ok(_) | Err(_) => Ok(Self {
                 path,
                 directory: false,
+                names: Names::default(),
             }),
         }
     }
 
-    /// The path that a source of this name gets. A source without a name, such as `/`, becomes the destination itself.
-    pub(crate) fn name_for(&self, base: &[u8]) -> Vec<u8> {
-        if self.directory && !base.is_empty() {
+    /// The path that a source of this name gets, once. A source without a name, such as `/`, becomes the destination itself.
+    pub(crate) fn give(&mut self, base: &[u8], source: &[u8]) -> Result<Vec<u8>, String> {
+        let target = if self.directory && !base.is_empty() {
             join(&self.path, base)
         } else {
             self.path.clone()
-        }
+        };
+        self.names.give(base, source, &target).map(|()| target)
     }
 }
 
@@ -361,7 +385,7 @@ pub(crate) async fn for_each<F>(
 mod tests {
     use clap::Parser;
 
-    use super::{Destination, name};
+    use super::{Destination, Names, name};
     use crate::arguments::Arguments;
 
     #[test]
@@ -371,17 +395,24 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_takes_sources_in() {
-        let directory = Destination {
+    fn a_directory_takes_sources_in_and_each_name_once() {
+        let mut directory = Destination {
             path: b"/d".to_vec(),
             directory: true,
+            names: Names::default(),
         };
-        assert_eq!(directory.name_for(b"x"), b"/d/x");
-        assert_eq!(directory.name_for(b""), b"/d");
-        let name = Destination {
+        assert_eq!(directory.give(b"x", b"/a/x").unwrap(), b"/d/x");
+        assert_eq!(directory.give(b"", b"/").unwrap(), b"/d");
+        assert_eq!(
+            directory.give(b"x", b"/b/x").unwrap_err(),
+            "/b/x: left out, because an earlier source has just become /d/x"
+        );
+        assert!(directory.give(b"", b"/..").is_err());
+        let mut name = Destination {
             path: b"/n".to_vec(),
             directory: false,
+            names: Names::default(),
         };
-        assert_eq!(name.name_for(b"x"), b"/n");
+        assert_eq!(name.give(b"x", b"/x").unwrap(), b"/n");
     }
 }

@@ -71,13 +71,15 @@ impl Mv {
         if sources.is_empty() {
             return Ok(());
         }
-        let destination = Destination::find(session, &target, sources.len(), async || {
+        let mut destination = Destination::find(session, &target, sources.len(), async || {
             is_tree(session, &sources[0]).await
         })
         .await?;
         for source in sources {
-            let target = destination.name_for(&base_name(&source));
-            self.rename(session, &source, &target, mode).await?;
+            let target = destination.give(&base_name(&source), &source);
+            if let Some(target) = session.check(target) {
+                self.rename(session, &source, &target, mode).await?;
+            }
         }
         Ok(())
     }

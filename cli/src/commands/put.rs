@@ -8,7 +8,8 @@ use cairn_daemon::blocking;
 use clap::Args;
 
 use super::{Destination, file_path};
-use crate::session::{Session, Usage, local_error};
+use crate::session::{Session, Usage};
+use crate::transfer::local_remove::remove_stored;
 use crate::transfer::upload::{UploadOptions, upload, upload_stdin};
 
 /// Copy local files and directories into the cluster.
@@ -33,7 +34,8 @@ pub(crate) struct Put {
     /// On the disks of all replicas before a file counts as done.
     #[arg(long)]
     sync: bool,
-    /// Remove the local files and directories once all of them are on the disks of the cluster.
+    /// Remove the local files and directories once all of them are on the disks of the cluster. What has changed or was added
+    /// meanwhile stays; pipes and devices do in any case.
     #[arg(long)]
     remove_source: bool,
     /// No progress, even on a terminal.
@@ -63,6 +65,7 @@ impl Put {
             sync: self.sync || self.remove_source,
             links: self.recursive,
             quiet: self.quiet,
+            tell: self.remove_source,
         };
         let standard_input = OsStr::new("-");
         if sources.contains(&standard_input.to_owned()) {
@@ -77,36 +80,24 @@ impl Put {
             return Ok(());
         }
         let is_tree = async || sources.iter().all(|source| Path::new(source).is_dir());
-        let destination = Destination::find(session, target, sources.len(), is_tree).await?;
-        let pairs = sources.iter().map(|source| {
+        let mut destination = Destination::find(session, target, sources.len(), is_tree).await?;
+        let mut pairs = Vec::new();
+        for source in sources {
             let local = PathBuf::from(source);
             let base = local
                 .file_name()
                 .map(OsStrExt::as_bytes)
                 .unwrap_or_default();
-            let remote = destination.name_for(base);
-            (local, remote)
-        });
-        let pairs: Vec<_> = pairs.collect();
-        upload(session, pairs, options).await;
+            let remote = destination.give(base, source.as_bytes());
+            pairs.extend(session.check(remote).map(|remote| (local, remote)));
+        }
+        let stored = upload(session, pairs, options).await;
         if self.remove_source && !session.has_failed() {
-            for source in sources {
-                let path = PathBuf::from(source);
-                let removed = blocking(move || remove(&path)).await;
-                session.check(removed);
+            let named = sources.iter().map(PathBuf::from).collect();
+            for left in blocking(move || remove_stored(named, stored)).await {
+                session.report(left);
             }
         }
         Ok(())
     }
-}
-
-/// Removes what was stored. Blocks.
-fn remove(path: &Path) -> Result<(), String> {
-    let is_tree = path.is_dir() && !path.is_symlink();
-    let removed = if is_tree {
-        std::fs::remove_dir_all(path)
-    } else {
-        std::fs::remove_file(path)
-    };
-    removed.map_err(|error| local_error(path, &error))
 }

@@ -10,6 +10,7 @@ use super::expand;
 use crate::output::{counted, escape, is_directory, kind};
 use crate::paths::join;
 use crate::session::Session;
+use crate::walk::searched;
 
 /// Draw what is below directories.
 #[derive(Debug, Args)]
@@ -85,15 +86,16 @@ impl Tree {
     async fn level(&self, session: &mut Session, path: Vec<u8>, prefix: String) -> Option<Level> {
         let listed = session.fs.list_all(&path).await;
         let listed = session.check(listed)?;
-        let entries = listed.into_iter().rev().filter_map(|entry| {
-            let attributes = entry.attributes?;
+        let entries = listed.into_iter().map(|entry| searched(entry, &path));
+        let entries = session.check(entries.collect::<Result<Vec<_>, _>>())?;
+        let entries = entries.into_iter().rev().filter_map(|(name, attributes)| {
             let directory = is_directory(&attributes);
-            let mut shown = escape(&entry.name);
+            let mut shown = escape(&name);
             if kind(&attributes) == InodeKind::Symlink {
                 shown = format!("{shown} -> {}", escape(&attributes.symlink_target));
             }
-            let wanted = (directory || !self.directories) && !entry.name.is_empty();
-            wanted.then_some((entry.name, shown, directory))
+            let wanted = (directory || !self.directories) && !name.is_empty();
+            wanted.then_some((name, shown, directory))
         });
         let entries = entries.collect();
         Some(Level {

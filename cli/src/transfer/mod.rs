@@ -1,6 +1,7 @@
 //! The engines of `put` and `get`: many small files and a few large ones at once, in bounded memory.
 
 pub(crate) mod download;
+pub(crate) mod local_remove;
 pub(crate) mod local_walk;
 pub(crate) mod local_write;
 pub(crate) mod upload;

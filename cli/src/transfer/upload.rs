@@ -21,6 +21,7 @@ use cairn_protocol::messages::operation::IfExists;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::local_remove::Stored;
 use super::local_walk::{self, Item, What};
 use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
 use crate::output::{escape, is_directory};
@@ -43,6 +44,8 @@ pub(crate) struct UploadOptions {
     pub(crate) links: bool,
     /// No progress even on a terminal.
     pub(crate) quiet: bool,
+    /// Tell what was stored, one record for each file.
+    pub(crate) tell: bool,
 }
 
 /// What tasks share.
@@ -56,51 +59,60 @@ struct Upload {
     progress: Progress,
 }
 
-/// A directory whose attributes are set when nothing in it changes any more.
-struct Unfinished {
-    inode: InodeId,
+/// An item that is stored. A directory's attributes are set when nothing in it changes any more.
+struct Done {
+    /// Of a directory.
+    inode: Option<InodeId>,
     item: Item,
 }
 
-type Uploaded = Result<Option<Unfinished>, String>;
+/// What a run has stored so far.
+#[derive(Default)]
+struct Results {
+    unfinished: Vec<(InodeId, Item)>,
+    stored: Vec<Stored>,
+}
 
-/// Uploads all sources, each to the remote path beside it. Failures are reported; the rest goes on.
+type Uploaded = Result<Done, String>;
+
+/// Uploads all sources, each to the remote path beside it, and tells what is stored if that is wanted. Failures are reported;
+/// the rest goes on.
 pub(crate) async fn upload(
     session: &mut Session,
     sources: Vec<(PathBuf, Vec<u8>)>,
     options: UploadOptions,
-) {
+) -> Vec<Stored> {
     let upload = Arc::new(Upload::new(session, options));
     let (sender, mut items) = local_walk::queue();
     let mut walker = JoinSet::new();
     let links = upload.options.links;
     walker.spawn(blocking(move || local_walk::walk(sources, links, &sender)));
     let mut crew = Crew::new(MANY);
-    let mut unfinished = Vec::new();
+    let mut results = Results::default();
     while let Some(item) = items.recv().await {
         match item {
             Ok(item) => {
                 if matches!(item.what, What::File | What::Stream) {
                     upload.progress.expect(item.metadata.len());
                 }
-                let finished = crew.start(upload.clone().one(item)).await;
-                unfinished.extend(finished.and_then(|result| upload.note(session, result)));
+                if let Some(result) = crew.start(upload.clone().one(item)).await {
+                    upload.note(session, result, &mut results);
+                }
             }
             Err(text) => upload.progress.suspend(|| session.report(text)),
         }
     }
     while let Some(result) = crew.next().await {
-        unfinished.extend(upload.note(session, result));
+        upload.note(session, result, &mut results);
     }
-    if upload.options.preserve {
-        finish(session, &upload, unfinished).await;
-    }
+    finish(session, &upload, results.unfinished).await;
+    results.stored
 }
 
 /// Gives directories their modes, owners and times.
-async fn finish(session: &mut Session, upload: &Arc<Upload>, unfinished: Vec<Unfinished>) {
+async fn finish(session: &mut Session, upload: &Arc<Upload>, unfinished: Vec<(InodeId, Item)>) {
     let mut crew = Crew::new(MANY);
-    for Unfinished { inode, item } in unfinished {
+    for (inode, item) in unfinished {
         let upload = upload.clone();
         let finished = crew
             .start(async move { upload.preserve(inode, &item).await })
@@ -144,18 +156,19 @@ impl Upload {
         }
     }
 
-    fn note(&self, session: &mut Session, result: Uploaded) -> Option<Unfinished> {
+    fn note(&self, session: &mut Session, result: Uploaded, results: &mut Results) {
         match result {
-            Ok(unfinished) => unfinished,
+            Ok(Done { inode, item }) => {
+                if self.options.tell {
+                    results.stored.push(Stored::of(&item));
+                }
+                if let Some(inode) = inode.filter(|_| self.options.preserve) {
+                    results.unfinished.push((inode, item));
+                }
+            }
             // What lies below a directory that failed says nothing of its own.
-            Err(text) if text.is_empty() => {
-                session.fail();
-                None
-            }
-            Err(text) => {
-                self.progress.suspend(|| session.report(text));
-                None
-            }
+            Err(text) if text.is_empty() => session.fail(),
+            Err(text) => self.progress.suspend(|| session.report(text)),
         }
     }
 
@@ -172,8 +185,8 @@ impl Upload {
             };
             // Nobody else opens this gate.
             let _ = gate.set(made.is_ok());
-            let inode = InodeId(made?.inode);
-            return Ok(Some(Unfinished { inode, item }));
+            let inode = Some(InodeId(made?.inode));
+            return Ok(Done { inode, item });
         }
         if !possible {
             return Err(String::new());
@@ -182,7 +195,7 @@ impl Upload {
             What::Symlink(target) => self.symlink(&item, target).await?,
             _ => self.file(&item).await?,
         }
-        Ok(None)
+        Ok(Done { inode: None, item })
     }
 
     async fn directory(&self, item: &Item) -> Result<Attributes, String> {

@@ -6,6 +6,7 @@ mod administration;
 mod commands;
 mod console;
 mod failures;
+mod guards;
 mod habits;
 mod mount_files;
 mod mount_life;
