@@ -27,7 +27,7 @@ use crate::error::{Error, Result, Subject};
 use crate::file_system::{Core, FileSystem};
 use crate::namenode::lock;
 use crate::place::Place;
-use crate::session::lock_lost;
+use crate::session::{MutateError, lock_lost};
 
 /// How long the namenode is asked to wait at a time. A leader that dies without a word is noticed after this.
 const WAIT: Duration = Duration::from_secs(5);
@@ -112,6 +112,34 @@ pub(crate) enum Fence {
     Lost,
 }
 
+impl Fence {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Any, fence) | (fence, Self::Any) => fence,
+            (Self::Only(one), Self::Only(two)) if one == two => self,
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// Files whose content an operation changes, as it names them.
+pub(crate) fn changed_files(operation: &OperationKind) -> Vec<&Location> {
+    match operation {
+        OperationKind::Commit(commit) => vec![&commit.location],
+        OperationKind::Truncate(truncate) => vec![&truncate.location],
+        OperationKind::PunchHole(punch) => vec![&punch.location],
+        OperationKind::CloneRange(clone) => vec![&clone.target],
+        OperationKind::Concat(concat) => vec![&concat.target],
+        OperationKind::Transaction(transaction) => transaction
+            .operations
+            .iter()
+            .filter_map(|operation| operation.kind.as_ref())
+            .flat_map(changed_files)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// What this client's owners hold, and since which session.
 #[derive(Debug, Default)]
 pub(crate) struct HeldLocks(Mutex<Held>);
@@ -125,39 +153,27 @@ struct Held {
 }
 
 impl HeldLocks {
-    /// In which session an operation may be sent.
-    pub(crate) fn fence(&self, operation: &OperationKind) -> Fence {
-        match operation {
-            OperationKind::Commit(commit) => self.of_location(&commit.location),
-            OperationKind::Truncate(truncate) => self.of_location(&truncate.location),
-            OperationKind::PunchHole(punch) => self.of_location(&punch.location),
-            OperationKind::CloneRange(clone) => self.of_location(&clone.target),
-            _ => Fence::Any,
-        }
+    /// Whether any owner of this client holds locks, or lost some and has not let go.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).owners.is_empty()
     }
 
-    /// Locks are known by inode, and so are the files that are changed under them.
-    fn of_location(&self, location: &Location) -> Fence {
-        if location.path.is_empty() {
-            self.of_file(location.inode)
-        } else {
-            Fence::Any
-        }
+    /// In which session the content of these files may be changed.
+    pub(crate) fn fence(&self, inodes: impl IntoIterator<Item = u64>) -> Fence {
+        inodes
+            .into_iter()
+            .map(|inode| self.of_file(inode))
+            .fold(Fence::Any, Fence::and)
     }
 
     fn of_file(&self, inode: u64) -> Fence {
         let held = lock(&self.0);
         let first = (inode, LockSpace::Posix, 0);
         let last = (inode, LockSpace::Flock, u64::MAX);
-        let mut fence = Fence::Any;
-        for session in held.owners.range(first..=last).map(|(_, session)| session) {
-            fence = match (*session, fence) {
-                (Some(id), Fence::Any) => Fence::Only(id),
-                (Some(id), Fence::Only(other)) if id == other => fence,
-                _ => return Fence::Lost,
-            };
-        }
-        fence
+        held.owners
+            .range(first..=last)
+            .map(|(_, session)| session.map_or(Fence::Lost, Fence::Only))
+            .fold(Fence::Any, Fence::and)
     }
 
     fn of_owner(&self, key: &OwnerKey) -> Fence {
@@ -230,7 +246,7 @@ impl FileSystem {
         inode: InodeId,
         request: LockRequest,
     ) -> Result<Option<LockHolder>> {
-        let outcome = self.set_lock(request.message(inode)).await?;
+        let outcome = self.set_lock(request.message(inode), false).await?;
         Ok(outcome.conflict)
     }
 
@@ -244,7 +260,7 @@ impl FileSystem {
             mode: LockMode::Unlocked as i32,
             ..request.message(inode)
         };
-        self.set_lock(unlock).await.map(drop)
+        self.set_lock(unlock, false).await.map(drop)
     }
 
     /// Lets go of all that an owner holds on a file, lost or not: it closes the file. Cancel-safe, as [`FileSystem::unlock`].
@@ -253,14 +269,11 @@ impl FileSystem {
             space,
             ..LockRequest::exclusive(owner)
         };
-        match self.unlock(inode, all).await {
-            Err(error) if error.code() == ErrorCode::LockLost => {
-                let key = (inode.0, space, owner);
-                self.core().sessions.held.forget(&key);
-                Ok(())
-            }
-            result => result,
-        }
+        let unlock = SetLock {
+            mode: LockMode::Unlocked as i32,
+            ..all.message(inode)
+        };
+        self.set_lock(unlock, true).await.map(drop)
     }
 
     /// A lock that forbids this one now, if there is any. Cancel-safe.
@@ -301,7 +314,7 @@ impl FileSystem {
         }
     }
 
-    async fn set_lock(&self, message: SetLock) -> Result<LockOutcome> {
+    async fn set_lock(&self, message: SetLock, lets_go: bool) -> Result<LockOutcome> {
         let subject = Subject::Inode(InodeId(message.inode));
         let (answer, answered) = oneshot::channel();
         let (taken, is_taken) = oneshot::channel();
@@ -310,6 +323,7 @@ impl FileSystem {
             caller: self.caller(),
             subject: subject.clone(),
             message,
+            lets_go,
         };
         self.core().background.spawn(change.run(answer, is_taken));
         let gone = |_| Error::refused(&subject, ErrorCode::Unavailable);
@@ -419,6 +433,8 @@ struct Change {
     caller: Caller,
     subject: Subject,
     message: SetLock,
+    /// The owner closes the file: what it has lost is forgotten, too.
+    lets_go: bool,
 }
 
 impl Change {
@@ -431,49 +447,66 @@ impl Change {
         let key = owner_key(&self.message);
         let turn = self.core.sessions.held.turn(key);
         let _turn = turn.lock().await;
-        let changed = self.change(self.message).await;
-        let unknown = matches!(changed, Err(Error::OutcomeUnknown { .. }));
-        let granted = match &changed {
-            Ok(outcome) if outcome.conflict.is_none() => Some(outcome.clone()),
-            Ok(_) | Err(_) => None,
+        let changed = match self.change(self.message).await {
+            Err(failed) if self.lets_go && failed.error.code() == ErrorCode::LockLost => {
+                self.core.sessions.held.forget(&key);
+                Ok((0, LockOutcome::default()))
+            }
+            changed => changed,
+        };
+        let unlocks = self.message.mode() == LockMode::Unlocked;
+        let (changed, granted, unknown) = match changed {
+            Ok((session, outcome)) => {
+                let granted =
+                    (outcome.conflict.is_none() && !unlocks).then(|| (session, outcome.clone()));
+                (Ok(outcome), granted, None)
+            }
+            Err(failed) => {
+                let unknown = failed.unanswered.map(|unanswered| unanswered.session());
+                (Err(failed.error), None, unknown)
+            }
         };
         // Its fate shows in `is_taken`.
         let _ = answer.send(changed);
-        if unknown {
-            self.take_back().await;
-        } else if let Some(outcome) = granted
+        if let Some(session) = unknown {
+            self.take_back(session).await;
+        } else if let Some((session, outcome)) = granted
             && is_taken.await.is_err()
+            && self.undo(&outcome).await.is_err()
         {
-            self.undo(&outcome).await;
+            self.take_back(session).await;
         }
     }
 
-    async fn change(&self, message: SetLock) -> Result<LockOutcome> {
+    async fn change(
+        &self,
+        message: SetLock,
+    ) -> std::result::Result<(u64, LockOutcome), MutateError> {
         let key = owner_key(&message);
         let sessions = &self.core.sessions;
         let fence = sessions.held.of_owner(&key);
         let unlocks = message.mode() == LockMode::Unlocked;
         if unlocks && fence == Fence::Any {
             // Nothing of it was ever granted to this client.
-            return Ok(LockOutcome::default());
+            return Ok((0, LockOutcome::default()));
         }
         let operation = OperationKind::SetLock(message);
         let changed = sessions
-            .mutate_within(&self.subject, operation, self.caller.clone(), fence)
+            .mutate_or_keep(&self.subject, operation, self.caller.clone(), fence)
             .await?;
         let (session, OutcomeKind::Lock(outcome)) = changed else {
-            return Err(Error::unexpected(&self.subject));
+            return Err(Error::unexpected(&self.subject).into());
         };
         if outcome.held > 0 {
             sessions.held.hold(key, session);
         } else {
             sessions.held.forget(&key);
         }
-        Ok(outcome)
+        Ok((session, outcome))
     }
 
     /// Puts back what the owner held before: all of it is weaker than what it was granted, so nothing can forbid it.
-    async fn undo(&self, outcome: &LockOutcome) {
+    async fn undo(&self, outcome: &LockOutcome) -> std::result::Result<(), MutateError> {
         let mut steps = Vec::new();
         let mut next = Some(self.message.start);
         let mut unlock = |start: Option<u64>, end: Option<u64>| {
@@ -497,44 +530,52 @@ impl Change {
                 mode: mode as i32,
                 ..self.message
             };
-            match self.change(back).await {
-                Ok(_) => {}
-                Err(Error::OutcomeUnknown { .. }) => return self.take_back().await,
-                // Its session is over, and with it the lock.
-                Err(error) => {
-                    tracing::debug!(%error, "a lock that nobody waits for is not put back");
-                    return;
-                }
-            }
+            self.change(back).await?;
         }
+        Ok(())
     }
 
-    /// Nobody knows what the owner holds: everything is unlocked as soon as the cluster answers again, or the session is over. If
-    /// it held something before, that counts as lost from now on.
-    async fn take_back(&self) {
+    /// Nobody knows what the owner holds in `session`: everything is unlocked as soon as the cluster answers again, or the session
+    /// is over. If it held something before, that counts as lost from now on.
+    async fn take_back(&self, session: u64) {
         let (sessions, key) = (&self.core.sessions, owner_key(&self.message));
         if sessions.held.of_owner(&key) != Fence::Any {
             sessions.held.lose(key);
         }
-        let session = sessions.current_id();
         let unlock = SetLock {
             mode: LockMode::Unlocked as i32,
             start: 0,
             end: u64::MAX,
             ..self.message
         };
-        while session != 0 && sessions.is_alive(session) {
-            let operation = OperationKind::SetLock(unlock);
-            let fence = Fence::Only(session);
-            let done = sessions
-                .mutate_within(&self.subject, operation, self.caller.clone(), fence)
-                .await;
-            match done {
-                Ok(_) | Err(Error::Refused { .. }) => return,
-                Err(error) => tracing::debug!(%error, "a lock is not taken back yet"),
+        // A session that ran out by our clock lives on if the namenodes were away for all of its life.
+        while sessions.may_live(session) {
+            if sessions.is_alive(session) {
+                let operation = OperationKind::SetLock(unlock);
+                let fence = Fence::Only(session);
+                let done = sessions
+                    .mutate_within(&self.subject, operation, self.caller.clone(), fence)
+                    .await;
+                match done {
+                    Err(error) if may_pass(&error) => {
+                        tracing::debug!(%error, "a lock is not taken back yet");
+                    }
+                    Ok(_) | Err(_) => return,
+                }
             }
             sleep(TAKE_BACK_PAUSE).await;
         }
+    }
+}
+
+/// Whether what was refused may be possible later, as far as unlocking goes.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Refused { .. } => matches!(
+            error.code(),
+            ErrorCode::Overloaded | ErrorCode::Unauthenticated | ErrorCode::LockLost
+        ),
+        _ => true,
     }
 }
 
@@ -543,9 +584,9 @@ mod tests {
     use cairn_protocol::ids::InodeId;
     use cairn_protocol::messages::common::Location;
     use cairn_protocol::messages::lock::LockSpace;
-    use cairn_protocol::messages::operation::{Commit, OperationKind, Truncate};
+    use cairn_protocol::messages::operation::{Commit, Concat, OperationKind, Transaction, Unlink};
 
-    use super::{Fence, HeldLocks};
+    use super::{Fence, HeldLocks, changed_files};
 
     fn commit(inode: u64) -> OperationKind {
         OperationKind::Commit(Commit {
@@ -558,24 +599,45 @@ mod tests {
     fn a_locked_file_changes_only_in_the_session_of_its_locks() {
         let held = HeldLocks::default();
         let (posix, flock) = (LockSpace::Posix, LockSpace::Flock);
-        assert_eq!(held.fence(&commit(5)), Fence::Any);
+        assert!(held.is_empty());
+        assert_eq!(held.fence([5]), Fence::Any);
         held.hold((5, posix, 1), 7);
         held.hold((5, flock, u64::MAX), 7);
         held.hold((6, posix, 0), 8);
-        assert_eq!(held.fence(&commit(5)), Fence::Only(7));
-        assert_eq!(held.fence(&commit(6)), Fence::Only(8));
-        assert_eq!(held.fence(&commit(4)), Fence::Any);
-        let by_path = OperationKind::Truncate(Truncate {
-            location: Location::path("/a"),
-            size: 0,
-        });
-        assert_eq!(held.fence(&by_path), Fence::Any);
+        assert_eq!(held.fence([5]), Fence::Only(7));
+        assert_eq!(held.fence([6]), Fence::Only(8));
+        assert_eq!(held.fence([4]), Fence::Any);
+        assert_eq!(held.fence([4, 5]), Fence::Only(7));
+        assert_eq!(held.fence([5, 6]), Fence::Lost, "two sessions");
         held.hold((5, posix, 2), 9);
-        assert_eq!(held.fence(&commit(5)), Fence::Lost, "two sessions");
+        assert_eq!(held.fence([5]), Fence::Lost, "two sessions");
         held.forget(&(5, posix, 2));
         held.lose((5, posix, 1));
-        assert_eq!(held.fence(&commit(5)), Fence::Lost);
+        assert_eq!(held.fence([5]), Fence::Lost);
         held.forget(&(5, posix, 1));
-        assert_eq!(held.fence(&commit(5)), Fence::Only(7));
+        assert_eq!(held.fence([5]), Fence::Only(7));
+    }
+
+    #[test]
+    fn all_that_changes_content_is_fenced() {
+        let inside = Transaction {
+            operations: vec![
+                commit(5).into(),
+                OperationKind::Unlink(Unlink::default()).into(),
+            ],
+            ..Transaction::default()
+        };
+        let files = |operation: &OperationKind| -> Vec<u64> {
+            let files = changed_files(operation);
+            files.iter().map(|location| location.inode).collect()
+        };
+        assert_eq!(files(&commit(5)), [5]);
+        assert_eq!(files(&OperationKind::Transaction(inside)), [5]);
+        let concat = Concat {
+            target: Location::inode(InodeId(6)),
+            sources: vec![Location::inode(InodeId(7))],
+        };
+        assert_eq!(files(&OperationKind::Concat(concat)), [6]);
+        assert!(files(&OperationKind::Unlink(Unlink::default())).is_empty());
     }
 }

@@ -12,6 +12,7 @@ use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::{
     CloseSession, Commit, CommitExtent, InodeOutcome, OperationKind, OutcomeKind,
 };
+use cairn_protocol::messages::query::{QueryKind, QueryResult, Stat};
 use cairn_protocol::messages::session::{
     KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, OpenSessionReply,
     OpenSessionRequest,
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result, Subject};
-use crate::locks::{Fence, HeldLocks};
+use crate::locks::{Fence, HeldLocks, changed_files};
 use crate::namenode::{CallError, Namenode, lock};
 
 /// Most mutations in flight: bounds what the namenode must remember of one session.
@@ -92,6 +93,11 @@ pub(crate) struct Unanswered {
 }
 
 impl Unanswered {
+    /// In which session it was sent.
+    pub(crate) fn session(&self) -> u64 {
+        self.request.session
+    }
+
     /// The extents that it commits.
     pub(crate) fn extents(&self) -> &[CommitExtent] {
         let operation = self.request.operation.as_ref();
@@ -184,7 +190,7 @@ impl Sessions {
         operation: OperationKind,
         caller: Caller,
     ) -> Result<OutcomeKind> {
-        let fence = self.held.fence(&operation);
+        let fence = self.fence(&operation, &caller).await?;
         let mutated = self.mutate_within(subject, operation, caller, fence);
         mutated.await.map(|(_, outcome)| outcome)
     }
@@ -208,8 +214,8 @@ impl Sessions {
         commit: Commit,
     ) -> std::result::Result<InodeOutcome, MutateError> {
         let operation = OperationKind::Commit(commit);
-        let fence = self.held.fence(&operation);
         let caller = self.namenode.caller();
+        let fence = self.fence(&operation, &caller).await?;
         let committed = self.mutate_or_keep(subject, operation, caller, fence);
         match committed.await? {
             (_, OutcomeKind::Inode(outcome)) => Ok(outcome),
@@ -217,7 +223,37 @@ impl Sessions {
         }
     }
 
-    async fn mutate_or_keep(
+    /// In which session an operation may be sent: in that of the locks on the files whose content it changes.
+    async fn fence(&self, operation: &OperationKind, caller: &Caller) -> Result<Fence> {
+        if self.held.is_empty() {
+            return Ok(Fence::Any);
+        }
+        let mut inodes = Vec::new();
+        for location in changed_files(operation) {
+            if location.path.is_empty() {
+                inodes.push(location.inode);
+                continue;
+            }
+            // Locks are known by inode.
+            let stat = QueryKind::Stat(Stat {
+                location: location.clone(),
+                follow: true,
+            });
+            match self
+                .namenode
+                .query(&Subject::Cluster, stat, caller.clone())
+                .await
+            {
+                Ok(QueryResult::Attributes(attributes)) => inodes.push(attributes.inode),
+                // The operation itself is refused for the same reason, or makes the file.
+                Ok(_) | Err(Error::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.held.fence(inodes))
+    }
+
+    pub(crate) async fn mutate_or_keep(
         &self,
         subject: &Subject,
         operation: OperationKind,
@@ -305,6 +341,12 @@ impl Sessions {
     /// Whether a session lives, by our own clock: the namenode gives it longer.
     pub(crate) fn is_alive(&self, id: u64) -> bool {
         self.alive(id).is_some()
+    }
+
+    /// Whether a session may still be alive at the namenode and be kept so by this client.
+    pub(crate) fn may_live(&self, id: u64) -> bool {
+        let current = self.current().filter(|session| session.id == id);
+        current.is_some_and(|session| !lock(&session.state).expired)
     }
 
     /// The session that lives now; 0 if none does.

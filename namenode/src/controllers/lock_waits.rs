@@ -4,6 +4,7 @@
 //! When a lock goes, those are told whom it lets through, in the order in which they began to wait; the others wait on. Whoever
 //! was told and does not come holds nobody up for longer than one wait lasts.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,8 @@ const WAITS_PER_FILE_MAX: usize = 4096;
 const WAITS_MAX: usize = 65_536;
 /// Owners that are looked at to find out who waits for whom.
 const CIRCLE_MAX: usize = 256;
+/// What they wait for, of which as much is looked at.
+const CIRCLE_WISHES_MAX: usize = 1024;
 /// A circle counts if it is still there after this long: a wait that was given up is heard of a moment later.
 const CIRCLE_CONFIRMED_AFTER: Duration = Duration::from_millis(200);
 
@@ -233,9 +236,16 @@ impl LockWaits {
     /// Whether those who forbid a wish wait, over however many steps, for the one who has it.
     fn is_circle(&self, read: &impl Read, wish: &Wish) -> Result<bool, StoreError> {
         let mut seen = BTreeSet::new();
+        let mut tables = BTreeMap::new();
         let mut wishes = vec![*wish];
-        while let Some(next) = wishes.pop() {
-            let locks = Locks::load(read, next.inode, next.space)?;
+        for _ in 0..CIRCLE_WISHES_MAX {
+            let Some(next) = wishes.pop() else {
+                break;
+            };
+            let locks = match tables.entry((next.inode, next.space as i32)) {
+                Entry::Occupied(table) => table.into_mut(),
+                Entry::Vacant(table) => table.insert(Locks::load(read, next.inode, next.space)?),
+            };
             for (key, _) in locks.conflicts(&next) {
                 if key.owner == wish.owner {
                     return Ok(true);

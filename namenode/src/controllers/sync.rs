@@ -137,35 +137,41 @@ async fn sync_shared(
         return Ok(());
     }
     let furthest = entry.gate().wanted.load(Ordering::Relaxed);
-    sync_one(controllers, limits, chunk, furthest).await?;
-    *done = furthest;
+    *done = sync_one(controllers, limits, chunk, (through, furthest)).await?;
     Ok(())
 }
 
+/// Syncs as far as the last of those who wait wants, and tells how far it was; fails if the bytes up to `own` cannot be.
 async fn sync_one(
     controllers: &Controllers,
     (term, patient_until): (u64, Instant),
     id: ChunkId,
-    through: u64,
-) -> Result<(), RpcError> {
+    (own, furthest): (u64, u64),
+) -> Result<u64, RpcError> {
     let mut confirmed: BTreeSet<Replica> = BTreeSet::new();
     loop {
         let record = chunk::get(&controllers.store().snapshot(), id).map_err(internal)?;
         let Some(record) = record else {
             // Nothing uses it any more.
-            return Ok(());
+            return Ok(furthest);
         };
         if record.state() == ChunkState::Sealed && record.live_bytes == 0 {
             // Nor this one: it has copies no more.
-            return Ok(());
+            return Ok(furthest);
         }
-        let through = through.min(record.length);
-        if through > record.held_length() {
+        if own.min(record.length) > record.held_length() {
             let message = format!("chunk {id}: its last {} bytes are lost", record.lost_bytes);
             return Err(RpcError::new(ErrorCode::DataLost, message));
         }
+        // What others have lost is their error.
+        let through = furthest.min(record.held_length());
+        let synced_through = if record.lost_bytes > 0 {
+            through
+        } else {
+            furthest
+        };
         if record.synced_length >= through {
-            return Ok(());
+            return Ok(synced_through);
         }
         let ask = awaited(controllers, term, &record, &confirmed)?;
         let answers = ask
@@ -190,11 +196,11 @@ async fn sync_one(
             || is_enough(synced, possible(controllers, term, &record)?, patient_until);
         if is_whole && enough {
             if advance(controllers, id, through, &set).await? {
-                return Ok(());
+                return Ok(synced_through);
             }
             // The set has changed: who joined is asked in the next round.
         } else if nobody_awaited && enough {
-            return Ok(());
+            return Ok(synced_through);
         } else if nobody_awaited && synced == 0 {
             let message = format!("chunk {id}: none of its replicas can be reached");
             return Err(RpcError::new(ErrorCode::Unavailable, message));

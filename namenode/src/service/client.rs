@@ -109,7 +109,7 @@ impl NamenodeService {
         }))
     }
 
-    pub(super) fn keep_alive(
+    pub(super) async fn keep_alive(
         &self,
         principal: &Principal,
         request: Request,
@@ -117,6 +117,8 @@ impl NamenodeService {
         let KeepAliveRequest { session } = request.decode()?;
         self.check_session(principal, session)?;
         self.group.require_leader()?;
+        // Who was deposed without having heard of it must not say that a session lives: another may hold its locks by now.
+        self.group.linearize().await?;
         if !self.controllers.keep_alive(SessionId(session)) {
             // Only committed state says that a session is over; a leader that is not ready yet must not.
             self.group.require_leader()?;
@@ -146,7 +148,12 @@ impl NamenodeService {
     ) -> Result<Reply, RpcError> {
         let request: MutateRequest = request.decode()?;
         let caller = self.caller(principal, request.caller).await?;
-        self.check_session(principal, request.session)?;
+        // The leader knows every session that anybody was told of: nobody is there before its owner.
+        self.group.require_leader()?;
+        if !self.check_session(principal, request.session)? {
+            let message = format!("session {}", request.session);
+            return Err(RpcError::new(ErrorCode::SessionExpired, message));
+        }
         let Some(operation) = request.operation else {
             let message = "a mutation without an operation, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -155,7 +162,6 @@ impl NamenodeService {
             let message = "an operation that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
         }
-        self.group.require_leader()?;
         let placement = match &operation.kind {
             Some(OperationKind::AllocateChunk(allocate)) => {
                 let placed = self.place(allocate);

@@ -126,7 +126,7 @@ impl NamenodeService {
             Method::Mutate => self.mutate(principal, request).await,
             Method::ClusterInfo => self.cluster_info(),
             Method::OpenSession => self.open_session(peer, principal, request).await,
-            Method::KeepAlive => self.keep_alive(principal, request),
+            Method::KeepAlive => self.keep_alive(principal, request).await,
             Method::Sync => self.sync(principal, request).await,
             Method::Changes => self.changes(principal, request).await,
             Method::ReportReplicas => self.report_replicas(request),

@@ -186,9 +186,10 @@ impl NamenodeService {
     }
 
     /// Fails if the session was opened by somebody else: with it go open chunks, locks and remembered answers.
-    pub(super) fn check_session(&self, principal: &Principal, id: u64) -> Result<(), RpcError> {
+    /// False if this member does not know the session.
+    pub(super) fn check_session(&self, principal: &Principal, id: u64) -> Result<bool, RpcError> {
         if matches!(principal, Principal::Believed) {
-            return Ok(());
+            return Ok(true);
         }
         let store = self.group.state().store();
         let record = session::get(&store.snapshot(), id.into()).map_err(internal)?;
@@ -197,8 +198,7 @@ impl NamenodeService {
                 ErrorCode::PermissionDenied,
                 format!("session {id} is another's"),
             )),
-            // One that is unknown is answered where it matters.
-            _ => Ok(()),
+            known => Ok(known.is_some()),
         }
     }
 

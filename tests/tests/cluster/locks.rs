@@ -253,6 +253,31 @@ async fn a_lock_that_nobody_waits_for_any_more_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlock_is_done_though_nobody_waits_for_it() {
+    let mut cluster = start(1).await;
+    let (a, b) = (
+        cluster.client().await.unwrap(),
+        cluster.client().await.unwrap(),
+    );
+    let inode = file(&a).await;
+    for micros in 0..40 {
+        a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
+        let patience = Duration::from_micros(20 * micros);
+        if micros % 2 == 0 {
+            let unlocked = a.unlock(inode, LockRequest::exclusive(1));
+            let _ = tokio::time::timeout(patience, unlocked).await;
+        } else {
+            let released = a.release_owner(inode, LockSpace::Posix, 1);
+            let _ = tokio::time::timeout(patience, released).await;
+        }
+        b.lock(inode, LockRequest::exclusive(1)).await.unwrap();
+        assert!(a.list_locks(inode).await.unwrap().len() == 1);
+        b.unlock(inode, LockRequest::exclusive(1)).await.unwrap();
+    }
+    cluster.check(&a).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_would_wait_for_each_other_for_ever_are_told() {
     let mut cluster = start(1).await;
     let (a, b) = (
@@ -308,6 +333,11 @@ async fn nothing_is_written_under_a_lock_that_was_lost() {
     assert_eq!(error.code(), ErrorCode::LockLost);
     let again = a.try_lock(inode, LockRequest::exclusive(1)).await;
     assert_eq!(again.unwrap_err().code(), ErrorCode::LockLost);
+    // However the file is named.
+    let appended = a.record_append("/file", "after".into()).await;
+    assert_eq!(appended.unwrap_err().code(), ErrorCode::LockLost);
+    let truncated = a.truncate("/file", 0).await;
+    assert_eq!(truncated.unwrap_err().code(), ErrorCode::LockLost);
     let b = cluster.client().await.unwrap();
     b.lock(inode, LockRequest::exclusive(1)).await.unwrap();
     assert_eq!(b.read_file("/file").await.unwrap(), "before");
