@@ -5,7 +5,7 @@ ENV := . scripts/env.sh &&
 SEEDS ?= 60
 OPERATIONS ?= 100000
 
-.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof doc fix bench bench-http bench-mount
+.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof three-machines doc fix bench bench-http bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ sim: bootstrap ## Deterministic simulation: make sim SEEDS=200
 
 mount-proof: bootstrap ## All tests of the mount with fsx at full length; needs root: make mount-proof OPERATIONS=100000
 	@$(ENV) scripts/mount-proof $(OPERATIONS)
+
+three-machines: build ## deploy/README.md on three machines that are network namespaces, with cut networks and power; needs root.
+	@$(ENV) scripts/three-machines
 
 doc: bootstrap
 	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
