@@ -89,9 +89,10 @@ pub(crate) fn write_key(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Replaces the file as a whole: a process that reads it anew sees the old or the new one.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    // A leftover of an interrupted attempt may have another mode.
-    let _ = fs::remove_file(&temporary);
+    // A name that is nobody's: `ada.new` beside `ada.token` could be.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{:016x}.new", rand::random::<u64>()));
+    let temporary = PathBuf::from(temporary);
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -102,6 +103,10 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
             file.sync_all()
         })
         .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // It may not even have been made.
+        let _ = fs::remove_file(&temporary);
+    }
     written.with_context(|| format!("write {}", path.display()))
 }
 
@@ -136,10 +141,14 @@ mod tests {
         let said = describe(&read(&certificate)).unwrap();
         assert_eq!(said.names, ["nn1.example", Role::Namenode.dns_name()]);
         assert!(Tls::node(&read(&ca), &read(&certificate), &read(&key)).is_ok());
-        // A renewal replaces both.
+        // A renewal replaces both, and nothing else.
+        let (beside, count) = (path.join("nn1.new"), 5);
+        std::fs::write(&beside, "mine").unwrap();
         let before = read(&key);
         issue(path, path, &request).unwrap();
         assert_ne!(before, read(&key));
+        assert_eq!(read(&beside), b"mine");
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), count);
         let bad = Request {
             name: "a/b",
             ..request

@@ -2,6 +2,9 @@
 //! to it with an error that says what was tried and what to do.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ pub(crate) struct Cluster {
     pub(crate) namenodes: Vec<String>,
     security: SecuritySettings,
     token_file: Option<PathBuf>,
+    /// Whether an option or a variable named it, as opposed to a file for all commands.
+    token_file_is_asked: bool,
     source: Source,
 }
 
@@ -76,6 +81,7 @@ impl Cluster {
         }
         if global.token_file.is_some() {
             found.token_file.clone_from(&global.token_file);
+            found.token_file_is_asked = true;
         }
         Ok(found)
     }
@@ -94,16 +100,14 @@ impl Cluster {
 
     fn token(&self) -> anyhow::Result<Option<UserToken>> {
         let variable = std::env::var("CAIRN_TOKEN").ok();
-        if let Some(text) = variable.filter(|text| !text.is_empty()) {
-            return text.parse().map(Some).context("CAIRN_TOKEN");
+        let variable = variable.filter(|text| !text.is_empty());
+        match (variable, &self.token_file) {
+            // What was said for this command comes before what holds for all.
+            (_, Some(file)) if self.token_file_is_asked => token_in(file).map(Some),
+            (Some(text), _) => text.parse().map(Some).context("CAIRN_TOKEN"),
+            (None, Some(file)) => token_in(file).map(Some),
+            (None, None) => Ok(None),
         }
-        let Some(file) = &self.token_file else {
-            return Ok(None);
-        };
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("read the token in {}", file.display()))?;
-        let token = text.parse().map(Some);
-        token.with_context(|| format!("token in {}", file.display()))
     }
 
     fn find_in(asked: &[String], files: &[PathBuf]) -> anyhow::Result<Self> {
@@ -137,6 +141,7 @@ impl Cluster {
             namenodes,
             security: SecuritySettings::default(),
             token_file: None,
+            token_file_is_asked: false,
             source,
         }
     }
@@ -316,6 +321,24 @@ pub(crate) fn client_config(
         timeouts,
         ..ClusterConfig::new(namenodes, caller)
     }
+}
+
+/// The token in a file that nobody else can read.
+fn token_in(path: &Path) -> anyhow::Result<UserToken> {
+    let reading = || format!("read the token in {}", path.display());
+    let mut file = File::open(path).with_context(reading)?;
+    let metadata = file.metadata().with_context(reading)?;
+    // A pipe from a shell has modes that say nothing.
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        bail!(
+            "the token in {0} can be read by others, who could use it: chmod 600 {0}",
+            path.display()
+        );
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(reading)?;
+    let token = text.parse();
+    token.with_context(|| format!("token in {}", path.display()))
 }
 
 #[cfg(test)]

@@ -4,17 +4,20 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::sync::Arc;
 
-use cairn_client::{AttributeChange, FileSystem};
-use cairn_protocol::ErrorCode;
+use cairn_client::{AttributeChange, FileSystem, Subject};
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, InodeKind};
-use cairn_protocol::messages::operation::{IfExists, RenameMode};
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::operation::{
+    Create, IfExists, OperationKind, OutcomeKind, RenameMode,
+};
+use cairn_protocol::{ErrorCode, Failure};
 use clap::Args;
 
 use super::{Destination, expand, is_tree};
 use crate::output::{escape, is_directory, kind};
-use crate::paths::{base_name, temporary_beside};
-use crate::session::{Session, Usage};
+use crate::paths::{base_name, parent, temporary_beside};
+use crate::session::{Session, Usage, about};
+use crate::transfer::upload::preserved_mode;
 use crate::walk::{Crew, Found, MANY, Step, Walk};
 
 /// Copy files inside the cluster, and with -r directories with all they hold.
@@ -211,55 +214,83 @@ impl Copying {
     }
 
     async fn one(self: Arc<Self>, found: Found, target: Vec<u8>) -> Copied {
-        let temporary = temporary_beside(&target);
-        let made = match kind(&found.attributes) {
-            InodeKind::File => self.file(&found, &temporary, &target).await,
-            InodeKind::Symlink => {
-                let link = self
-                    .fs
-                    .symlink(found.attributes.symlink_target.clone(), &temporary)
-                    .await;
-                link.map(|_| ())
-                    .map_err(|error| format!("{}: {}", escape(&target), error.code().text()))
-            }
-            _ => {
-                return Err(format!(
-                    "{}: neither a file nor a directory, left out",
-                    escape(&found.path)
-                ));
-            }
-        };
-        let mode = if self.replace {
-            RenameMode::Replace
-        } else {
-            RenameMode::NoReplace
-        };
-        let named = match made {
-            Ok(()) => self.fs.rename(&temporary, &target, mode).await.map(|_| ()),
-            Err(text) => {
-                // It may not even have been made.
-                let _ = self.fs.unlink(&temporary).await;
-                return Err(text);
-            }
-        };
-        if let Err(error) = named {
-            let _ = self.fs.unlink(&temporary).await;
-            return Err(crate::session::about(&target, &error));
+        match kind(&found.attributes) {
+            InodeKind::File => self.file(&found, &target).await,
+            InodeKind::Symlink => self.symlink(&found, &target).await,
+            _ => Err(format!(
+                "{}: neither a file nor a directory, left out",
+                escape(&found.path)
+            )),
         }
-        Ok(())
     }
 
-    async fn file(&self, found: &Found, temporary: &[u8], target: &[u8]) -> Copied {
+    async fn symlink(&self, found: &Found, target: &[u8]) -> Copied {
+        let fail = |error: cairn_client::Error| about(target, &error);
+        let text = &found.attributes.symlink_target;
+        match self.fs.symlink(text.clone(), target).await {
+            Err(error) if error.code() == ErrorCode::AlreadyExists && self.replace => {}
+            made => return made.map(|_| ()).map_err(fail),
+        }
+        let temporary = temporary_beside(target);
+        let made = self.fs.symlink(text.clone(), &temporary).await;
+        // The temporary name is nobody's concern.
+        made.map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
+        let mode = RenameMode::Replace;
+        let named = self.fs.rename(&temporary, target, mode).await;
+        if named.is_err() {
+            let _ = self.fs.unlink(&temporary).await;
+        }
+        named.map(|_| ()).map_err(fail)
+    }
+
+    /// Until it is complete the copy has no name and belongs to our session, with which it goes however this ends.
+    async fn file(&self, found: &Found, target: &[u8]) -> Copied {
         let attributes = &found.attributes;
-        let fail = |error: cairn_client::Error| crate::session::about(&found.path, &error);
         let mode = attributes.mode & 0o777 & !self.umask;
-        let (made, _) = self
-            .fs
-            .create(temporary, mode, IfExists::Fail)
-            .await
-            // The temporary name is nobody's concern.
-            .map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
-        let inode = InodeId(made.inode);
+        let made = self.unnamed(&parent(target), mode).await;
+        // How it is made is nobody's concern.
+        let inode = made.map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
+        let if_exists = if self.replace {
+            IfExists::Replace
+        } else {
+            IfExists::Fail
+        };
+        let copied = match self.fill(found, inode).await {
+            Ok(()) => {
+                let linked = self.fs.link_with(inode, target, if_exists).await;
+                linked.map(|_| ()).map_err(|error| about(target, &error))
+            }
+            failed => failed,
+        };
+        if let Err(error) = self.fs.release(inode).await {
+            tracing::debug!(%inode, %error, "not released; it goes with the session");
+        }
+        copied
+    }
+
+    /// A file that only our session knows, with the policy of this directory.
+    async fn unnamed(&self, directory: &[u8], mode: u32) -> cairn_client::Result<InodeId> {
+        let create = Create {
+            location: Location::path(directory),
+            kind: InodeKind::File as i32,
+            mode,
+            orphan: true,
+            ..Create::default()
+        };
+        let create = OperationKind::Create(create);
+        let made = self.fs.transaction(Vec::new(), vec![create]).await?;
+        match made.as_slice() {
+            [OutcomeKind::Inode(made)] => Ok(InodeId(made.attributes.inode)),
+            _ => Err(cairn_client::Error::Refused {
+                subject: Subject::Path(directory.to_vec()),
+                failure: Failure::new(ErrorCode::Malformed, "an answer to another question"),
+            }),
+        }
+    }
+
+    async fn fill(&self, found: &Found, inode: InodeId) -> Copied {
+        let attributes = &found.attributes;
+        let fail = |error: cairn_client::Error| about(&found.path, &error);
         let mut done = 0;
         while done < attributes.size {
             let left = attributes.size - done;
@@ -273,6 +304,13 @@ impl Copying {
                 break;
             }
             done += shared;
+        }
+        if done < attributes.size {
+            // A hole at the end, which no range brings along; or the source has become shorter.
+            let source = InodeId(attributes.inode);
+            let now = self.fs.stat(source).await.map_err(fail)?;
+            let size = now.size.min(attributes.size).max(done);
+            self.fs.truncate(inode, size).await.map_err(fail)?;
         }
         if self.preserve {
             self.keep_inode(&found.path, inode, attributes).await
@@ -292,7 +330,7 @@ impl Copying {
     }
 
     async fn keep_inode(&self, path: &[u8], inode: InodeId, attributes: &Attributes) -> Copied {
-        let fail = |error: cairn_client::Error| crate::session::about(path, &error);
+        let fail = |error: cairn_client::Error| about(path, &error);
         if self.uid == 0 {
             let (uid, gid) = (Some(attributes.uid), Some(attributes.gid));
             let change = AttributeChange {
@@ -302,8 +340,10 @@ impl Copying {
             };
             self.fs.set_attributes(inode, change).await.map_err(fail)?;
         }
+        let owner = (attributes.uid, attributes.gid);
+        let mode = preserved_mode(&self.fs, inode, attributes.mode, owner);
         let change = AttributeChange {
-            mode: Some(attributes.mode & 0o7777),
+            mode: Some(mode.await.map_err(fail)?),
             atime_ns: Some(attributes.atime_ns),
             mtime_ns: Some(attributes.mtime_ns),
             ..AttributeChange::default()

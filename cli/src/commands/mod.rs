@@ -233,8 +233,41 @@ pub(crate) async fn expand(session: &mut Session, typed: &[OsString]) -> Vec<Vec
     paths
 }
 
+/// What a typed path stands for where something is removed or moved away. What was typed and what its braces make of it may not
+/// end in `.` or `..`, nor be the home directory because an alternative is empty: `rm -r {,x}` means neither.
+pub(crate) async fn expand_guarded(
+    session: &mut Session,
+    typed: &OsStr,
+    verb: &str,
+) -> anyhow::Result<Vec<Vec<u8>>> {
+    if refuse_dots(session, typed, verb) {
+        return Ok(Vec::new());
+    }
+    let Some(path) = session.check(session.path(typed)) else {
+        return Ok(Vec::new());
+    };
+    let mut paths = glob::expand(&session.fs, &path).await?;
+    let is_home = |path: &[u8]| {
+        let normal = cairn_client::normalise(path);
+        normal.is_ok_and(|normal| Ok(normal) == cairn_client::normalise(&session.home))
+    };
+    let relative = !typed.as_bytes().starts_with(b"/");
+    // A home that was typed as such, by its own name, has nothing to do with braces.
+    let refused = |path: &[u8]| ends_in_dots(path) || (relative && is_home(path));
+    if let Some(bad) = paths.iter().find(|path| refused(path)) {
+        let text = format!(
+            "{}: refusing to {verb} {}, which an alternative in braces comes to",
+            escape(typed.as_bytes()),
+            escape(bad)
+        );
+        session.report(text);
+        paths.clear();
+    }
+    Ok(paths)
+}
+
 /// Reports what ends in `.` or `..`: people who remove or move that rarely mean the directory that it is.
-pub(crate) fn refuse_dots(session: &mut Session, typed: &OsStr, verb: &str) -> bool {
+fn refuse_dots(session: &mut Session, typed: &OsStr, verb: &str) -> bool {
     let dots = ends_in_dots(typed.as_bytes());
     if dots {
         let typed = escape(typed.as_bytes());

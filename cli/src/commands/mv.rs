@@ -8,7 +8,7 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::RenameMode;
 use clap::Args;
 
-use super::{Destination, expand, is_tree, no_slash, refuse_dots};
+use super::{Destination, expand_guarded, is_tree, no_slash};
 use crate::output::escape;
 use crate::paths::base_name;
 use crate::session::{Session, Usage, about};
@@ -44,9 +44,9 @@ impl Mv {
         };
         let mut sources = Vec::new();
         for typed in &self.paths {
-            if !refuse_dots(session, typed, "move") {
-                sources.extend(expand(session, std::slice::from_ref(typed)).await);
-            }
+            let expanded = expand_guarded(session, typed, "move").await;
+            let expanded = session.check(expanded.map_err(|error| format!("{error:#}")));
+            sources.extend(expanded.unwrap_or_default());
         }
         let mode = match (self.exchange, self.no_clobber) {
             (true, _) => RenameMode::Exchange,

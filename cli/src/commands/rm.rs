@@ -8,8 +8,7 @@ use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use clap::Args;
 
-use super::no_slash;
-use crate::glob;
+use super::{expand_guarded, no_slash};
 use crate::output::escape;
 use crate::session::Session;
 
@@ -41,14 +40,7 @@ pub(crate) struct Rm {
 impl Rm {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         for typed in &self.paths {
-            if super::refuse_dots(session, typed, "remove") {
-                continue;
-            }
-            let path = session.path(typed);
-            let Some(path) = session.check(path) else {
-                continue;
-            };
-            let paths = match glob::expand(&session.fs, &path).await {
+            let paths = match expand_guarded(session, typed, "remove").await {
                 Ok(paths) => paths,
                 Err(error)
                     if self.force && error.downcast_ref::<cairn_client::Error>().is_none() =>

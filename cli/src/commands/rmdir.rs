@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::expand;
+use super::expand_guarded;
 use crate::output::escape;
 use crate::paths::parent;
 use crate::session::Session;
@@ -27,10 +27,9 @@ pub(crate) struct Rmdir {
 impl Rmdir {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         for typed in &self.paths {
-            if super::refuse_dots(session, typed, "remove") {
-                continue;
-            }
-            for path in expand(session, std::slice::from_ref(typed)).await {
+            let paths = expand_guarded(session, typed, "remove").await;
+            let paths = session.check(paths.map_err(|error| format!("{error:#}")));
+            for path in paths.unwrap_or_default() {
                 let levels = if self.parents { levels(typed) } else { 1 };
                 self.remove(session, path, levels).await?;
             }

@@ -97,41 +97,71 @@ impl Tail {
             if stdout_is_gone() {
                 return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
             }
-            if self.follow_name && self.has_moved_on(session, path, &mut reader).await? {
-                offset = 0;
+            let newer = if self.follow_name {
+                self.newer(session, path, &reader).await?
+            } else {
+                None
+            };
+            if let Some(newer) = newer {
+                // What came to the old file since the last look belongs before the new one.
+                self.print_added(session, path, &reader, offset).await?;
+                session.out.flush()?;
+                complain(format_args!("{}: another file now", escape(path)));
+                (reader, offset) = (newer, 0);
             }
-            let size = reader.refresh().await?.size;
-            if size < offset {
-                session.report(format!(
-                    "{}: has become shorter; going on at its new end",
-                    escape(path)
-                ));
-                offset = size;
-            }
-            let mut stream = reader.stream(offset);
-            while let Some(piece) = stream.next().await? {
-                cat::write(session, &piece)?;
-            }
-            offset = stream.offset();
+            offset = self.print_added(session, path, &reader, offset).await?;
         }
     }
 
-    /// Whether the name means another file than it did; `reader` then reads that.
-    async fn has_moved_on(
+    /// Prints what was added from `offset` on, and tells where that ends.
+    async fn print_added(
         &self,
         session: &mut Session,
         path: &[u8],
-        reader: &mut Reader,
-    ) -> Result<bool, Error> {
-        match session.fs.stat(path).await {
-            Ok(now) if now.inode == reader.attributes().inode => Ok(false),
-            Ok(_) => {
-                *reader = session.fs.open(path).await?;
-                complain(format_args!("{}: another file now", escape(path)));
-                Ok(true)
+        reader: &Reader,
+        mut offset: u64,
+    ) -> anyhow::Result<u64> {
+        // Of a name that is followed, the file may go: another one comes.
+        let is_gone = |error: &Error| self.follow_name && error.code() == ErrorCode::NotFound;
+        let size = match reader.refresh().await {
+            Err(error) if is_gone(&error) => return Ok(offset),
+            refreshed => refreshed?.size,
+        };
+        if size < offset {
+            session.report(format!(
+                "{}: has become shorter; going on at its new end",
+                escape(path)
+            ));
+            offset = size;
+        }
+        let mut stream = reader.stream(offset);
+        loop {
+            match stream.next().await {
+                Ok(Some(piece)) => cat::write(session, &piece)?,
+                Ok(None) => break,
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return Err(error.into()),
             }
+        }
+        Ok(stream.offset())
+    }
+
+    /// The file that the name means now, if that is another one.
+    async fn newer(
+        &self,
+        session: &Session,
+        path: &[u8],
+        reader: &Reader,
+    ) -> Result<Option<Reader>, Error> {
+        let found = match session.fs.stat(path).await {
+            Ok(now) if now.inode == reader.attributes().inode => return Ok(None),
+            Ok(_) => session.fs.open(path).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(newer) => Ok(Some(newer)),
             // It may come back, as a log does when it is rotated.
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(false),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

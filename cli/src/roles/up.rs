@@ -181,7 +181,9 @@ fn say(text: impl std::fmt::Display) {
 }
 
 fn folder(path: &Path) -> anyhow::Result<PathBuf> {
-    fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
+    // Data, logs and keys are nobody else's.
+    let made = RealDisk.create_dir_all(path);
+    made.with_context(|| format!("make {}", path.display()))?;
     let folder = path
         .canonicalize()
         .with_context(|| format!("find {}", path.display()))?;

@@ -100,19 +100,14 @@ impl Unnamed {
         self.file.write_all(bytes)
     }
 
-    /// Gives it the attributes of `like`. Only the superuser can keep a foreign owner; for others it is theirs. Blocks.
+    /// Gives it the attributes of `like`. Only the superuser can keep a foreign owner; for others it is theirs, and its set-id
+    /// bits go. Blocks.
     pub(crate) fn preserve(&self, like: &Attributes) -> io::Result<()> {
         if self.temporary.is_none() {
             // A device keeps its own.
             return Ok(());
         }
-        match fchown(&self.file, Some(like.uid), Some(like.gid)) {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
-            _ => {}
-        }
-        self.file
-            .set_permissions(Permissions::from_mode(like.mode & 0o7777))?;
-        self.file.set_times(times(like))
+        preserve(&self.file, like)
     }
 
     /// Gives it its name; fails with `AlreadyExists` unless it may replace what has it. Blocks.
@@ -153,13 +148,18 @@ fn rename(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
 
 /// Gives a directory the attributes of `like`. Blocks.
 pub(crate) fn preserve_directory(path: &Path, like: &Attributes) -> io::Result<()> {
-    let directory = File::open(path)?;
-    match fchown(&directory, Some(like.uid), Some(like.gid)) {
+    preserve(&File::open(path)?, like)
+}
+
+/// Owner first, because a change of owner takes set-id bits away.
+fn preserve(file: &File, like: &Attributes) -> io::Result<()> {
+    let owner = match fchown(file, Some(like.uid), Some(like.gid)) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
-        _ => {}
-    }
-    directory.set_permissions(Permissions::from_mode(like.mode & 0o7777))?;
-    directory.set_times(times(like))
+        kept => kept.is_ok(),
+    };
+    let mode = kept_mode(like.mode, owner);
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.set_times(times(like))
 }
 
 fn times(like: &Attributes) -> FileTimes {
@@ -167,6 +167,11 @@ fn times(like: &Attributes) -> FileTimes {
     FileTimes::new()
         .set_accessed(time(like.atime_ns))
         .set_modified(time(like.mtime_ns))
+}
+
+/// The mode of a copy. A program that runs as its owner or group would run as somebody else if they were not kept.
+pub(crate) fn kept_mode(mode: u32, owner_is_kept: bool) -> u32 {
+    mode & if owner_is_kept { 0o7777 } else { 0o1777 }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::local_remove::Stored;
 use super::local_walk::{self, Item, What};
+use super::local_write::kept_mode;
 use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
 use crate::output::{escape, is_directory};
 use crate::progress::Progress;
@@ -394,11 +395,11 @@ impl Upload {
     async fn preserve(&self, inode: InodeId, item: &Item) -> Result<(), String> {
         let metadata = &item.metadata;
         let fail = |error: &cairn_client::Error| about(&item.remote, error);
+        let owner = (metadata.uid(), metadata.gid());
         if self.changes_owner(item) {
-            let (uid, gid) = (Some(metadata.uid()), Some(metadata.gid()));
             let change = AttributeChange {
-                uid,
-                gid,
+                uid: Some(owner.0),
+                gid: Some(owner.1),
                 ..AttributeChange::default()
             };
             self.fs
@@ -406,9 +407,11 @@ impl Upload {
                 .await
                 .map_err(|error| fail(&error))?;
         }
+        let mode = preserved_mode(&self.fs, inode, metadata.mode(), owner);
+        let mode = mode.await.map_err(|error| fail(&error))?;
         let (atime_ns, mtime_ns) = times(item);
         let change = AttributeChange {
-            mode: Some(metadata.mode() & 0o7777),
+            mode: Some(mode),
             atime_ns: Some(atime_ns),
             mtime_ns: Some(mtime_ns),
             ..AttributeChange::default()
@@ -419,6 +422,21 @@ impl Upload {
             .map(|_| ())
             .map_err(|error| fail(&error))
     }
+}
+
+/// The mode of a copy in the cluster of something with this mode, user and group: its own may be others, such as the group of a
+/// directory that gives its group to what is made in it.
+pub(crate) async fn preserved_mode(
+    fs: &FileSystem,
+    copy: InodeId,
+    mode: u32,
+    owner: (u32, u32),
+) -> cairn_client::Result<u32> {
+    if mode & 0o6000 == 0 {
+        return Ok(mode & 0o7777);
+    }
+    let made = fs.stat(copy).await?;
+    Ok(kept_mode(mode, owner == (made.uid, made.gid)))
 }
 
 /// Times in the cluster begin in 1970, and 0 means now.

@@ -2,11 +2,14 @@
 //!
 //! `O_DIRECT` is switched on after the file was opened: an `open` with it that a file system refuses may already have
 //! created the file, and a second try with `CreateNew` would then fail.
+//!
+//! What is made here is for the process's own user alone: logs and databases hold the cluster's secrets, and chunks hold what
+//! the modes of files in the cluster keep from others.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +21,9 @@ use super::{Caching, DIRECT_ALIGNMENT, Disk, DiskEntry, DiskFile, DiskLock, Open
 /// The process's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
+
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
 
 struct RealFile {
     file: File,
@@ -44,7 +50,7 @@ fn set_direct(file: &File) -> io::Result<bool> {
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode, caching: Caching) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).mode(FILE_MODE);
         match mode {
             OpenMode::Read => {}
             OpenMode::ReadWrite => {
@@ -70,7 +76,10 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path).map_err(context("create directory", path))
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(DIRECTORY_MODE);
+        let made = builder.create(path);
+        made.map_err(context("create directory", path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -118,6 +127,7 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
+        options.mode(FILE_MODE);
         let file = options.open(path).map_err(context("open", path))?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock { _file: file })),
@@ -283,6 +293,20 @@ mod tests {
         assert_eq!(read_file(&RealDisk, &path, 8196).unwrap().len(), 8196);
         let error = read_file(&RealDisk, &path, 8195).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, deep) = (dir.path().join("a"), dir.path().join("a/b"));
+        RealDisk.create_dir_all(&deep).unwrap();
+        let (file, lock) = (deep.join("file"), deep.join("LOCK"));
+        let opened = RealDisk.open(&file, OpenMode::CreateOrOpen, Caching::Buffered);
+        let _held = (opened.unwrap(), RealDisk.lock(&lock).unwrap());
+        for path in [folder, deep, file, lock] {
+            let mode = fs::metadata(&path).unwrap().mode();
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+        }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! walk, and say nothing of what they could not see.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use tempfile::tempdir;
 
-use super::program::Cluster;
+use super::program::{Cluster, signal};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("tests name their files in UTF-8")
@@ -133,4 +135,131 @@ fn a_directory_that_may_not_be_searched_is_not_taken_for_empty() {
         assert_eq!(told.status, Some(1), "{command:?}");
     }
     assert!(!joined.exists());
+}
+
+#[test]
+fn braces_do_not_hide_a_directory_that_nobody_named() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run(["mkdir", "-p", "/user/root/x", "/a/b/x"]).ok();
+    let before = cluster.run(["find", "/"]).text();
+    for line in [
+        "rm -rf /a/b/{..,x}",
+        "rm -r {,x}",
+        "rm -r {./,x}",
+        "rm -r {..,x}",
+        "rmdir {,x}",
+        "mv {,x} /a",
+        "mv /a/b/{../../a,..} /user",
+    ] {
+        let refused = cluster.run(line.split(' '));
+        refused.fails(1, "which an alternative in braces comes to");
+    }
+    assert_eq!(cluster.run(["find", "/"]).text(), before);
+    cluster.run(["rm", "-r", "/a/{b,none}/x", "-f"]).ok();
+    cluster.run(["rm", "-r", "{x,y}", "-f"]).ok();
+    assert_eq!(
+        cluster.run(["find", "/"]).text(),
+        "/\n/a\n/a/b\n/user\n/user/root\n"
+    );
+}
+
+#[test]
+fn who_does_not_keep_the_owner_does_not_keep_what_acts_as_it() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run(["mkdir", "/open", "/shared"]).ok();
+    cluster.run(["chmod", "777", "/open"]).ok();
+    cluster.run(["chown", "0:9", "/shared"]).ok();
+    cluster.run(["chmod", "2777", "/shared"]).ok();
+    let program = work.path().join("program");
+    fs::write(&program, "x").unwrap();
+    // Owned by whoever runs the tests, which is not 7.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
+    let mode = |path: &str| cluster.run(["stat", "--format", "%a", path]).text();
+    let program = text(&program);
+    cluster
+        .run(["--user", "0", "put", "-p", program, "/open/kept"])
+        .ok();
+    assert_eq!(mode("/open/kept"), "6755\n");
+    cluster
+        .run(["--user", "0", "cp", "-p", "/open/kept", "/open/same"])
+        .ok();
+    assert_eq!(mode("/open/same"), "6755\n");
+    cluster
+        .run(["--user", "7", "put", "-p", program, "/open/put"])
+        .ok();
+    cluster
+        .run(["--user", "7", "cp", "-p", "/open/kept", "/open/copied"])
+        .ok();
+    for path in ["/open/put", "/open/copied"] {
+        assert_eq!(mode(path), "755\n", "{path}");
+    }
+}
+
+#[test]
+fn a_copy_is_as_long_as_its_source() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/sparse"], b"begin").ok();
+    cluster.run(["truncate", "-s", "3M", "/sparse"]).ok();
+    cluster.run(["ln", "-s", "sparse", "/link"]).ok();
+    for _ in 0..2 {
+        // The second time over the first.
+        cluster.run(["cp", "/sparse", "/copy"]).ok();
+        cluster.run(["cp", "-r", "/link", "/copied-link"]).ok();
+    }
+    cluster
+        .run(["cp", "-n", "/sparse", "/copy"])
+        .fails(1, "/copy: File exists");
+    assert!(cluster.run(["cat", "/copy"]).ok() == cluster.run(["cat", "/sparse"]).ok());
+    assert_eq!(
+        cluster.run(["stat", "--format", "%s", "/copy"]).text(),
+        "3145728\n"
+    );
+    assert_eq!(
+        cluster.run(["ls", "/"]).text(),
+        "copied-link\ncopy\nlink\nsparse\n"
+    );
+}
+
+#[test]
+fn the_end_of_a_rotated_file_is_not_lost() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/log"], b"one\n").ok();
+    let mut tail = cluster
+        .command(["tail", "-F", "--interval", "2s", "/log"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = tail.stdout.take().unwrap();
+    let mut read = |count: usize| {
+        let mut bytes = vec![0; count];
+        out.read_exact(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    assert_eq!(read(4), "one\n");
+    // All before it looks again, unless this machine is very slow.
+    cluster.run_with(["append", "-", "/log"], b"two\n").ok();
+    cluster.run(["mv", "/log", "/log.1"]).ok();
+    cluster.run_with(["put", "-", "/log"], b"three\n").ok();
+    assert_eq!(read(10), "two\nthree\n");
+    cluster.run(["rm", "/log"]).ok();
+    cluster.run_with(["put", "-", "/log"], b"four\n").ok();
+    assert_eq!(read(5), "four\n");
+    signal("KILL", tail.id());
+    tail.wait().unwrap();
+}
+
+#[test]
+fn what_a_cluster_keeps_is_its_user_s_alone() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let mode = fs::metadata(cluster.directory())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o700);
 }

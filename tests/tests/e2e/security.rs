@@ -6,6 +6,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -261,6 +262,12 @@ fn a_mount_acts_as_its_token(cluster: &Cluster, ca: &Path, work: &Path) {
     let token = work.join("token");
     let file = token.display().to_string();
     cluster.run(["token", "issue", ADA, "--out", &file]).text();
+    // The file that is named for this command comes before the token for all.
+    let by_file = ["--token-file", &file, "ls", "/"];
+    finish(&mut user(cluster, ca, Some("nonsense"), &by_file), b"").ok();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o640)).unwrap();
+    finish(&mut user(cluster, ca, None, &by_file), b"").fails(1, "can be read by others");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let options = ["--ca", &ca.display().to_string(), "--token-file", &file];
     let mounted = Mounted::on_as_stranger(cluster, work.join("mnt"), &options);
     fs::write(mounted.path().join("by-mount"), b"through the kernel").unwrap();
