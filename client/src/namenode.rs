@@ -1,7 +1,7 @@
 //! Calls to the namenodes: finds the leader, and sends a request again, to the same or another member, until it is
 //! answered or the caller's patience is over. Nothing else in this crate repeats a request to a namenode.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -42,6 +42,13 @@ pub(crate) struct CallError {
 }
 
 impl CallError {
+    /// True if the answer is the outcome also of what was sent before it. Too much to do, for now, is none, and nor is
+    /// a proof that is not good any more: both are judged before anybody looks whether the mutation has happened.
+    pub(crate) fn is_outcome(&self) -> bool {
+        let judged_before = [ErrorCode::Overloaded, ErrorCode::Unauthenticated];
+        self.answered && !judged_before.contains(&self.failure.code)
+    }
+
     /// For calls that change nothing, or nothing that cannot be repeated.
     pub(crate) fn into_error(self, subject: &Subject, patience: Duration) -> Error {
         let subject = subject.clone();
@@ -127,6 +134,11 @@ struct Members {
 }
 
 impl Members {
+    /// True if none is left but `refusing`.
+    fn are_all_among(&self, refusing: &BTreeSet<String>) -> bool {
+        self.addresses.iter().all(|one| refusing.contains(one))
+    }
+
     fn target(&mut self) -> String {
         if let Some(leader) = &self.leader {
             return leader.clone();
@@ -300,6 +312,8 @@ impl Namenode {
     ) -> std::result::Result<R, CallError> {
         let mut backoff = Backoff::new(&self.randomness, patience);
         let (mut maybe_done, mut hints, mut overloads) = (false, 0, 0);
+        // Members that do not believe us, or that we do not believe.
+        let mut refusing = BTreeSet::new();
         loop {
             let address = lock(&self.members).target();
             let limit = answer_timeout.min(backoff.remaining());
@@ -308,13 +322,23 @@ impl Namenode {
                     self.believe(address, method);
                     return Ok(reply);
                 }
-                // It will not believe us the next time either.
+                // It will not believe us the next time either, but perhaps another one does: its certificate may be the
+                // one that is bad.
                 Err(Attempt::NotSent(failure)) if failure.code == ErrorCode::Unauthenticated => {
-                    return Err(CallError {
-                        failure,
-                        answered: true,
-                        maybe_done,
-                    });
+                    self.doubt(&address, None);
+                    let is_new = refusing.insert(address.clone());
+                    if lock(&self.members).are_all_among(&refusing) {
+                        return Err(CallError {
+                            failure,
+                            answered: true,
+                            maybe_done,
+                        });
+                    }
+                    if is_new {
+                        debug!(%address, error = %failure, "namenode does not come into question");
+                        continue;
+                    }
+                    (failure, None)
                 }
                 Err(Attempt::NotSent(failure)) => (failure, None),
                 Err(Attempt::Failed(failure, hint)) => {

@@ -207,14 +207,14 @@ impl Sessions {
         mutated.await.map_err(|failed| failed.error)
     }
 
-    /// A commit, which can be asked again if its outcome is not known.
+    /// A commit in the name of `caller`, which can be asked again if its outcome is not known.
     pub(crate) async fn commit(
         &self,
         subject: &Subject,
         commit: Commit,
+        caller: Caller,
     ) -> std::result::Result<InodeOutcome, MutateError> {
         let operation = OperationKind::Commit(commit);
-        let caller = self.namenode.caller();
         let fence = self.fence(&operation, &caller).await?;
         let committed = self.mutate_or_keep(subject, operation, caller, fence);
         match committed.await? {
@@ -279,7 +279,7 @@ impl Sessions {
             if expired {
                 ticket.session.expire();
             }
-            if error.maybe_done && (expired || !error.answered) {
+            if error.maybe_done && (expired || !error.is_outcome()) {
                 let error = Error::OutcomeUnknown {
                     subject: subject.clone(),
                     failure: error.failure,
@@ -306,8 +306,7 @@ impl Sessions {
                 Answer::SessionOver
             }
             Err(error) => {
-                // Too much to do, for now: that is not the outcome of what was sent before.
-                let decided = error.answered && error.failure.code != ErrorCode::Overloaded;
+                let decided = error.is_outcome();
                 let error = self.definite(subject, error);
                 if decided {
                     Answer::Known(Err(error))

@@ -323,7 +323,10 @@ impl Engine {
             attempts += 1;
             let version_before = file.version();
             let sessions = &file.fs.core().sessions;
-            match sessions.commit(&file.subject, commit).await {
+            match sessions
+                .commit(&file.subject, commit, file.fs.caller())
+                .await
+            {
                 Ok(outcome) => return Ok(outcome.attributes),
                 Err(MutateError { error, .. })
                     if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX =>
@@ -356,6 +359,7 @@ fn start(file: &Arc<Inner>) -> StreamHandle {
         inode: file.inode,
         subject: file.subject.clone(),
         place: CommitPlace::At,
+        caller: file.fs.caller(),
     };
     let placement = Placement::new(file.replication, true, core.config.write_window_bytes);
     stream::start(core, target, placement, Some(file.clone()))

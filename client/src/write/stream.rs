@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cairn_protocol::checksum::combine;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, Location};
+use cairn_protocol::messages::common::{Attributes, Caller, Location};
 use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, InodeOutcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,6 +43,8 @@ pub(crate) struct Target {
     pub(crate) subject: Subject,
     /// `At` the offsets of its units, or `Append`ed wherever the file ends at each commit.
     pub(crate) place: CommitPlace,
+    /// Who writes: commits are in his name.
+    pub(crate) caller: Caller,
 }
 
 /// A packet and where in the file its bytes go.
@@ -488,10 +490,12 @@ impl Stream {
             size_at_least: 0,
         };
         let sessions = self.core.sessions.clone();
-        let subject = self.target.subject.clone();
-        self.commit = Some(Box::pin(
-            async move { sessions.commit(&subject, commit).await },
-        ));
+        let Target {
+            subject, caller, ..
+        } = self.target.clone();
+        self.commit = Some(Box::pin(async move {
+            sessions.commit(&subject, commit, caller).await
+        }));
     }
 
     /// The extents of the next commit, and of how many units they are. Neighbours in file and chunk are one extent.

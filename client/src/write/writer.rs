@@ -460,6 +460,7 @@ impl Writer {
             inode,
             subject: self.subject.clone(),
             place,
+            caller: self.fs.caller(),
         };
         let window = self.fs.core().config.write_window_bytes;
         let placement = Placement::new(replication, true, window);

@@ -201,3 +201,31 @@ async fn a_commit_that_nobody_answers_for_long_is_asked_for_again_under_its_numb
     assert_eq!(state.count("truncate"), 0);
     assert_eq!(state.sessions.len(), 1);
 }
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_with_the_token_is_not_made_again_over_what_others_wrote() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let file = create(&fs, "/f").await;
+    // Both shared streams have their chunks.
+    for _ in 0..2 {
+        file.write(0, "first".into()).await.unwrap();
+        file.flush().await.unwrap();
+    }
+    let others = cluster.connect().await;
+    let theirs = others.open_file(file.inode()).await.unwrap();
+    {
+        let faults = &mut cluster.state().faults;
+        (faults.lost_answers, faults.unproved) = (1, 1);
+    }
+    file.write(0, "ours".into()).await.unwrap();
+    let error = file.flush().await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+    assert_eq!(cluster.state().content("/f").unwrap(), b"ourst");
+    theirs.write(0, "their".into()).await.unwrap();
+    theirs.flush().await.unwrap();
+    file.flush().await.unwrap();
+    let state = cluster.state();
+    assert_eq!(state.content("/f").unwrap(), b"their");
+    assert_eq!(state.count("commit"), 4);
+}

@@ -112,6 +112,54 @@ async fn a_refusal_names_the_path_and_is_not_retried() {
 }
 
 #[tokio::test]
+async fn a_token_that_ends_does_not_tell_what_became_of_a_mutation_before() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let fs = cluster.connect().await;
+    {
+        let faults = &mut cluster.state().faults;
+        (faults.lost_answers, faults.unproved) = (1, 1);
+    }
+    let error = fs.mkdir("/a", 0o755).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!(cluster.state().count("mkdir"), 1);
+    // What nobody can have received has not happened.
+    cluster.state().faults.unproved = 1;
+    let error = fs.mkdir("/b", 0o755).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::Unauthenticated);
+    assert_eq!(cluster.state().count("mkdir"), 1);
+}
+
+#[tokio::test]
+async fn a_namenode_that_believes_nobody_does_not_keep_anybody_from_the_others() {
+    let cluster = FakeCluster::start(3, 0).await;
+    cluster.state().leader = 1;
+    cluster.state().faults.distrusting = BTreeSet::from([0]);
+    let fs = cluster.connect().await;
+    fs.mkdir("/a", 0o755).await.unwrap();
+    assert_eq!(cluster.state().count("mkdir"), 1);
+
+    cluster.state().faults.distrusting = BTreeSet::from([0, 1, 2]);
+    let error = cairn_client::FileSystem::connect(cluster.config())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_leader_that_believes_nobody_is_asked_until_patience_ends() {
+    let cluster = FakeCluster::start(3, 0).await;
+    cluster.state().leader = 1;
+    cluster.state().faults.distrusting = BTreeSet::from([1]);
+    let mut config = cluster.config();
+    config.timeouts.patience = std::time::Duration::from_millis(300);
+    let fs = cairn_client::FileSystem::connect(config).await.unwrap();
+    let error = fs.mkdir("/a", 0o755).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_cluster_that_is_not_there_is_unreachable() {
     let cluster = FakeCluster::start(1, 0).await;
     let mut config = cluster.config();

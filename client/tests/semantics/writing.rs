@@ -1,6 +1,7 @@
 //! What is written arrives once, whole and right, whatever fails on the way.
 
 use cairn_client::WriteOptions;
+use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::IfExists;
 use cairn_protocol::{ErrorCode, Failure};
 
@@ -86,6 +87,28 @@ async fn a_large_file_rolls_over_chunks_and_appears_when_it_is_closed() {
         "{} commits",
         state.count("commit")
     );
+}
+
+#[tokio::test]
+async fn a_large_content_is_committed_in_the_name_of_who_writes_it() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let connected = cluster.connect().await;
+    let ada = Caller {
+        uid: 4321,
+        token: vec![7; 46],
+        ..cluster.config().caller
+    };
+    let fs = connected.on_behalf_of(ada.clone());
+    let content = pattern(3 << 20, 1);
+    let mut writer = fs.create_writer("/large", options()).unwrap();
+    writer.write(&content).await.unwrap();
+    writer.close().await.unwrap();
+    let mut writer = fs.open_append("/large").await.unwrap();
+    writer.write(&content).await.unwrap();
+    writer.close().await.unwrap();
+    let committers = cluster.state().committers.clone();
+    assert!(committers.len() >= 2);
+    assert!(committers.iter().all(|one| *one == ada), "{committers:?}");
 }
 
 #[tokio::test]

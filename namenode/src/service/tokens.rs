@@ -20,6 +20,17 @@ const PAGE_MAX: usize = 1_000;
 /// No token is good for longer, renewed or not.
 const LIFETIME_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
 
+/// Fails where everybody is believed: whoever could get tokens there would have them still when nobody is any more.
+fn check_proved(principal: &Principal) -> Result<(), RpcError> {
+    match principal {
+        Principal::Believed => Err(RpcError::new(
+            ErrorCode::NotSupported,
+            "tokens of users are for clusters with auth = \"tokens\" in [security]",
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl NamenodeService {
     pub(super) async fn issue_token(
         &self,
@@ -27,6 +38,7 @@ impl NamenodeService {
         request: Request,
     ) -> Result<Reply, RpcError> {
         let request: IssueTokenRequest = request.decode()?;
+        check_proved(principal)?;
         let (caller, shown) = self.identify(principal, request.caller).await?;
         self.group.require_leader()?;
         super::client::check_caller(&request.bearer)?;
@@ -124,6 +136,7 @@ impl NamenodeService {
         request: Request,
     ) -> Result<Reply, RpcError> {
         let request: ChangeTokenRequest = request.decode()?;
+        check_proved(principal)?;
         let caller = self.caller(principal, request.caller).await?;
         self.group.require_leader()?;
         self.group.linearize().await?;

@@ -1,7 +1,9 @@
 //! Owner, group and mode are checked for every operation.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use cairn_client::{AttributeChange, FileSystem, WriteOptions};
+use cairn_client::{AttributeChange, FileSystem, TokenName, TokenWish, WriteOptions};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
@@ -151,4 +153,23 @@ async fn only_the_superuser_administers() {
     denied(anna.fsck_page(Vec::new(), 0).await);
     let datanode = cluster.datanode_id(0).unwrap();
     denied(anna.forget_datanode(datanode).await);
+}
+
+#[tokio::test]
+async fn where_everybody_is_believed_nobody_gets_a_token_for_the_day_when_that_ends() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let root = cluster.client().await.unwrap();
+    let (bearer, _) = root.who_am_i().await.unwrap();
+    let wish = TokenWish {
+        user: "root".to_owned(),
+        bearer,
+        lifetime: Duration::from_secs(3600),
+        renewable: Duration::ZERO,
+        acts_for_others: true,
+    };
+    let error = root.issue_token(wish).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotSupported, "{error}");
+    let renewed = root.renew_token(TokenName::Id(1), Duration::from_secs(1));
+    assert_eq!(renewed.await.unwrap_err().code(), ErrorCode::NotSupported);
+    assert_eq!(root.list_tokens(0).await.unwrap(), (vec![], None));
 }

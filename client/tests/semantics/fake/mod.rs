@@ -48,6 +48,8 @@ pub struct State {
     pub inodes: BTreeMap<u64, FakeInode>,
     pub chunks: BTreeMap<u64, FakeChunk>,
 
+    /// Who asked for each commit.
+    pub committers: Vec<Caller>,
     /// Every attempt of a mutation: (session, sequence, name of the operation).
     pub attempts: Vec<(u64, u64, &'static str)>,
     /// Mutations that took effect.
@@ -71,6 +73,11 @@ pub struct Faults {
     pub silent_followers: bool,
     /// This many mutations take effect, and their answers are lost.
     pub lost_answers: u32,
+    /// Once no answer is lost any more, this many mutations are refused before anybody looks what became of them: the token
+    /// of the one who asks is not good any more.
+    pub unproved: u32,
+    /// These namenodes believe nobody who connects.
+    pub distrusting: BTreeSet<usize>,
     /// The answer to the next of these operations is lost, and its session is over when it is asked again.
     pub interrupted: Option<(&'static str, Interrupted)>,
     /// This many keep-alives are refused, though the session lives.

@@ -29,6 +29,9 @@ pub struct FakeNamenode {
 
 impl Service for FakeNamenode {
     fn hello(&self, _theirs: &Hello) -> Result<Hello, Failure> {
+        if self.shared.state().faults.distrusting.contains(&self.index) {
+            return Err(ErrorCode::Unauthenticated.into());
+        }
         Ok(Hello::new("namenode", Some(CLUSTER), self.index as u64 + 1))
     }
 
@@ -132,6 +135,13 @@ fn mutate(state: &mut State, request: MutateRequest) -> Result<MutateReply, RpcE
     state
         .attempts
         .push((request.session, request.sequence, what));
+    if let OperationKind::Commit(_) = kind {
+        state.committers.push(request.caller);
+    }
+    if state.faults.lost_answers == 0 && state.faults.unproved > 0 {
+        state.faults.unproved -= 1;
+        return Err(ErrorCode::Unauthenticated.into());
+    }
     live_session(state, request.session)?;
     let interrupted = state
         .faults
