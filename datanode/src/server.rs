@@ -390,7 +390,10 @@ impl Service for DatanodeService {
         match method {
             Some(Method::ReadReplica) => {
                 let read = transfer::read(&self.transfer, &request).await;
-                Ok(read.inspect_err(|failure| transfer::audit(peer, "read", failure))?)
+                let read = read.inspect_err(|failure| transfer::audit(peer, "read", failure))?;
+                // Its token was good.
+                peer.standing.prove();
+                Ok(read)
             }
             Some(Method::Instruct) => {
                 let request: InstructRequest = request.decode()?;

@@ -46,6 +46,8 @@ pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
     };
     match open(transfer, &frame).await {
         Ok((stream, reservation)) => {
+            // Its token was good.
+            other.standing.prove();
             if send_reply(&mut to, &frame, None).await.is_err() {
                 return;
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::standing::Standing;
 use crate::error::{ErrorCode, Failure};
 use crate::net::{Proof, Role};
 
@@ -172,6 +173,8 @@ pub struct Peer {
     pub version: u32,
     /// What is known of it besides its own words.
     pub proof: Proof,
+    /// Whether it has shown yet that it may ask.
+    pub standing: Standing,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod server;
 #[cfg(test)]
 #[cfg(cairn_sim)]
 mod sim_tests;
+mod standing;
 mod stream;
 #[cfg(test)]
 #[cfg(not(cairn_sim))]
@@ -27,4 +28,5 @@ pub use hello::{ConnectionKind, Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MI
 pub use message::{ErrorReply, Reply, Request, RpcError};
 pub use peers::Peers;
 pub use server::{ServerOptions, Service, serve};
+pub use standing::Standing;
 pub use stream::{FrameReceiver, FrameSender, FramedStream};

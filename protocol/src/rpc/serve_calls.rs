@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::hello::Peer;
 use super::message::{Reply, Request, RpcError};
 use super::server::{ServerOptions, Service};
+use super::standing::Standing;
 use super::stream::{FrameReceiver, FrameSender, FramedStream, close_with_error};
 use crate::frame::{Flags, Frame, FrameError};
 use crate::{ErrorCode, Failure};
@@ -25,6 +26,9 @@ const TURN_REQUESTS_MAX: usize = 128;
 
 /// While this many bytes of replies wait for the other end, running requests wait too.
 const REPLY_BYTES_MAX: usize = 8 << 20;
+
+/// Pause between looks whether the last requests of a connection that is due to be closed are answered.
+const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the other end is done, misbehaves or is idle for too long, or `shutdown` is cancelled.
 pub(super) async fn serve_calls<S: Service>(
@@ -44,7 +48,9 @@ pub(super) async fn serve_calls<S: Service>(
         running: FuturesUnordered::new(),
         running_bytes: 0,
         last_id: 0,
-        idle: Box::pin(sleep(options.idle_timeout)),
+        idle: Box::pin(sleep(first_look(peer, options))),
+        standing: &peer.standing,
+        began_at: Instant::now(),
         active_at: Instant::now(),
     };
     let ended = calls.run(shutdown).await;
@@ -141,6 +147,8 @@ struct Calls<'a, Start, Running> {
     /// Looked at again only when it fires: resetting it with every request would cost more than the request.
     idle: Pin<Box<Sleep>>,
     active_at: Instant,
+    standing: &'a Standing,
+    began_at: Instant,
 }
 
 impl<Start, Running> Calls<'_, Start, Running>
@@ -287,16 +295,28 @@ where
         }
     }
 
-    /// True if nothing happened for the whole idle time; else the timer is set to when that would be.
+    /// True if nothing happened for the whole idle time, or it has proved nothing for too long; else the timer is set to when that would be.
     fn is_idle(&mut self) -> bool {
-        let until = self.active_at + self.options.idle_timeout;
+        let until = if self.standing.is_proved() {
+            self.active_at + self.options.idle_timeout
+        } else {
+            self.began_at + self.options.unproved_timeout
+        };
         if self.running.is_empty() && Instant::now() >= until {
             return true;
         }
         self.idle
             .as_mut()
-            .reset(until.max(Instant::now() + Duration::from_millis(1)));
+            .reset(until.max(Instant::now() + LINGER_PAUSE));
         false
+    }
+}
+
+fn first_look(peer: &Peer, options: &ServerOptions) -> Duration {
+    if peer.standing.is_proved() {
+        options.idle_timeout
+    } else {
+        options.unproved_timeout
     }
 }
 

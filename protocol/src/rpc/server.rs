@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +15,7 @@ use tracing::{debug, error, warn};
 use super::hello::{ConnectionKind, Hello, Peer};
 use super::message::{Reply, Request, RpcError};
 use super::serve_calls::serve_calls;
+use super::standing::{Place, Places, Standing};
 use super::stream::{self, FramedStream};
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::net::{Proof, Stream, TcpListener, TcpStream, Tls, accept};
@@ -30,6 +33,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// costs no task and no wake-up. So it must not block, and must not compute for long between two awaits (100 µs is long) unless
 /// `is_heavy` says so.
 pub trait Service: Send + Sync + 'static {
+    /// Fails if one that introduces itself so, with no other proof, is not worth a connection. Who has not been found
+    /// [proved](super::Standing::prove) by a request soon after is sent away all the same.
+    fn admit(&self, _theirs: &Hello, _proof: Proof) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Judges who connects, and introduces this process. Clusters and versions are compared afterwards, by the caller.
     fn hello(&self, theirs: &Hello) -> Result<Hello, Failure>;
 
@@ -66,6 +75,12 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How long running requests and streams get at shutdown.
     pub drain_timeout: Duration,
+    /// Under TLS, this many of the connections, but no more than half, are for those alone that have a certificate.
+    pub certified_reserve: usize,
+    /// Under TLS, most connections of one address that have proved nothing yet: so many in the handshake, and so many after it.
+    pub unproved_per_address_max: usize,
+    /// Under TLS, how long a call connection may prove nothing.
+    pub unproved_timeout: Duration,
     /// Speak TLS and nothing else; in the clear without.
     pub tls: Option<Tls>,
 }
@@ -79,6 +94,9 @@ impl Default for ServerOptions {
             idle_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
+            certified_reserve: 1024,
+            unproved_per_address_max: 256,
+            unproved_timeout: Duration::from_secs(30),
             tls: None,
         }
     }
@@ -92,6 +110,7 @@ pub async fn serve<S: Service>(
     options: ServerOptions,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let guests = Arc::new(Guests::new(&options));
     let options = Arc::new(options);
     // Each task is one connection. They end with their connection, at shutdown, or with this future.
     let mut connections = JoinSet::new();
@@ -104,12 +123,17 @@ pub async fn serve<S: Service>(
             Some(ended) = refusals.join_next() => report(ended),
             accepted = accept(&listener) => match accepted {
                 Ok((stream, address)) if connections.len() < options.connections_max => {
-                    let one = connection(stream, address.to_string(), service.clone(), options.clone(), shutdown.clone());
+                    let Some(arrival) = guests.arrive(address, &options) else {
+                        debug!(%address, "connection refused, too many of its address have proved nothing");
+                        continue;
+                    };
+                    let one = connection(stream, arrival, guests.clone(), service.clone(), options.clone(), shutdown.clone());
                     connections.spawn(one);
                 }
                 Ok((stream, address)) => {
                     warn!(%address, limit = options.connections_max, "connection refused, too many are open");
-                    if refusals.len() < REFUSALS_MAX {
+                    // Whoever waits for a TLS handshake would not understand.
+                    if options.tls.is_none() && refusals.len() < REFUSALS_MAX {
                         let message = format!("this process serves at most {} connections", options.connections_max);
                         let error = RpcError::new(ErrorCode::Overloaded, message);
                         refusals.spawn(async move { stream::refuse(stream, &error).await });
@@ -141,6 +165,62 @@ fn report(ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         error!(%error, "connection task panicked");
+    }
+}
+
+/// Those who come under TLS without a certificate, and those of whom that is not known yet.
+struct Guests {
+    arriving: Places,
+    unproved: Places,
+    seats: Arc<Semaphore>,
+}
+
+/// One who comes, and his place until it is known who he is.
+struct Arrival {
+    address: SocketAddr,
+    place: Option<Place>,
+}
+
+impl Guests {
+    fn new(options: &ServerOptions) -> Self {
+        let seats = options
+            .connections_max
+            .saturating_sub(options.certified_reserve)
+            .max(options.connections_max / 2);
+        Self {
+            arriving: Places::default(),
+            unproved: Places::default(),
+            seats: Arc::new(Semaphore::new(seats.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// `None` if too many of this address are in the handshake.
+    fn arrive(&self, address: SocketAddr, options: &ServerOptions) -> Option<Arrival> {
+        let place = match options.tls {
+            None => None,
+            Some(_) => {
+                let max = options.unproved_per_address_max;
+                Some(self.arriving.take(address.ip(), max)?)
+            }
+        };
+        Some(Arrival { address, place })
+    }
+
+    /// A seat for as long as the connection lasts, and the place that it has until it proves something.
+    fn seat(
+        &self,
+        address: SocketAddr,
+        options: &ServerOptions,
+    ) -> Result<(OwnedSemaphorePermit, Standing), Failure> {
+        let overloaded = |message: &str| Failure::new(ErrorCode::Overloaded, message);
+        let seat = self.seats.clone().try_acquire_owned();
+        let seat = seat.map_err(|_| overloaded("too many connections without a certificate"))?;
+        let max = options.unproved_per_address_max;
+        let place = self.unproved.take(address.ip(), max);
+        let place = place.ok_or_else(|| {
+            overloaded("too many connections of your address that have shown no token yet")
+        })?;
+        Ok((seat, Standing::unproved(place)))
     }
 }
 
@@ -178,21 +258,38 @@ fn refused(address: &str, failure: &Failure) {
 
 async fn connection<S: Service>(
     stream: TcpStream,
-    address: String,
+    arrival: Arrival,
+    guests: Arc<Guests>,
     service: Arc<S>,
     options: Arc<ServerOptions>,
     shutdown: CancellationToken,
 ) {
+    let address = arrival.address.to_string();
     let accepting = async {
-        let secured = secure(stream, options.tls.as_ref()).await?;
-        FramedStream::accept(secured, address.clone(), |theirs| service.hello(theirs)).await
+        let (stream, proof) = secure(stream, options.tls.as_ref()).await?;
+        drop(arrival.place);
+        let (seat, standing, full) = match proof {
+            Proof::Anonymous => match guests.seat(arrival.address, &options) {
+                Ok((seat, standing)) => (Some(seat), standing, None),
+                Err(full) => (None, Standing::default(), Some(full)),
+            },
+            Proof::Clear | Proof::Certified(_) => (None, Standing::default(), None),
+        };
+        let answer = |theirs: &Hello| {
+            full.map_or(Ok(()), Err)?;
+            service.admit(theirs, proof)?;
+            service.hello(theirs)
+        };
+        let secured = (stream, proof);
+        let accepted = FramedStream::accept(secured, address.clone(), standing, answer).await?;
+        Ok((accepted, seat))
     };
     let accepted = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         accepted = accepting => accepted,
     };
-    let (stream, kind) = match accepted {
+    let ((stream, kind), _seat) = match accepted {
         Ok(accepted) => accepted,
         Err(failure) => return refused(&address, &failure),
     };

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::connection::ConnectionOptions;
 use super::hello::{ConnectionKind, Hello, Peer};
 use super::message::RpcError;
+use super::standing::Standing;
 use crate::frame::{Flags, Frame, FrameError, FrameLimits, FrameReader, FrameWriter};
 use crate::limits::{HANDSHAKE_TIMEOUT, HELLO_BYTES_MAX};
 use crate::method::Method;
@@ -105,6 +106,7 @@ impl FramedStream {
             hello: theirs,
             version,
             proof,
+            standing: Standing::default(),
         };
         Ok(Self {
             sender,
@@ -118,6 +120,7 @@ impl FramedStream {
     pub(super) async fn accept(
         (stream, proof): (Stream, Proof),
         address: String,
+        standing: Standing,
         answer: impl FnOnce(&Hello) -> Result<Hello, Failure>,
     ) -> Result<(Self, ConnectionKind), Failure> {
         let (mut sender, mut receiver) = halves(stream);
@@ -157,6 +160,7 @@ impl FramedStream {
             hello: theirs,
             version,
             proof,
+            standing,
         };
         Ok((
             Self {

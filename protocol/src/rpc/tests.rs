@@ -24,7 +24,7 @@ use super::{
 use crate::frame::{Flags, Frame, FrameReader, FrameWriter};
 use crate::limits::{BUFFER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::method::Method;
-use crate::net::{self, OwnedReadHalf, OwnedWriteHalf};
+use crate::net::{self, OwnedReadHalf, OwnedWriteHalf, Proof};
 use crate::{ErrorCode, Failure};
 
 const ECHO: u16 = 100;
@@ -38,6 +38,9 @@ const OVERSIZE: u16 = 105;
 const BLOCK: u16 = 106;
 /// A large reply.
 const BULK: u16 = 107;
+
+/// Shows that the caller may ask.
+const PROVE: u16 = 108;
 
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTER: [u8; 16] = [9; 16];
@@ -72,8 +75,19 @@ impl Service for Fixture {
         Ok(Hello::new("server", Some(self.cluster), 3))
     }
 
-    async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
+    fn admit(&self, theirs: &Hello, _proof: Proof) -> Result<(), Failure> {
+        match &theirs.token[..] {
+            b"bad" => Err(Failure::new(ErrorCode::Unauthenticated, "not genuine")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn call(&self, peer: &Peer, request: Request) -> Result<Reply, RpcError> {
         match request.method {
+            PROVE => {
+                peer.standing.prove();
+                Ok(Reply::default())
+            }
             ECHO => {
                 let _ = self.echoes.try_send(());
                 Ok(Reply {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::AsyncReadExt;
 
-use super::{CLUSTER, Raw, Server, client_hello, echo, server, server_at};
+use super::{CLUSTER, LONG, PROVE, Raw, Server, client_hello, echo, server, server_at, text};
 use crate::ErrorCode;
 use crate::frame::Frame;
 use crate::limits::BUFFER_BYTES;
@@ -55,9 +56,13 @@ impl Ca {
     }
 
     async fn server(&self) -> Server {
+        self.server_with(ServerOptions::default()).await
+    }
+
+    async fn server_with(&self, options: ServerOptions) -> Server {
         let options = ServerOptions {
             tls: Some(self.node("127.0.0.1", Some(Role::Namenode))),
-            ..ServerOptions::default()
+            ..options
         };
         server_at("127.0.0.1:0", options).await
     }
@@ -198,9 +203,84 @@ async fn renewed_certificates_are_used_for_new_connections() {
 async fn a_silent_caller_is_not_waited_for() {
     let ca = Ca::new();
     let server = ca.server().await;
-    let silent = net::connect(&server.address).await.unwrap();
+    let mut silent = net::connect(&server.address).await.unwrap();
     let connection = Connection::connect(&server.address, client_hello(), with(ca.client()));
-    let connection = tokio::time::timeout(Duration::from_secs(60), connection).await;
-    assert_eq!(echo(&connection.unwrap().unwrap(), "x").await.unwrap(), "x");
-    drop(silent);
+    let connection = connection.await.unwrap();
+    assert_eq!(echo(&connection, "x").await.unwrap(), "x");
+    let mut byte = [0];
+    assert_eq!(silent.read(&mut byte).await.unwrap(), 0, "it is sent away");
+    assert_eq!(echo(&connection, "y").await.unwrap(), "y");
+}
+
+async fn prove(connection: &Connection) {
+    connection
+        .call(PROVE, &text(""), Bytes::new(), LONG)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn who_proves_nothing_is_sent_away_and_who_does_stays() {
+    let ca = Ca::new();
+    let server = ca
+        .server_with(ServerOptions {
+            unproved_timeout: Duration::from_millis(500),
+            ..ServerOptions::default()
+        })
+        .await;
+    let certified = with(ca.node("127.0.0.1", Some(Role::Datanode)));
+    let hello = Hello::new("datanode", Some(CLUSTER), 1);
+    let certified = Connection::connect(&server.address, hello, certified)
+        .await
+        .unwrap();
+    let guest = || Connection::connect(&server.address, client_hello(), with(ca.client()));
+    let proved = guest().await.unwrap();
+    prove(&proved).await;
+    let (unproved, idle) = (guest().await.unwrap(), guest().await.unwrap());
+    // However busy it is.
+    while echo(&unproved, "x").await.is_ok() {}
+    while echo(&idle, "x").await.is_ok() {}
+    assert_eq!(echo(&proved, "x").await.unwrap(), "x");
+    assert_eq!(echo(&certified, "x").await.unwrap(), "x");
+}
+
+#[tokio::test]
+async fn an_address_has_few_connections_that_prove_nothing_and_certified_ones_have_their_own() {
+    let ca = Ca::new();
+    let server = ca
+        .server_with(ServerOptions {
+            unproved_per_address_max: 2,
+            connections_max: 8,
+            certified_reserve: 4,
+            ..ServerOptions::default()
+        })
+        .await;
+    let guest = || Connection::connect(&server.address, client_hello(), with(ca.client()));
+    let node = || {
+        let options = with(ca.node("127.0.0.1", Some(Role::Datanode)));
+        let hello = Hello::new("datanode", Some(CLUSTER), 1);
+        Connection::connect(&server.address, hello, options)
+    };
+    let (first, second) = (guest().await.unwrap(), guest().await.unwrap());
+    assert_eq!(guest().await.unwrap_err().code, ErrorCode::Overloaded);
+    prove(&first).await;
+    let third = guest().await.unwrap();
+    prove(&second).await;
+    prove(&third).await;
+    let fourth = guest().await.unwrap();
+    prove(&fourth).await;
+    assert_eq!(guest().await.unwrap_err().code, ErrorCode::Overloaded);
+    let nodes = [node().await.unwrap(), node().await.unwrap()];
+    for connection in nodes.iter().chain([&first, &second, &third, &fourth]) {
+        assert_eq!(echo(connection, "x").await.unwrap(), "x");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_admitted_hears_why() {
+    let ca = Ca::new();
+    let server = ca.server().await;
+    let hello = client_hello().with_token(&b"bad"[..]);
+    let failure = refused(&server, hello, with(ca.client())).await;
+    assert!(failure.message.contains("not genuine"), "{failure}");
 }
