@@ -358,6 +358,9 @@ pub struct IssueUserToken {
     /// 32 random bytes: the key of all tokens if there is none yet.
     #[prost(bytes = "vec", tag = "7")]
     pub secret: Vec<u8>,
+    /// The token that it is asked for with; 0 if with none.
+    #[prost(uint64, tag = "8")]
+    pub parent: u64,
 }
 
 impl std::fmt::Debug for IssueUserToken {

@@ -38,6 +38,7 @@ mod xattr;
 pub use apply::apply_batch;
 pub use context::{Context, Stamp};
 pub use error::OpError;
+pub(crate) use internal::issue_user_token::GENERATIONS_MAX;
 pub use read::{Interest, Onlooker, check_remove_tree, query};
 
 #[cfg(test)]

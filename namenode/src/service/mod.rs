@@ -19,6 +19,7 @@ use std::time::Duration;
 use cairn_daemon::Clock;
 use cairn_daemon::telemetry::Metrics;
 use cairn_protocol::messages::common::FailureInfo;
+use cairn_protocol::net::Proof;
 use cairn_protocol::rpc::{FramedStream, Hello, Peer, Peers, Reply, Request, RpcError, Service};
 use cairn_protocol::{ErrorCode, Failure, Method};
 
@@ -106,11 +107,16 @@ impl NamenodeService {
             let message = format!("method {} is unknown to this version", request.method);
             return Err(RpcError::new(ErrorCode::NotSupported, message));
         };
-        let result = match self.authenticate(peer, method).await {
-            Ok(principal) => self.answer(peer, &principal, method, request).await,
-            Err(refused) => Err(refused),
+        let principal = match self.authenticate(peer, method).await {
+            Ok(principal) => principal,
+            Err(refused) => {
+                self.audit(peer, None, method, Some(&refused));
+                return Err(refused);
+            }
         };
-        self.audit(peer, method, result.as_ref().err());
+        peer.standing.prove();
+        let result = self.answer(peer, &principal, method, request).await;
+        self.audit(peer, Some(&principal), method, result.as_ref().err());
         result
     }
 
@@ -166,6 +172,10 @@ impl NamenodeService {
 }
 
 impl Service for NamenodeService {
+    fn admit(&self, theirs: &Hello, proof: Proof) -> Result<(), Failure> {
+        self.admit_guest(theirs, proof)
+    }
+
     fn hello(&self, _theirs: &Hello) -> Result<Hello, Failure> {
         Ok(Hello::new("namenode", self.cluster.get(), self.group.id()))
     }

@@ -3,12 +3,13 @@
 
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::net::{Proof, Role};
-use cairn_protocol::rpc::{Peer, RpcError};
+use cairn_protocol::rpc::{Hello, Peer, RpcError};
 use cairn_protocol::user_token::UserTokenKey;
-use cairn_protocol::{ErrorCode, Method};
+use cairn_protocol::{ErrorCode, Failure, Method};
 
 use super::client::check_caller;
 use super::{NamenodeService, grants, internal};
+use crate::namespace::GENERATIONS_MAX;
 use crate::store::records::{ClusterRecord, UserTokenRecord};
 use crate::store::{Read, session, user_token};
 
@@ -51,6 +52,12 @@ fn unauthenticated(message: impl Into<String>) -> RpcError {
     RpcError::new(ErrorCode::Unauthenticated, message)
 }
 
+fn token_wanted() -> RpcError {
+    unauthenticated(
+        "this cluster wants a token: get one with `dfs token issue`, give it with --token-file or CAIRN_TOKEN",
+    )
+}
+
 /// The role without whose certificate a method is refused.
 fn needed_role(method: Method) -> Option<Role> {
     match method {
@@ -68,6 +75,21 @@ fn needed_role(method: Method) -> Option<Role> {
 }
 
 impl NamenodeService {
+    /// Fails if one without a certificate brings no genuine token: nothing that he asks would be answered.
+    pub(super) fn admit_guest(&self, theirs: &Hello, proof: Proof) -> Result<(), Failure> {
+        if proof != Proof::Anonymous {
+            return Ok(());
+        }
+        if theirs.token.is_empty() {
+            return Err(token_wanted().failure);
+        }
+        // One that has expired, or that this member has not heard of, is looked at again with the first request.
+        match self.known_user_token(&theirs.token) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(refused.failure),
+        }
+    }
+
     /// Who asks, if he may ask for `method` at all.
     pub(super) async fn authenticate(
         &self,
@@ -97,9 +119,7 @@ impl NamenodeService {
             return Ok(Principal::Node);
         }
         if peer.hello.token.is_empty() {
-            return Err(unauthenticated(
-                "this cluster wants a token: get one with `dfs token issue`, give it with --token-file or CAIRN_TOKEN",
-            ));
+            return Err(token_wanted());
         }
         let (id, record) = self.user_token(&peer.hello.token).await?;
         Ok(Principal::User(id, record))
@@ -179,6 +199,21 @@ impl NamenodeService {
         if record.revoked {
             return Err(unauthenticated(format!("token {id} was revoked")));
         }
+        let mut above = record.parent;
+        for _ in 0..GENERATIONS_MAX {
+            if above == 0 {
+                break;
+            }
+            match user_token::get(&snapshot, above).map_err(internal)? {
+                Some(parent) if parent.revoked => {
+                    let message = format!("token {id} was revoked with token {above}");
+                    return Err(unauthenticated(message));
+                }
+                Some(parent) => above = parent.parent,
+                // Over for good, or revoked some time ago.
+                None => return Ok(Known::Nothing),
+            }
+        }
         if grants::cluster_time_ms(&self.clock, &cluster) >= record.expires_at_ms {
             return Ok(Known::Expired(id));
         }
@@ -203,7 +238,13 @@ impl NamenodeService {
     }
 
     /// Notes who was refused, and what operators did, where anybody has to prove anything.
-    pub(super) fn audit(&self, peer: &Peer, method: Method, refused: Option<&RpcError>) {
+    pub(super) fn audit(
+        &self,
+        peer: &Peer,
+        principal: Option<&Principal>,
+        method: Method,
+        refused: Option<&RpcError>,
+    ) {
         if peer.proof == Proof::Clear {
             return;
         }
@@ -226,12 +267,19 @@ impl NamenodeService {
         if !denied && !is_change {
             return;
         }
+        let (who, token) = match principal {
+            Some(Principal::User(id, record)) => (record.user.clone(), *id),
+            Some(principal) => (principal.owner(), 0),
+            None => (String::new(), 0),
+        };
         let outcome = refused.map_or_else(|| "ok".to_owned(), ToString::to_string);
         tracing::info!(
             target: "audit",
             from = peer.address.as_str(),
             role = peer.hello.role.as_str(),
             operation = method.name(),
+            user = who,
+            token,
             outcome,
             "request"
         );

@@ -46,6 +46,7 @@ impl NamenodeService {
             let message = "a token is good for 1 ms to 10 years";
             return Err(RpcError::new(ErrorCode::InvalidArgument, message));
         }
+        let uid = caller.uid;
         let (mut bearer, mut user, mut until_ms) = (request.bearer, request.user, u64::MAX);
         bearer.token.clear();
         if caller.uid != 0 {
@@ -55,7 +56,9 @@ impl NamenodeService {
             }
             bearer = caller;
         }
-        if let Some((_, shown)) = shown {
+        let mut parent = 0;
+        if let Some((id, shown)) = shown {
+            parent = id;
             // A token begets none that lives longer, can do more, or has another name.
             until_ms = shown.renewable_until_ms;
             if !shown.acts_for_others && shown.bearer.uid == bearer.uid {
@@ -74,8 +77,10 @@ impl NamenodeService {
             renewable_ms: request.renewable_ms.min(LIFETIME_MS_MAX),
             until_ms,
             secret: secret.to_vec(),
+            parent,
         });
         let id = self.change(command).await?;
+        audit("issued", id, &self.token_info(id)?, uid, parent);
         let store = self.group.state().store();
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
         let key = user_token_key(&cluster).ok_or_else(|| internal("no key of tokens"))?;
@@ -137,7 +142,7 @@ impl NamenodeService {
     ) -> Result<Reply, RpcError> {
         let request: ChangeTokenRequest = request.decode()?;
         check_proved(principal)?;
-        let caller = self.caller(principal, request.caller).await?;
+        let (caller, shown) = self.identify(principal, request.caller).await?;
         self.group.require_leader()?;
         self.group.linearize().await?;
         let id = if request.token.is_empty() {
@@ -152,9 +157,10 @@ impl NamenodeService {
         let lifetime_ms = request.lifetime_ms;
         let command = ChangeUserToken { id, lifetime_ms };
         self.change(CommandKind::ChangeUserToken(command)).await?;
-        Ok(Reply::new(&ChangeTokenReply {
-            info: self.token_info(id)?,
-        }))
+        let info = self.token_info(id)?;
+        let what = if info.revoked { "revoked" } else { "renewed" };
+        audit(what, id, &info, caller.uid, shown.map_or(0, |(id, _)| id));
+        Ok(Reply::new(&ChangeTokenReply { info }))
     }
 
     /// The number of a genuine token, good or not.
@@ -181,6 +187,21 @@ impl NamenodeService {
             token: token.map(|(id, record)| info(id, record)),
         }))
     }
+}
+
+/// Notes what became of a token: whose it is, and who did it with which other.
+fn audit(what: &str, id: u64, info: &TokenInfo, by_uid: u32, by_token: u64) {
+    tracing::info!(
+        target: "audit",
+        token = id,
+        user = info.user,
+        uid = info.bearer.uid,
+        acts_for_others = info.acts_for_others,
+        by_uid,
+        by_token,
+        outcome = what,
+        "token"
+    );
 }
 
 fn info(id: u64, record: UserTokenRecord) -> TokenInfo {

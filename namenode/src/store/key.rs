@@ -66,6 +66,8 @@ pub enum KeyKind {
     SessionLock = 0x61,
     /// id
     UserToken = 0x70,
+    /// user, id
+    TokenOfUser = 0x71,
 }
 
 /// A key under construction.

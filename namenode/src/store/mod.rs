@@ -36,6 +36,7 @@ pub mod replica;
 pub mod session;
 pub mod session_lock;
 pub mod session_nonce;
+pub mod token_of_user;
 pub mod user_token;
 pub mod xattr;
 

@@ -384,6 +384,9 @@ pub struct UserTokenRecord {
     /// Good no more.
     #[prost(bool, tag = "7")]
     pub revoked: bool,
+    /// The token that it was issued with, without which it is not good; 0 if with none.
+    #[prost(uint64, tag = "8")]
+    pub parent: u64,
 }
 
 /// What the state reflects; in the batch of each entry.

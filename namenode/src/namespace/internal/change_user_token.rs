@@ -8,6 +8,9 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::store::{Txn, user_token};
 
+/// What was revoked is kept for so long, so that people can see it, and then makes room.
+const REVOKED_KEPT_MS: u64 = 3_600_000;
+
 /// Answers the token's number.
 pub(super) fn apply(
     txn: &mut Txn,
@@ -18,13 +21,16 @@ pub(super) fn apply(
         let message = format!("token {}", cmd.id);
         return Err(OpError::new(ErrorCode::NotFound, message));
     };
+    let now_ms = ctx.stamp.time_ns / 1_000_000;
     if cmd.lifetime_ms == 0 {
         record.revoked = true;
+        let forgotten_ms = now_ms.saturating_add(REVOKED_KEPT_MS);
+        record.renewable_until_ms = record.renewable_until_ms.min(forgotten_ms);
+        record.expires_at_ms = record.expires_at_ms.min(forgotten_ms);
     } else if record.revoked {
         let message = format!("token {} was revoked", cmd.id);
         return Err(OpError::new(ErrorCode::NotPermitted, message));
     } else {
-        let now_ms = ctx.stamp.time_ns / 1_000_000;
         let wished = now_ms.saturating_add(cmd.lifetime_ms);
         // A renewal never takes time away.
         record.expires_at_ms = wished

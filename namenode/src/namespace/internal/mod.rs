@@ -16,7 +16,7 @@ mod drop_chunk;
 mod expire_session;
 mod forget_datanode;
 mod found_cluster;
-mod issue_user_token;
+pub(super) mod issue_user_token;
 mod open_session;
 mod register_datanode;
 mod remove_replica;
