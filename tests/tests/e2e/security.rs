@@ -77,6 +77,7 @@ fn with_security_on_everything_works_and_only_proof_counts() {
     users_are_their_tokens(&cluster, &ca);
     nobody_gets_in_without_proof(&cluster, &ca, work.path());
     http_wants_tokens_too(&cluster, &ca, &http);
+    large_contents_come_over_http(&cluster, &ca, &http, work.path());
     ports_between_nodes_are_for_nodes(&cluster, &ca);
     if can_mount() {
         a_mount_acts_as_its_token(&cluster, &ca, work.path());
@@ -132,8 +133,15 @@ fn nobody_gets_in_without_proof(cluster: &Cluster, ca: &Path, work: &Path) {
     ask(Some("nonsense")).fails(1, "CAIRN_TOKEN: that is not a token");
 
     let id = number_of_last_token(cluster);
+    let issued_with_it = user(cluster, ca, Some(&good), &["token", "issue"]);
+    let child = finish(&mut { issued_with_it }, b"")
+        .text()
+        .trim()
+        .to_owned();
+    ask(Some(&child)).ok();
     cluster.run(["token", "revoke", &id]).ok();
     ask(Some(&good)).fails(1, "was revoked");
+    ask(Some(&child)).fails(1, "was revoked with token");
     cluster.run(["token", "renew", &id]).fails(1, "was revoked");
 
     let short = issue(cluster, &[ADA, "--lifetime", "1ms", "--renewable", "1h"]);
@@ -195,6 +203,24 @@ fn http_wants_tokens_too(cluster: &Cluster, ca: &Path, http: &str) {
     assert_eq!(status, "200", "{body}");
     let (status, body) = curl(ca, &[&opened]);
     assert_eq!(status, "401", "{body}");
+}
+
+fn large_contents_come_over_http(cluster: &Cluster, ca: &Path, http: &str, work: &Path) {
+    let bearer = format!("Authorization: Bearer {}", issue(cluster, &[ADA]));
+    let bytes = content(11, 3 << 20);
+    let file = work.join("large-of-ada");
+    fs::write(&file, &bytes).unwrap();
+    let file = file.display().to_string();
+    let url = |query: &str| format!("https://{http}/webhdfs/v1/large-of-ada?op={query}");
+    let put = ["-H", &bearer, "-T", &file, &url("CREATE&permission=600")];
+    let (status, body) = curl(ca, &put);
+    assert_eq!(status, "201", "{body}");
+    let append = ["-H", &bearer, "-X", "POST", "-T", &file, &url("APPEND")];
+    let (status, body) = curl(ca, &append);
+    assert_eq!(status, "200", "{body}");
+    assert!(cluster.run(["cat", "/large-of-ada"]).ok() == bytes.repeat(2));
+    let owner = cluster.run(["stat", "--format", "%u", "/large-of-ada"]);
+    assert_eq!(owner.text().trim(), ADA);
 }
 
 fn ports_between_nodes_are_for_nodes(cluster: &Cluster, ca: &Path) {
@@ -291,7 +317,7 @@ fn refusals_are_in_the_audit_log(cluster: &Cluster) {
     let audit = |word: &str| {
         let mut lines = text.lines();
         assert!(
-            lines.any(|line| line.contains("audit") && line.contains(word)),
+            lines.any(|line| line.contains(" audit: ") && line.contains(word)),
             "{word}"
         );
     };
@@ -300,8 +326,10 @@ fn refusals_are_in_the_audit_log(cluster: &Cluster) {
         "was revoked",
         "has expired",
         "wants a token",
-        "RaftVote",
-        "read",
+        "operation=\"RaftVote\"",
+        "operation=\"read\"",
+        "outcome=\"issued\"",
+        "outcome=\"revoked\"",
     ] {
         audit(word);
     }
