@@ -314,6 +314,16 @@ impl FileSystem {
         }
     }
 
+    /// Whether an owner of this client still holds locks on the file, as far as is known here: they end with the session that they were
+    /// granted in.
+    pub fn holds_locks(&self, inode: InodeId, space: LockSpace, owner: u64) -> bool {
+        let sessions = &self.core().sessions;
+        match sessions.held.of_owner(&(inode.0, space, owner)) {
+            Fence::Only(session) => sessions.is_alive(session),
+            Fence::Any | Fence::Lost => false,
+        }
+    }
+
     async fn set_lock(&self, message: SetLock, lets_go: bool) -> Result<LockOutcome> {
         let subject = Subject::Inode(InodeId(message.inode));
         let (answer, answered) = oneshot::channel();

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
-use cairn_client::{FileSystem, LockRequest};
+use cairn_client::LockRequest;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::lock::{LockHolder, LockMode, LockSpace};
@@ -44,14 +44,34 @@ const RELEASE_AGAIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Leases(Mutex<BTreeMap<u64, Lease>>);
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Lease {
     uid: u32,
     inode: InodeId,
     lasts: Duration,
-    ends: Instant,
-    /// In whose name it was taken.
-    fs: FileSystem,
+    phase: Phase,
+}
+
+/// How far a lock has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Asked for: nobody knows its name yet, and it cannot end before it has begun.
+    Asked,
+    /// Granted; it ends at this time unless it is renewed.
+    Held(Instant),
+    /// To be let go of at this time, whatever happens.
+    Ending(Instant),
+}
+
+/// What renewing came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Renewal {
+    /// It goes on for so long.
+    On(Duration),
+    /// It was lost together with the session that it was granted in.
+    Lost,
+    /// There is none of that name.
+    Unknown,
 }
 
 impl Leases {
@@ -70,25 +90,58 @@ impl Leases {
         })
     }
 
-    fn renew(&self, number: u64, uid: u32) -> Option<Duration> {
+    /// Begins the lease of a lock that was granted.
+    fn begin(&self, number: u64) {
         self.with(|leases| {
-            let lease = leases.get_mut(&number).filter(|lease| lease.uid == uid)?;
-            lease.ends = Instant::now() + lease.lasts;
-            Some(lease.lasts)
+            if let Some(lease) = leases.get_mut(&number) {
+                lease.phase = Phase::Held(Instant::now() + lease.lasts);
+            }
+        });
+    }
+
+    /// Has the sweep let go of whatever came of it.
+    fn end(&self, number: u64) {
+        self.with(|leases| {
+            if let Some(lease) = leases.get_mut(&number) {
+                lease.phase = Phase::Ending(Instant::now());
+            }
+        });
+    }
+
+    /// `is_held` tells whether the lock is still there: a lease that outlived it promises what nobody keeps.
+    fn renew(&self, number: u64, uid: u32, is_held: impl FnOnce(InodeId) -> bool) -> Renewal {
+        self.with(|leases| {
+            let lease = leases.get_mut(&number).filter(|lease| lease.uid == uid);
+            let held = lease.filter(|lease| matches!(lease.phase, Phase::Held(_)));
+            let Some(lease) = held else {
+                return Renewal::Unknown;
+            };
+            let now = Instant::now();
+            if !is_held(lease.inode) {
+                lease.phase = Phase::Ending(now);
+                return Renewal::Lost;
+            }
+            lease.phase = Phase::Held(now + lease.lasts);
+            Renewal::On(lease.lasts)
         })
     }
 
     fn take(&self, number: u64, uid: u32) -> Option<Lease> {
         self.with(|leases| {
-            let mine = leases.get(&number).is_some_and(|lease| lease.uid == uid);
+            let lease = leases.get(&number)?;
+            let mine = lease.uid == uid && lease.phase != Phase::Asked;
             if mine { leases.remove(&number) } else { None }
         })
     }
 
     fn ended(&self) -> Vec<(u64, Lease)> {
         let now = Instant::now();
+        let is_over = |lease: &Lease| match lease.phase {
+            Phase::Asked => false,
+            Phase::Held(until) | Phase::Ending(until) => until <= now,
+        };
         self.with(|leases| {
-            let ended = leases.extract_if(.., |_, lease| lease.ends <= now);
+            let ended = leases.extract_if(.., |_, lease| is_over(lease));
             ended.collect()
         })
     }
@@ -107,7 +160,7 @@ impl Leases {
             for (number, lease) in shared.leases().ended() {
                 let keeper = Arc::clone(&shared);
                 let released = async move {
-                    if let Err(error) = release(keeper.leases(), number, lease).await {
+                    if let Err(error) = release(&keeper, number, lease).await {
                         tracing::debug!(%error, "lock not released at the end of its lease");
                     }
                     Ok::<(), GatewayError>(())
@@ -118,14 +171,44 @@ impl Leases {
     }
 }
 
-/// Lets go of a lock; on failure it is tried again after a while.
-async fn release(leases: &Leases, number: u64, lease: Lease) -> Result<(), cairn_client::Error> {
-    let space = LockSpace::Posix;
-    let released = lease.fs.release_owner(lease.inode, space, number).await;
+/// A lock that is asked for. Unless it is granted, the sweep lets go of what may come of it: whoever asked may be gone.
+struct Request<'a> {
+    leases: &'a Leases,
+    number: u64,
+    granted: bool,
+}
+
+impl Request<'_> {
+    fn grant(mut self) {
+        self.granted = true;
+        self.leases.begin(self.number);
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        if !self.granted {
+            self.leases.end(self.number);
+        }
+    }
+}
+
+/// Lets go of a lock; on failure it is tried again after a while. In the gateway's own name: that of who took it may be good for
+/// nothing by now, and unlocking needs no right.
+async fn release(shared: &Shared, number: u64, lease: Lease) -> Result<(), cairn_client::Error> {
+    let released = match shared.fs().await {
+        Ok(fs) => {
+            let space = LockSpace::Posix;
+            fs.release_owner(lease.inode, space, number).await
+        }
+        Err(error) => Err(error),
+    };
     if released.is_err() {
-        let ends = Instant::now() + RELEASE_AGAIN;
+        let phase = Phase::Ending(Instant::now() + RELEASE_AGAIN);
         // It was counted a moment ago: there may be one too many for a while.
-        leases.with(|leases| leases.insert(number, Lease { ends, ..lease }));
+        shared
+            .leases()
+            .with(|leases| leases.insert(number, Lease { phase, ..lease }));
     }
     released
 }
@@ -253,7 +336,7 @@ async fn take(asker: &Asker, wish: &Wish) -> Answer<Granted> {
     }
     let number = asker.shared.fresh_number();
     let inode = InodeId(asker.fs.stat(wish.path.as_str()).await?.inode);
-    let request = LockRequest {
+    let wanted = LockRequest {
         start: wish.start,
         end,
         write: wish.mode == Mode::Write,
@@ -266,17 +349,17 @@ async fn take(asker: &Asker, wish: &Wish) -> Answer<Granted> {
         uid: asker.who.caller.uid,
         inode,
         lasts,
-        ends: Instant::now() + wait + lasts,
-        fs: asker.fs.clone(),
+        phase: Phase::Asked,
     };
     let leases = asker.shared.leases();
     leases.put(number, lease)?;
-    let locked = acquire(asker, inode, request, wait).await;
-    if let Err(problem) = locked {
-        leases.take(number, asker.who.caller.uid);
-        return Err(problem);
-    }
-    leases.renew(number, asker.who.caller.uid);
+    let request = Request {
+        leases,
+        number,
+        granted: false,
+    };
+    acquire(asker, inode, wanted, wait).await?;
+    request.grant();
     Ok(Granted {
         lock: format!("{number:016x}"),
         inode: inode.0,
@@ -323,6 +406,8 @@ fn unknown(text: &str) -> Problem {
 }
 
 /// Renews the lease of a lock.
+///
+/// `LockLost` if the lock ended with the gateway's session: others may have held it since. Its name is then good for nothing.
 #[utoipa::path(put, path = "/locks/{lock}", tag = "locks",
     params(
         ("lock" = String, Path, description = "Its name", example = "0000000000000001"),
@@ -331,14 +416,20 @@ fn unknown(text: &str) -> Problem {
     responses((status = 200, description = "It goes on", body = Renewed), Problems))]
 pub(super) async fn renew(asker: Asker, lock: Named) -> Answer<Json<Renewed>> {
     let lock = named(lock)?;
-    let renewed = asker
-        .shared
-        .leases()
-        .renew(number(&lock)?, asker.who.caller.uid);
-    let lasts = renewed.ok_or_else(|| unknown(&lock))?;
-    Ok(Json(Renewed {
-        lease_seconds: lasts.as_secs(),
-    }))
+    let number = number(&lock)?;
+    let is_held = |inode| asker.fs.holds_locks(inode, LockSpace::Posix, number);
+    let leases = asker.shared.leases();
+    match leases.renew(number, asker.who.caller.uid, is_held) {
+        Renewal::On(lasts) => Ok(Json(Renewed {
+            lease_seconds: lasts.as_secs(),
+        })),
+        Renewal::Lost => {
+            let text =
+                "this lock is lost: the gateway's session ended, and others may have held it since";
+            Err(Problem::new(ErrorCode::LockLost, text))
+        }
+        Renewal::Unknown => Err(unknown(&lock)),
+    }
 }
 
 /// A lease that goes on.
@@ -367,5 +458,66 @@ async fn let_go(asker: &Asker, lock: &str) -> Answer<()> {
     let number = number(lock)?;
     let lease = asker.shared.leases().take(number, asker.who.caller.uid);
     let lease = lease.ok_or_else(|| unknown(lock))?;
-    Ok(release(asker.shared.leases(), number, lease).await?)
+    Ok(release(&asker.shared, number, lease).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cairn_protocol::ids::InodeId;
+    use tokio::time::advance;
+
+    use super::{Lease, Leases, Phase, Renewal, Request};
+
+    const LASTS: Duration = Duration::from_secs(5);
+
+    fn asked(leases: &Leases, number: u64) -> Request<'_> {
+        let lease = Lease {
+            uid: 7,
+            inode: InodeId(2),
+            lasts: LASTS,
+            phase: Phase::Asked,
+        };
+        leases.put(number, lease).unwrap();
+        let granted = false;
+        Request {
+            leases,
+            number,
+            granted,
+        }
+    }
+
+    fn ended(leases: &Leases) -> Vec<u64> {
+        let ended = leases.ended().into_iter();
+        ended.map(|(number, _)| number).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_begins_when_the_lock_is_granted() {
+        let leases = Leases::default();
+        let request = asked(&leases, 1);
+        advance(10 * LASTS).await;
+        assert!(ended(&leases).is_empty(), "it has not begun");
+        assert!(leases.take(1, 7).is_none());
+        assert_eq!(leases.renew(1, 7, |_| true), Renewal::Unknown);
+        request.grant();
+        advance(LASTS / 2).await;
+        assert!(ended(&leases).is_empty());
+        assert_eq!(leases.renew(1, 8, |_| true), Renewal::Unknown);
+        assert_eq!(leases.renew(1, 7, |_| true), Renewal::On(LASTS));
+        advance(LASTS).await;
+        assert_eq!(ended(&leases), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_or_lost_is_let_go_of() {
+        let leases = Leases::default();
+        drop(asked(&leases, 1));
+        assert_eq!(ended(&leases), [1]);
+        asked(&leases, 2).grant();
+        assert_eq!(leases.renew(2, 7, |_| false), Renewal::Lost);
+        assert_eq!(leases.renew(2, 7, |_| true), Renewal::Unknown);
+        assert_eq!(ended(&leases), [2]);
+    }
 }

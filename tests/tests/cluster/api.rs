@@ -203,6 +203,42 @@ async fn a_lock_lasts_as_long_as_its_lease() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_was_lost_is_not_renewed() {
+    let mut cluster = MiniCluster::start(ClusterOptions {
+        http: Some(GatewaySettings {
+            auth: GatewayAuth::Simple,
+            ..GatewaySettings::default()
+        }),
+        namenodes: 1,
+        datanodes: 1,
+        replication: 1,
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let root = Api::at(cluster.datanode_http(0).unwrap());
+    root.put("/counter", "0").await;
+    let write = json!({ "path": "/counter", "mode": "write", "lease_seconds": 600 });
+    let held = root.post("/api/v1/locks", write.clone(), 201).await;
+    let name = format!("/api/v1/locks/{}", held["lock"].as_str().unwrap());
+    said(root.request(Method::PUT, &name), 200).await;
+    // Nobody hears of the gateway for longer than its session lives.
+    cluster.kill_namenode(0).await;
+    let renewed = async || {
+        let sent = root.request(Method::PUT, &name).send().await.unwrap();
+        let lost = sent.json::<Value>().await.unwrap();
+        anyhow::ensure!(lost["code"] == "LockLost", "{lost}");
+        Ok(())
+    };
+    cluster.until("the lock is lost", renewed).await.unwrap();
+    said(root.request(Method::PUT, &name), 404).await;
+    cluster.start_namenode(0).await.unwrap();
+    // The gateway has let go of it: others may hold it, and it may write the file.
+    let ada = Api::at(cluster.datanode_http(0).unwrap());
+    ada.post("/api/v1/locks", write, 201).await;
+}
+
 /// Reads a feed until an event has this text.
 async fn hears(response: Response, name: &str, text: &str) {
     let mut stream = response.bytes_stream();
