@@ -30,7 +30,7 @@ function rename(entry, done) {
     const name = input.value;
     if (!name || name.includes("/")) throw new Error("A name has at least one character and no slash.");
     const to = below(parentOf(entry.path), name);
-    await webhdfs("PUT", entry.path, `op=RENAME&destination=${to}`);
+    await webhdfs("PUT", entry.path, `op=RENAME&destination=${to}&renameoptions=NONE`);
     say(`${entry.name} is now ${name}`);
     done(to);
   }, "main"]]);
@@ -40,7 +40,7 @@ function rename(entry, done) {
 function remove(entry, done) {
   const what = entry.kind === "directory" ? `the directory ${entry.name} and everything below it (${entry.size} entries)` : entry.name;
   ask(`Delete ${entry.name}?`, el("p", {}, `This removes ${what}. It cannot be undone.`), [["Delete", async () => {
-    await webhdfs("DELETE", entry.path, "op=DELETE&recursive=true");
+    await webhdfs("DELETE", entry.path, `op=DELETE&recursive=${entry.kind === "directory"}`);
     say(`${entry.name} is deleted`);
     done();
   }, "danger"]]);

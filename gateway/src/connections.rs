@@ -37,8 +37,16 @@ const BUFFER_BYTES: usize = 512 << 10;
 /// After accept failed: too many open files, for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A body may rest for so long at least: who uploads may compute between two writes, and who downloads between two reads.
+const BODY_PATIENCE_MIN: Duration = Duration::from_secs(600);
+
 /// For the answer to a connection too many.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a body may rest where a connection between two requests may for `idle`.
+pub(crate) fn body_patience(idle: Duration) -> Duration {
+    idle.max(BODY_PATIENCE_MIN)
+}
 
 /// Serves until `stop` is cancelled; then connections end after the request that they are at.
 pub(crate) async fn serve(
@@ -129,7 +137,10 @@ async fn connection(
             .header_read_timeout(idle)
             .max_headers(HEADERS_MAX)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(Watched::new(stream, idle)), service)
+            .serve_connection(
+                TokioIo::new(Watched::new(stream, body_patience(idle))),
+                service
+            )
     );
     let ended = tokio::select! {
         biased;

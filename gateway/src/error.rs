@@ -3,7 +3,10 @@
 use std::io;
 
 use axum::http::StatusCode;
+use cairn_client::{Error, Place};
 use cairn_protocol::ErrorCode;
+use cairn_protocol::messages::common::Attributes;
+use cairn_protocol::messages::query::ListingEntry;
 
 /// Why the gateway did not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +19,18 @@ pub enum GatewayError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// What a listing of `place` tells of an entry. It tells nothing to those who may read the directory and not search it: HDFS lists
+/// it to nobody else, and without its entries it would look empty.
+pub(crate) fn known_attributes<'a>(
+    entry: &'a ListingEntry,
+    place: &Place,
+) -> Result<&'a Attributes, Error> {
+    entry.attributes.as_ref().ok_or_else(|| Error::Refused {
+        subject: place.subject(),
+        failure: ErrorCode::PermissionDenied.into(),
+    })
 }
 
 /// The HTTP status of a failure.

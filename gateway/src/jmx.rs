@@ -12,8 +12,9 @@ use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus, Status
 use serde_json::{Map, Value, json};
 
 use crate::api::Problem;
+use crate::lookout::recent_status;
 use crate::params::Params;
-use crate::server::{Shared, cluster_status};
+use crate::server::Shared;
 use crate::status::hex;
 
 /// Answers `/jmx`.
@@ -27,11 +28,11 @@ pub(crate) async fn serve(
     let all = match shared.leads() {
         None => Vec::new(),
         Some(leads) => {
-            let status = cluster_status(&shared).await?;
+            let status = recent_status(&shared).await?;
             let host = request.headers().get(header::HOST);
             let host = host.and_then(|host| host.to_str().ok());
             let own = host.map_or_else(|| shared.bound().to_string(), str::to_owned);
-            beans(&status, leads, &own)
+            beans(&status, leads, shared.wants_tokens(), &own)
         }
     };
     let chosen = match (params.text("get"), params.text("qry")) {
@@ -144,24 +145,24 @@ fn count(status: &StatusReply, which: impl Fn(&DatanodeStatus) -> bool) -> usize
         .count()
 }
 
-fn beans(status: &StatusReply, leads: bool, own: &str) -> Vec<Value> {
+fn beans(status: &StatusReply, leads: bool, secured: bool, own: &str) -> Vec<Value> {
     let space = Space::of_all(status);
     vec![
-        name_node_status(leads, own),
+        name_node_status(leads, secured, own),
         name_node_info(status, &space),
         name_system(status, &space, leads),
         name_system_state(status, &space),
     ]
 }
 
-fn name_node_status(leads: bool, own: &str) -> Value {
+fn name_node_status(leads: bool, secured: bool, own: &str) -> Value {
     json!({
         "name": "Hadoop:service=NameNode,name=NameNodeStatus",
         "modelerType": "org.apache.hadoop.hdfs.server.namenode.NameNode",
         "NNRole": "NameNode",
         "State": if leads { "active" } else { "standby" },
         "HostAndPort": own,
-        "SecurityEnabled": false,
+        "SecurityEnabled": secured,
     })
 }
 
@@ -334,12 +335,13 @@ mod tests {
 
     #[test]
     fn the_beans_say_what_the_status_says() {
-        let all = beans(&status(), false, "x:9870");
+        let all = beans(&status(), false, true, "x:9870");
         let bean = |name: &str| {
             let name = format!("Hadoop:service=NameNode,name={name}");
             all.iter().find(|bean| bean["name"] == *name).unwrap()
         };
         assert_eq!(bean("NameNodeStatus")["State"], "standby");
+        assert_eq!(bean("NameNodeStatus")["SecurityEnabled"], true);
         let info = bean("NameNodeInfo");
         assert_eq!(
             (&info["Total"], &info["PercentUsed"]),

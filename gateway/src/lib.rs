@@ -20,7 +20,7 @@
 //! | `who`, `params`, `origin` | who asks, for what, and from which page |
 //! | `datanodes` | which datanode carries a transfer |
 //! | `rates` | how often each user may ask |
-//! | `audit`, `metrics`, `cluster_metrics`, `jmx` | what is written down and told |
+//! | `record`, `audit`, `metrics`, `cluster_metrics`, `jmx` | what is written down and told |
 
 mod api;
 mod audit;
@@ -36,6 +36,7 @@ mod origin;
 mod overview;
 mod params;
 mod rates;
+mod record;
 mod server;
 mod slow;
 mod status;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::{Error, Safety, verdict};
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::admin::{DatanodeAdminState, StatusReply};
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::api::Problem;
 use crate::error::GatewayError;
 use crate::server::{Shared, cluster_status};
 use crate::status::space;
@@ -139,6 +141,19 @@ impl Lookout {
                 () = stop.cancelled() => return Ok(()),
                 () = sleep(pause.clamp(UNWATCHED_MIN, UNWATCHED_MAX)) => {}
             }
+        }
+    }
+}
+
+/// The cluster's status, at most a second old: who asks need not say who they are, and however many ask, the leader is asked once.
+pub(crate) async fn recent_status(shared: &Shared) -> Result<Arc<StatusReply>, Problem> {
+    let view = shared.lookout().look(shared).await;
+    match (view.status, view.failure) {
+        (Some(status), None) => Ok(status),
+        (_, failure) => {
+            let code = ErrorCode::Unavailable;
+            let text = failure.unwrap_or_else(|| code.text().to_owned());
+            Err(Problem::new(code, text))
         }
     }
 }

@@ -30,11 +30,14 @@ use crate::datanodes::Datanodes;
 use crate::error::GatewayError;
 use crate::lookout::Lookout;
 use crate::metrics::Metrics;
+use crate::origin::Hosts;
 use crate::params::Params;
 use crate::rates::Rates;
+use crate::record::Known;
 use crate::slow::{Asked, SLOW, SlowRequests};
+use crate::webhdfs::BriefTokens;
 use crate::who::{self, Names, Tokens};
-use crate::{api, connections, console, jmx, origin, webhdfs};
+use crate::{api, connections, console, jmx, origin, record, webhdfs};
 
 /// A cluster that takes longer to answer is not ready.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -114,10 +117,12 @@ pub(crate) struct Shared {
     tasks: Tasks,
     clock: Clock,
     metrics: Arc<Metrics>,
+    hosts: Hosts,
     names: Names,
     rates: Rates,
     audit: AuditLog,
     tokens: Tokens,
+    brief_tokens: BriefTokens,
     datanodes: Datanodes,
     lookout: Lookout,
     cluster_metrics: ClusterMetrics,
@@ -140,6 +145,7 @@ impl Shared {
         Self {
             cluster_metrics: ClusterMetrics::new(&options.metrics),
             metrics: Arc::new(Metrics::new(options.metrics.clone())),
+            hosts: Hosts::of(&options),
             rates: Rates::new(options.settings.requests_per_second_max),
             audit: AuditLog::start(&options.settings.audit_log, tasks),
             options,
@@ -154,6 +160,7 @@ impl Shared {
             feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
             names: Names::default(),
             tokens: Tokens::default(),
+            brief_tokens: BriefTokens::default(),
             datanodes: Datanodes::default(),
             fs: OnceCell::new(),
         }
@@ -212,6 +219,11 @@ impl Shared {
         &self.metrics
     }
 
+    /// By what names it may be asked.
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
     pub(crate) fn names(&self) -> &Names {
         &self.names
     }
@@ -231,6 +243,10 @@ impl Shared {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    pub(crate) fn brief_tokens(&self) -> &BriefTokens {
+        &self.brief_tokens
     }
 
     /// Nobody is believed without a token.
@@ -306,7 +322,14 @@ fn router(shared: Arc<Shared>) -> Router {
         .route(webhdfs::PREFIX, webhdfs.clone())
         .route("/webhdfs/v1/", webhdfs.clone())
         .route("/webhdfs/v1/{*path}", webhdfs)
-        .layer(middleware::from_fn(origin::guard))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            origin::guard,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            record::recorded,
+        ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
             observed,
@@ -322,14 +345,15 @@ async fn observed(State(shared): State<Arc<Shared>>, request: Request, next: Nex
     let response = next.run(request).await;
     let took = began.elapsed();
     if took >= SLOW {
-        let asked = asked(&shared, &method, &uri);
+        let known = response.extensions().get::<Known>();
+        let asked = asked(&shared, &method, &uri, known);
         let status = response.status().as_u16();
         shared.slow.note(asked, status, shared.now_ms(), took);
     }
     response
 }
 
-fn asked(shared: &Shared, method: &Method, uri: &Uri) -> Asked {
+fn asked(shared: &Shared, method: &Method, uri: &Uri, known: Option<&Known>) -> Asked {
     let params = Params::parse(uri.query().unwrap_or_default()).unwrap_or_default();
     let path = uri.path();
     let file = path.strip_prefix(webhdfs::PREFIX);
@@ -338,10 +362,16 @@ fn asked(shared: &Shared, method: &Method, uri: &Uri) -> Asked {
         _ => format!("{method} {path}"),
     };
     let named = params.text("path").map(|path| path.into_owned());
+    let user = match known {
+        Some(Known(user)) => user.clone(),
+        // What a request says of itself proves nothing there.
+        None if shared.wants_tokens() => String::new(),
+        None => who::claimed(shared.settings(), &params),
+    };
     Asked {
         operation,
         path: named.unwrap_or_else(|| file.unwrap_or_default().to_owned()),
-        user: who::claimed(shared.settings(), &params),
+        user,
     }
 }
 

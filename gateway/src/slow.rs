@@ -88,7 +88,11 @@ mod tests {
             uid,
             ..Caller::default()
         };
-        Who { name, caller }
+        Who {
+            name,
+            caller,
+            by_proxy: false,
+        }
     }
 
     fn asked(operation: &str, user: &str) -> Asked {

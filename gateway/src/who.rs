@@ -35,6 +35,8 @@ const NOBODY: u32 = 65_534;
 pub(crate) struct Who {
     pub(crate) name: String,
     pub(crate) caller: Caller,
+    /// The token that proves it would prove any other name as well.
+    pub(crate) by_proxy: bool,
 }
 
 /// The machine's users, kept for a while.
@@ -102,7 +104,11 @@ pub(crate) fn identify(
         umask: 0,
         token: Vec::new(),
     };
-    Ok(Who { name, caller })
+    Ok(Who {
+        name,
+        caller,
+        by_proxy: false,
+    })
 }
 
 /// Whoever asks, with the name that the audit log gets. Where connections are under TLS a token decides, else the request's word
@@ -125,6 +131,7 @@ pub(crate) async fn authenticate(
     let mut who = Who {
         name: info.user,
         caller: info.bearer,
+        by_proxy: false,
     };
     if let Some(other) = asked.filter(|other| *other != who.name) {
         if !info.acts_for_others {
@@ -133,6 +140,7 @@ pub(crate) async fn authenticate(
         }
         who = named(other, users)?;
     }
+    who.by_proxy = info.acts_for_others;
     // The namenode believes the token alone, each time.
     who.caller.token = token.bytes().to_vec();
     Ok(who)
@@ -152,7 +160,11 @@ fn named(name: String, users: &Users) -> Result<Who, Refusal> {
         umask: 0,
         token: Vec::new(),
     };
-    Ok(Who { name, caller })
+    Ok(Who {
+        name,
+        caller,
+        by_proxy: true,
+    })
 }
 
 /// The token in `Authorization: Bearer` or in the parameter `delegation`.

@@ -40,7 +40,11 @@ pub struct GatewaySettings {
     pub connections_max: u32,
     /// Most connections from one address at once, 1 to 100,000. Default 512.
     pub connections_per_address_max: u32,
-    /// A connection on which nothing moves for this long is closed. 1s to 1h, default 60s.
+    /// With `simple`: names of this machine besides those that the gateway knows by itself. A request that calls it by another name is
+    /// refused: it may come from a page whose server pretends to be this machine. Default none.
+    pub hosts: Vec<String>,
+    /// A connection is closed that waits this long for a request. A body may rest for 10 minutes, or for as long as this if that is
+    /// longer. 1s to 1h, default 60s.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
     /// Most requests of one user per second, 1 to 1,000,000; more are told to come back. Default 100,000.
@@ -59,6 +63,7 @@ impl Default for GatewaySettings {
         Self {
             auth: GatewayAuth::Token,
             default_user: "dr.who".to_owned(),
+            hosts: Vec::new(),
             connections_max: 4096,
             connections_per_address_max: 512,
             idle_timeout: Duration::from_secs(60),

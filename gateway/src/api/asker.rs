@@ -1,25 +1,22 @@
-//! Who asks and for what: what every operation of the API begins with, and the line in the audit log that those end with that
-//! change something.
+//! Who asks and for what: what every operation of the API begins with.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::{Bytes, BytesMut};
-use cairn_client::{FileSystem, Place};
+use cairn_client::FileSystem;
 use cairn_daemon::users::Users;
 use cairn_protocol::ErrorCode;
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::problem::{Answer, Problem};
-use crate::audit::{Entry, milliseconds};
-use crate::connections::ClientAddress;
 use crate::params::Params;
+use crate::record::Notes;
 use crate::server::Shared;
 use crate::webhdfs::Refusal;
 use crate::who::{self, Who};
@@ -36,24 +33,24 @@ pub(crate) struct Asker {
     pub(crate) fs: FileSystem,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
-    from: SocketAddr,
-    began: Instant,
+    /// For the audit log.
+    pub(crate) notes: Notes,
 }
 
 impl FromRequestParts<Arc<Shared>> for Asker {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Answer<Self> {
-        let began = Instant::now();
         let params = Params::parse(parts.uri.query().unwrap_or_default())?;
         let users = shared.names().users().await;
         let who = who::authenticate(shared, &parts.headers, &params, &users).await?;
+        let notes = Notes::of(&parts.extensions);
+        notes.user(&who.name);
         if shared.rates().admit(who.caller.uid).is_err() {
             let limit = shared.settings().requests_per_second_max;
             return Err(Refusal::too_often(&who.name, limit).into());
         }
         let fs = shared.fs().await?.on_behalf_of(who.caller.clone());
-        let from = parts.extensions.get::<ClientAddress>();
         Ok(Self {
             shared: Arc::clone(shared),
             who,
@@ -61,9 +58,7 @@ impl FromRequestParts<Arc<Shared>> for Asker {
             fs,
             params,
             headers: parts.headers.clone(),
-            // Tests of the router alone have no connection.
-            from: from.map_or(SocketAddr::from(([0; 4], 0)), |client| client.0),
-            began,
+            notes,
         })
     }
 }
@@ -83,6 +78,9 @@ impl FromRequestParts<Arc<Shared>> for Onlooker {
         let who = who::authenticate(shared, &parts.headers, &params, &users)
             .await
             .ok();
+        if let Some(who) = &who {
+            Notes::of(&parts.extensions).user(&who.name);
+        }
         let shared = Arc::clone(shared);
         Ok(Self { shared, who })
     }
@@ -99,37 +97,6 @@ impl Asker {
             )));
         }
         Ok(path.to_vec())
-    }
-
-    /// Writes the line of a change into the audit log, and counts it.
-    pub(crate) fn audited<T>(
-        &self,
-        operation: &'static str,
-        path: &[u8],
-        destination: Option<&str>,
-        done: Answer<(StatusCode, T)>,
-    ) -> Answer<(StatusCode, T)> {
-        let took = self.began.elapsed();
-        let (status, outcome) = match &done {
-            Ok((status, _)) => (*status, "ok"),
-            Err(problem) => (problem.status(), problem.code()),
-        };
-        let failed = done.is_err().then_some("Problem");
-        let metrics = self.shared.metrics();
-        metrics.request(operation, failed, took.as_secs_f64());
-        let entry = Entry {
-            time_ms: self.shared.now_ms(),
-            user: &self.who.name,
-            from: self.from,
-            operation,
-            path: &Place::from(path).subject().to_string(),
-            destination,
-            status: status.as_u16(),
-            outcome,
-            duration_ms: milliseconds(took),
-        };
-        self.shared.audit().write(&entry);
-        done
     }
 }
 

@@ -1,5 +1,7 @@
 //! Clones: another file with the same content, of which no byte moves.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::StatusCode;
 use cairn_client::{FileSystem, Place, normalise};
@@ -8,11 +10,13 @@ use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::asker::{Asker, Told};
 use super::names::{below, shown};
 use super::problem::{Answer, Problem, Problems};
+use crate::error::GatewayError;
 
 /// Which file, and what its clone is called.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -45,9 +49,20 @@ pub(super) async fn clone(
     asker: Asker,
     Told(wish): Told<Clone>,
 ) -> Answer<(StatusCode, Json<Cloned>)> {
-    let done = clone_file(&asker, &wish).await;
-    let done = done.map(|cloned| (StatusCode::CREATED, Json(cloned)));
-    asker.audited("CLONE", wish.source.as_bytes(), Some(&wish.target), done)
+    asker
+        .notes
+        .paths(wish.source.as_bytes(), Some(&wish.target));
+    let shared = Arc::clone(&asker.shared);
+    let (answer, answered) = oneshot::channel();
+    // If the client goes away half-way, it is carried to its end all the same: what has only a hidden name would stay for ever.
+    shared.tasks().request("http clone", async move {
+        // Its client may be gone.
+        let _ = answer.send(clone_file(&asker, &wish).await);
+        Ok::<(), GatewayError>(())
+    });
+    let stopped = |_| Problem::new(ErrorCode::Unavailable, "this gateway stops");
+    let cloned = answered.await.map_err(stopped)??;
+    Ok((StatusCode::CREATED, Json(cloned)))
 }
 
 async fn clone_file(asker: &Asker, wish: &Clone) -> Answer<Cloned> {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::asker::Onlooker;
 use super::problem::{Answer, Problems};
+use crate::lookout::recent_status;
 use crate::overview::{self, Overview};
-use crate::server::cluster_status;
 use crate::status::{self, Datanode, Namenode, Status};
 
 /// A document that is out of date at once.
@@ -20,15 +20,15 @@ fn fresh(document: impl Serialize) -> Response {
 #[utoipa::path(get, path = "/status", tag = "cluster",
     responses((status = 200, description = "As the leader sees it now", body = Status), Problems))]
 pub(super) async fn status(onlooker: Onlooker) -> Answer<Response> {
-    let status = cluster_status(&onlooker.shared).await?;
-    Ok(fresh(Status::from(&status)))
+    let status = recent_status(&onlooker.shared).await?;
+    Ok(fresh(Status::from(&*status)))
 }
 
 /// The namenodes.
 #[utoipa::path(get, path = "/namenodes", tag = "cluster",
     responses((status = 200, description = "As the leader sees them now", body = Vec<Namenode>), Problems))]
 pub(super) async fn namenodes(onlooker: Onlooker) -> Answer<Response> {
-    let status = cluster_status(&onlooker.shared).await?;
+    let status = recent_status(&onlooker.shared).await?;
     Ok(fresh(status::namenodes(&status)))
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn namenodes(onlooker: Onlooker) -> Answer<Response> {
 #[utoipa::path(get, path = "/datanodes", tag = "cluster",
     responses((status = 200, description = "As the leader sees them now", body = Vec<Datanode>), Problems))]
 pub(super) async fn datanodes(onlooker: Onlooker) -> Answer<Response> {
-    let status = cluster_status(&onlooker.shared).await?;
+    let status = recent_status(&onlooker.shared).await?;
     Ok(fresh(status::datanodes(&status)))
 }
 

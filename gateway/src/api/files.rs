@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use cairn_client::normalise;
+use cairn_client::{Place, normalise};
 use cairn_daemon::users::Users;
 use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::messages::query::{ChunkLocation, LocatedExtents};
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::asker::Asker;
 use super::names::{below, encoded, shown};
 use super::problem::{Answer, Problem, Problems};
+use crate::error::known_attributes;
 
 /// Entries of a page, unless fewer are asked for.
 const ENTRIES_MAX: u64 = 1000;
@@ -124,17 +125,15 @@ pub(super) async fn list(asker: Asker) -> Answer<Json<Listing>> {
         .await?;
     let next = page.entries.last().filter(|_| page.more);
     let next = next.map(|last| encoded(&last.name));
-    let entries = page.entries.iter().filter_map(|entry| {
-        let attributes = entry.attributes.as_ref()?;
-        Some(Entry::new(
-            &below(&path, &entry.name),
-            attributes,
-            &asker.users,
-        ))
+    let place = Place::from(path.as_slice());
+    let entries = page.entries.iter().map(|entry| {
+        let attributes = known_attributes(entry, &place)?;
+        let path = below(&path, &entry.name);
+        Ok(Entry::new(&path, attributes, &asker.users))
     });
     Ok(Json(Listing {
         directory: Entry::new(&path, &attributes, &asker.users),
-        entries: entries.collect(),
+        entries: entries.collect::<Answer<_>>()?,
         next,
     }))
 }

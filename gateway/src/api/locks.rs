@@ -315,9 +315,9 @@ pub(super) async fn lock(
     asker: Asker,
     Told(wish): Told<Wish>,
 ) -> Answer<(StatusCode, Json<Granted>)> {
-    let done = take(&asker, &wish).await;
-    let done = done.map(|granted| (StatusCode::CREATED, Json(granted)));
-    asker.audited("LOCK", wish.path.as_bytes(), None, done)
+    asker.notes.paths(wish.path.as_bytes(), None);
+    let granted = take(&asker, &wish).await?;
+    Ok((StatusCode::CREATED, Json(granted)))
 }
 
 async fn take(asker: &Asker, wish: &Wish) -> Answer<Granted> {
@@ -448,10 +448,9 @@ pub(super) struct Renewed {
     responses((status = 204, description = "It is free"), Problems))]
 pub(super) async fn unlock(asker: Asker, lock: Named) -> Answer<StatusCode> {
     let lock = named(lock)?;
-    let done = let_go(&asker, &lock).await;
-    let done = done.map(|()| (StatusCode::NO_CONTENT, ()));
-    let done = asker.audited("UNLOCK", lock.as_bytes(), None, done);
-    done.map(|(status, ())| status)
+    asker.notes.paths(lock.as_bytes(), None);
+    let_go(&asker, &lock).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn let_go(asker: &Asker, lock: &str) -> Answer<()> {

@@ -25,7 +25,7 @@ mod transactions;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
@@ -92,6 +92,19 @@ pub(crate) fn router() -> Router<Arc<Shared>> {
         .method_not_allowed_fallback(|| async { Problem::no_method() })
 }
 
+/// What the audit log calls a request that changes something.
+pub(crate) fn change(method: &Method, path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix(PREFIX)?;
+    match (method, rest) {
+        (&Method::POST, "/files/append") => Some("RECORDAPPEND"),
+        (&Method::POST, "/files/clone") => Some("CLONE"),
+        (&Method::POST, "/transactions") => Some("TRANSACTION"),
+        (&Method::POST, "/locks") => Some("LOCK"),
+        (&Method::DELETE, rest) if rest.starts_with("/locks/") => Some("UNLOCK"),
+        _ => None,
+    }
+}
+
 async fn nothing() -> Response {
     let problem =
         Problem::not_found("there is nothing here; /api/v1/openapi.json says what there is");
@@ -100,15 +113,35 @@ async fn nothing() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::http::Method;
     use serde_json::Value;
 
-    use super::described;
+    use super::{change, described};
 
     /// Statuses of the operations that succeed.
     fn successes(operation: &Value) -> Vec<&str> {
         let responses = operation["responses"].as_object().unwrap();
         let statuses = responses.keys().map(String::as_str);
         statuses.filter(|status| status.starts_with('2')).collect()
+    }
+
+    #[test]
+    fn what_changes_something_has_a_name_in_the_audit_log() {
+        let document = serde_json::to_value(described().into_openapi()).unwrap();
+        let mut names = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys() {
+                let method = method.to_uppercase().parse::<Method>().unwrap();
+                let name = change(&method, path);
+                // A lease is renewed in this gateway alone.
+                let changes = ![Method::GET, Method::PUT].contains(&method);
+                assert_eq!(name.is_some(), changes, "{method} {path}");
+                names.extend(name);
+            }
+        }
+        assert_eq!(names.len(), 5, "{names:?}");
     }
 
     #[test]

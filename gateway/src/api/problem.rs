@@ -13,6 +13,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::locks::Holder;
 use crate::error::http_status;
+use crate::record::Outcome;
 use crate::webhdfs::{Exception, Refusal};
 
 /// Why a request was not carried out.
@@ -78,15 +79,6 @@ impl Problem {
         problem.holder = Some(Box::new(Holder::from(holder)));
         problem
     }
-
-    /// For the audit log.
-    pub(crate) fn code(&self) -> &str {
-        &self.code
-    }
-
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
 }
 
 impl From<Error> for Problem {
@@ -123,7 +115,10 @@ impl From<Refusal> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(self)).into_response()
+        let outcome = Outcome(self.code.clone());
+        let mut response = (self.status, Json(self)).into_response();
+        response.extensions_mut().insert(outcome);
+        response
     }
 }
 

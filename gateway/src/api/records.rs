@@ -31,11 +31,7 @@ pub(super) struct Appended {
     responses((status = 200, description = "Where it is", body = Appended), Problems))]
 pub(super) async fn append(asker: Asker, body: Body) -> Answer<(StatusCode, Json<Appended>)> {
     let path = asker.path("path")?;
-    let appended = append_at(&asker, &path, body).await;
-    asker.audited("RECORDAPPEND", &path, None, appended)
-}
-
-async fn append_at(asker: &Asker, path: &[u8], body: Body) -> Answer<(StatusCode, Json<Appended>)> {
+    asker.notes.paths(&path, None);
     let record = whole_body(body, RECORD_BYTES_MAX, &asker.shared).await?;
     let length = record.len() as u64;
     // A change under way is not dropped with the request: it would still happen.

@@ -155,9 +155,9 @@ pub(super) async fn transact(
     Told(wish): Told<Transaction>,
 ) -> Answer<(StatusCode, Json<Done>)> {
     let summary = format!("{} operations", wish.operations.len());
-    let done = carry_out(&asker, wish).await;
-    let done = done.map(|done| (StatusCode::OK, Json(done)));
-    asker.audited("TRANSACTION", b"/", Some(&summary), done)
+    asker.notes.paths(b"/", Some(&summary));
+    let done = carry_out(&asker, wish).await?;
+    Ok((StatusCode::OK, Json(done)))
 }
 
 async fn carry_out(asker: &Asker, wish: Transaction) -> Answer<Done> {

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{Exception, Operation, Refusal};
+use crate::connections::body_patience;
 use crate::params::Params;
 use crate::server::Shared;
 use crate::who::Who;
@@ -89,7 +90,9 @@ pub(crate) fn empty() -> Response {
 /// all first then still hears the answer, and the connection goes on.
 pub(crate) struct Upload {
     stream: BodyDataStream,
-    idle: Duration,
+    /// Without a byte; and for the rest that nobody wants.
+    patience: Duration,
+    patience_for_rest: Duration,
     /// As the client says.
     length: Option<u64>,
     received: u64,
@@ -110,7 +113,8 @@ impl Upload {
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             stream: body.into_data_stream(),
-            idle: settings.idle_timeout,
+            patience: body_patience(settings.idle_timeout),
+            patience_for_rest: settings.idle_timeout,
             length,
             received: 0,
             size_max: settings.upload_size_max,
@@ -139,7 +143,7 @@ impl Upload {
                 format!("the request's body broke off: {why}"),
             )
         };
-        match timeout(self.idle, self.stream.next()).await {
+        match timeout(self.patience, self.stream.next()).await {
             Ok(Some(Ok(bytes))) => {
                 self.received = self.received.saturating_add(bytes.len() as u64);
                 if self.received > self.size_max.bytes() {
@@ -157,7 +161,7 @@ impl Upload {
             }
             Err(_) => {
                 self.ended = true;
-                Err(broken(format!("nothing came for {:?}", self.idle)))
+                Err(broken(format!("nothing came for {:?}", self.patience)))
             }
         }
     }
@@ -171,6 +175,7 @@ impl Upload {
     /// Reads what is left, at most so much.
     pub(crate) async fn drain(mut self) {
         let mut drained = 0;
+        self.patience = self.patience_for_rest;
         while let Ok(Some(bytes)) = self.next().await {
             drained += bytes.len();
             if drained > DRAINED_BYTES_MAX {

@@ -42,25 +42,25 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use cairn_daemon::config::GatewayFollower;
 use percent_encoding::percent_decode_str;
-use tokio::time::Instant;
 
-use crate::audit::{Entry, milliseconds};
 use crate::connections::ClientAddress;
 use crate::error::GatewayError;
 use crate::params::Params;
+use crate::record::Notes;
 use crate::server::Shared;
 use crate::who::{self, Who};
 
 pub(crate) use call::{Answer, Call, Upload};
 pub(crate) use operation::Operation;
+pub(crate) use redirect::Redirected;
 pub(crate) use refusal::{Exception, Refusal};
+pub(crate) use tokens::BriefTokens;
 
 /// Where it begins.
 pub(crate) const PREFIX: &str = "/webhdfs/v1";
 
 /// Answers every request below [`PREFIX`].
 pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let began = Instant::now();
     let from = request.extensions().get::<ClientAddress>();
     // Tests of the router alone have no connection.
     let from = from.map_or(SocketAddr::from(([0; 4], 0)), |client| client.0);
@@ -68,13 +68,11 @@ pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     let mut upload = Upload::new(body, &parts.headers, shared.settings());
     let java = is_java(&parts.headers);
     let question = Question::parse(parts, from);
-    let record = Record::of(&question, &shared, began);
     let mut response = match question {
         Ok(question) => answer(&shared, question, &mut upload).await,
         Err(refusal) => Err(refusal),
     }
     .unwrap_or_else(IntoResponse::into_response);
-    record.finish(&response);
     if java {
         simplify(&mut response);
     }
@@ -121,8 +119,8 @@ async fn answer(shared: &Arc<Shared>, question: Question, upload: &mut Upload) -
     let users = shared.names().users().await;
     let headers = &question.parts.headers;
     let who = who::authenticate(shared, headers, &question.params, &users).await?;
+    Notes::of(&question.parts.extensions).user(&who.name);
     admit(shared, &question, &who)?;
-    let known = Known(who.name.clone());
     let connected = shared.fs().await;
     let connected = connected.map_err(|error| Refusal::of(&error, &who.name))?;
     let call = Call {
@@ -138,16 +136,8 @@ async fn answer(shared: &Arc<Shared>, question: Question, upload: &mut Upload) -
         headers: question.parts.headers,
         from: question.from,
     };
-    let mut response = carry_out(&call, upload)
-        .await
-        .unwrap_or_else(IntoResponse::into_response);
-    response.extensions_mut().insert(known);
-    Ok(response)
+    carry_out(&call, upload).await
 }
-
-/// Who asked, for the audit log: known only when that is proved.
-#[derive(Clone)]
-struct Known(String);
 
 async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
     match call.operation {
@@ -232,97 +222,6 @@ fn admit(shared: &Shared, question: &Question, who: &Who) -> Result<(), Refusal>
         return Err(Refusal::standby(question.operation.name()));
     }
     Ok(())
-}
-
-/// What the audit log and the counters keep of a request. A request whose client goes away before its answer leaves a line, too:
-/// nobody was told what came of it.
-struct Record {
-    shared: Arc<Shared>,
-    began: Instant,
-    operation: Option<Operation>,
-    user: String,
-    path: String,
-    destination: Option<String>,
-    from: SocketAddr,
-    finished: bool,
-}
-
-impl Record {
-    fn of(question: &Result<Question, Refusal>, shared: &Arc<Shared>, began: Instant) -> Self {
-        let mut record = Self {
-            shared: Arc::clone(shared),
-            began,
-            operation: None,
-            user: String::new(),
-            path: String::new(),
-            destination: None,
-            from: SocketAddr::from(([0; 4], 0)),
-            finished: false,
-        };
-        let Ok(question) = question else {
-            return record;
-        };
-        let params = &question.params;
-        let other = ["destination", "sources"];
-        let destination = other.iter().find_map(|name| params.text(name));
-        record.operation = Some(question.operation);
-        record.user = who::claimed(shared.settings(), params);
-        record.path = String::from_utf8_lossy(&question.path).into_owned();
-        record.destination = destination.map(|text| text.into_owned());
-        record.from = question.from;
-        record
-    }
-
-    fn finish(mut self, response: &Response) {
-        self.finished = true;
-        let failed = response.extensions().get::<Exception>();
-        let exception = failed.map(|exception| exception.name());
-        self.count(exception);
-        if let Some(Known(user)) = response.extensions().get() {
-            self.user.clone_from(user);
-        }
-        let redirected = response.extensions().get::<redirect::Redirected>();
-        // The gateway that the client is sent to writes the line.
-        if redirected.is_none() {
-            self.audit(response.status().as_u16(), exception.unwrap_or("ok"));
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        self.operation.map_or("unknown", Operation::name)
-    }
-
-    fn count(&self, exception: Option<&'static str>) {
-        let seconds = self.began.elapsed().as_secs_f64();
-        let metrics = self.shared.metrics();
-        metrics.request(self.name(), exception, seconds);
-    }
-
-    fn audit(&self, status: u16, outcome: &str) {
-        if !self.operation.is_some_and(Operation::changes) {
-            return;
-        }
-        self.shared.audit().write(&Entry {
-            time_ms: self.shared.now_ms(),
-            user: &self.user,
-            from: self.from,
-            operation: self.name(),
-            path: &self.path,
-            destination: self.destination.as_deref(),
-            status,
-            outcome,
-            duration_ms: milliseconds(self.began.elapsed()),
-        });
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.count(Some("client gone"));
-            self.audit(0, "client gone");
-        }
-    }
 }
 
 fn is_java(headers: &HeaderMap) -> bool {

@@ -12,6 +12,7 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::call::json_answer;
+use super::tokens::brief;
 use super::{Answer, Call, Exception, Refusal};
 use crate::datanodes::Wish;
 
@@ -19,7 +20,7 @@ const SECOND_STEP: &str = "namenoderpcaddress";
 
 /// Marks an answer that only says where to go.
 #[derive(Clone, Copy)]
-pub(super) struct Redirected;
+pub(crate) struct Redirected;
 
 /// True if the client was sent here to transfer, or wants no further step.
 pub(super) fn is_second_step(call: &Call) -> bool {
@@ -51,8 +52,11 @@ pub(super) async fn to_gateway(call: &Call, holders: &[DatanodeId]) -> Answer {
     let scheme = call.shared.scheme();
     // As HDFS does: clients do not send their `Authorization` to another address.
     let token = match UserToken::try_from(call.who.caller.token.clone()) {
-        Ok(token) if !call.params.has("delegation") => format!("&delegation={token}"),
-        _ => String::new(),
+        Err(_) => String::new(),
+        Ok(_) if call.params.has("delegation") => String::new(),
+        // URLs are written down in many places: a key to everything does not belong there.
+        Ok(_) if call.who.by_proxy => format!("&delegation={}", brief(call).await?),
+        Ok(token) => format!("&delegation={token}"),
     };
     let location = format!("{scheme}://{authority}{path}?{query}&{SECOND_STEP}=cairn{token}");
     let mut response = if call.params.flag("noredirect")?.unwrap_or(false) {

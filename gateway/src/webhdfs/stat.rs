@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::call::json_answer;
 use super::{Answer, Call, Exception, Refusal};
+use crate::error::known_attributes;
 
 /// Entries per page of a listing.
 const PAGE_ENTRIES: u32 = 1000;
@@ -91,11 +92,11 @@ impl Scribe {
         }
     }
 
-    /// A page's entries, with commas between them.
-    fn page(&self, entries: &[ListingEntry]) -> Vec<FileStatus> {
-        let described = entries.iter().filter_map(|entry| {
-            let attributes = entry.attributes.as_ref()?;
-            Some(self.status(&entry.name, attributes))
+    /// Of a page of the listing of `place`.
+    fn page(&self, entries: &[ListingEntry], place: &Place) -> Result<Vec<FileStatus>, Error> {
+        let described = entries.iter().map(|entry| {
+            let attributes = known_attributes(entry, place)?;
+            Ok(self.status(&entry.name, attributes))
         });
         described.collect()
     }
@@ -145,7 +146,7 @@ impl Pages {
         if !self.begun {
             text.extend_from_slice(b"{\"FileStatuses\":{\"FileStatus\":[");
         }
-        for status in self.scribe.page(&entries) {
+        for status in self.scribe.page(&entries, &self.place)? {
             if self.begun {
                 text.push(b',');
             }
@@ -171,6 +172,10 @@ pub(super) async fn list(call: &Call) -> Answer {
     let place = call.place();
     let first = call.fs.list_page(&place, Vec::new(), PAGE_ENTRIES, true);
     let first = first.await.map_err(|error| absent_directory(call, error))?;
+    // Every page is refused if one is: better before the answer begins than under way.
+    for entry in &first.entries {
+        known_attributes(entry, &place).map_err(|error| call.fail(error))?;
+    }
     let pages = Pages {
         fs: call.fs.clone(),
         place,
@@ -190,18 +195,32 @@ pub(super) async fn list(call: &Call) -> Answer {
 
 pub(super) async fn list_batch(call: &Call) -> Answer {
     let after = call.params.bytes("startafter").unwrap_or_default();
-    let page = call
-        .fs
-        .list_page(call.place(), after, PAGE_ENTRIES, true)
-        .await;
-    let page = page.map_err(|error| absent_directory(call, error))?;
-    let statuses = Scribe::of(call).page(&page.entries);
+    let place = call.place();
+    let page = call.fs.list_page(&place, after, PAGE_ENTRIES, true).await;
+    let mut page = page.map_err(|error| absent_directory(call, error))?;
+    if page.more && !end_at_text(&mut page.entries) {
+        let message = format!(
+            "{} has more than {PAGE_ENTRIES} names in a row that are no text, and LISTSTATUS_BATCH cannot go on after one: use LISTSTATUS",
+            call.path_text()
+        );
+        return Err(Refusal::new(Exception::Io, message));
+    }
+    let statuses = Scribe::of(call).page(&page.entries, &place);
+    let statuses = statuses.map_err(|error| call.fail(error))?;
     // Clients want to know whether there are more; how many is not known without counting them.
     let remaining = u32::from(page.more);
     Ok(json_answer(json!({ "DirectoryListing": {
         "partialListing": { "FileStatuses": { "FileStatus": statuses } },
         "remainingEntries": remaining,
     }})))
+}
+
+/// Shortens a page to where the next one can begin: clients send its last name back, and one that is no text comes back as another.
+fn end_at_text(entries: &mut Vec<ListingEntry>) -> bool {
+    let is_text = |entry: &ListingEntry| std::str::from_utf8(&entry.name).is_ok();
+    let last = entries.iter().rposition(is_text);
+    entries.truncate(last.map_or(0, |last| last + 1));
+    last.is_some()
 }
 
 /// Sums over a tree.
@@ -249,9 +268,11 @@ async fn sums(call: &Call) -> Result<Sums, Refusal> {
                 Err(error) if error.code() == ErrorCode::NotFound => break,
                 Err(error) => return Err(call.fail(error)),
             };
+            let attributes = known_attributes(&entry, &Place::from(directory));
+            let attributes = attributes.map_err(|error| call.fail(error))?;
             if entry.kind == InodeKind::Directory as i32 {
                 pending.push(InodeId(entry.inode));
-            } else if let Some(attributes) = &entry.attributes {
+            } else {
                 sums.add_file(attributes);
             }
         }
@@ -293,4 +314,26 @@ pub(super) async fn quota_usage(call: &Call) -> Answer {
         "spaceQuota": -1,
         "typeQuota": {},
     }})))
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::messages::query::ListingEntry;
+
+    use super::end_at_text;
+
+    #[test]
+    fn a_page_ends_where_the_next_can_begin() {
+        let page = |names: &[&[u8]]| {
+            let entry = |name: &&[u8]| ListingEntry {
+                name: name.to_vec(),
+                ..ListingEntry::default()
+            };
+            names.iter().map(entry).collect::<Vec<_>>()
+        };
+        let mut mixed = page(&[b"a", b"\xff", b"b", b"c\xfe", b"\xff\xff"]);
+        assert!(end_at_text(&mut mixed));
+        assert_eq!(mixed, page(&[b"a", b"\xff", b"b"]));
+        assert!(!end_at_text(&mut page(&[b"\xff", b"\xff\xff"])));
+    }
 }

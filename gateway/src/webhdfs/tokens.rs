@@ -1,10 +1,13 @@
 //! Delegation tokens, as Hadoop calls them: the cluster's tokens of users, for as long as HDFS gives them by default.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_client::{TokenName, TokenWish};
 use cairn_protocol::user_token::UserToken;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::call::{empty, json_answer};
 use super::{Answer, Call, Exception, Refusal};
@@ -14,6 +17,11 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// `dfs.namenode.delegation.token.max-lifetime` of HDFS.
 const RENEWABLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Of tokens that go into URLs; whoever is sent to another gateway goes there at once.
+const BRIEF_LIFETIME: Duration = Duration::from_secs(15 * 60);
+const BRIEF_KEPT: Duration = Duration::from_secs(10 * 60);
+const BRIEF_MAX: usize = 1024;
 
 /// For whoever asks; none lives longer than the token that it was asked with. Without security none is needed, and HDFS says so with
 /// null.
@@ -33,6 +41,37 @@ pub(super) async fn get(call: &Call) -> Answer {
     Ok(json_answer(
         json!({ "Token": { "urlString": token.to_string() } }),
     ))
+}
+
+/// Tokens for redirects, kept for a while.
+#[derive(Default)]
+pub(crate) struct BriefTokens(Mutex<BTreeMap<(Vec<u8>, u32), (Instant, UserToken)>>);
+
+/// A token for one redirect: of who asks, and good for minutes.
+pub(super) async fn brief(call: &Call) -> Result<UserToken, Refusal> {
+    let caller = &call.who.caller;
+    let key = (caller.token.clone(), caller.uid);
+    // Held while it is asked for, so that many transfers that begin at once share one.
+    let mut kept = call.shared.brief_tokens().0.lock().await;
+    if let Some((issued_at, token)) = kept.get(&key)
+        && issued_at.elapsed() < BRIEF_KEPT
+    {
+        return Ok(token.clone());
+    }
+    let wish = TokenWish {
+        user: call.who.name.clone(),
+        bearer: caller.clone(),
+        lifetime: BRIEF_LIFETIME,
+        renewable: BRIEF_LIFETIME,
+        acts_for_others: false,
+    };
+    let issued = call.fs.issue_token(wish).await;
+    let (token, _) = issued.map_err(|error| call.fail(error))?;
+    kept.retain(|_, (issued_at, _)| issued_at.elapsed() < BRIEF_KEPT);
+    if kept.len() < BRIEF_MAX {
+        kept.insert(key, (Instant::now(), token.clone()));
+    }
+    Ok(token)
 }
 
 /// Until when it is good then.

@@ -220,7 +220,7 @@ async fn a_lock_that_was_lost_is_not_renewed() {
     let root = Api::at(cluster.datanode_http(0).unwrap());
     root.put("/counter", "0").await;
     let write = json!({ "path": "/counter", "mode": "write", "lease_seconds": 600 });
-    let held = root.post("/api/v1/locks", write.clone(), 201).await;
+    let held = root.post("/api/v1/locks", write, 201).await;
     let name = format!("/api/v1/locks/{}", held["lock"].as_str().unwrap());
     said(root.request(Method::PUT, &name), 200).await;
     // Nobody hears of the gateway for longer than its session lives.
@@ -234,9 +234,9 @@ async fn a_lock_that_was_lost_is_not_renewed() {
     cluster.until("the lock is lost", renewed).await.unwrap();
     said(root.request(Method::PUT, &name), 404).await;
     cluster.start_namenode(0).await.unwrap();
-    // The gateway has let go of it: others may hold it, and it may write the file.
-    let ada = Api::at(cluster.datanode_http(0).unwrap());
-    ada.post("/api/v1/locks", write, 201).await;
+    // It is free as soon as the namenode, too, has seen that session end, and the gateway has let go of it.
+    let wait = json!({ "path": "/counter", "mode": "write", "wait_seconds": 60 });
+    root.post("/api/v1/locks", wait, 201).await;
 }
 
 /// Reads a feed until an event has this text.
@@ -325,6 +325,14 @@ async fn pages_of_other_sites_change_nothing() {
         said(foreign, 403).await;
     }
     assert_eq!(root.read("/a").await, "x");
+    // A page whose name server says that its name is our address is of no other site to the browser.
+    for rest in ["/webhdfs/v1/a?op=OPEN", "/api/v1/files?path=/"] {
+        let rebound = root.request(Method::GET, rest);
+        let rebound = rebound.header("host", "evil.example:9870");
+        assert_eq!(said(rebound, 403).await["code"], "PermissionDenied");
+    }
+    let named = root.request(Method::GET, "/api/v1/files?path=/");
+    said(named.header("host", "localhost:9870"), 200).await;
     let own = root
         .request(Method::DELETE, "/webhdfs/v1/a?op=DELETE")
         .header("origin", &root.base);

@@ -332,13 +332,20 @@ async fn every_change_leaves_a_line_in_the_audit_log_and_denied_ones_too() {
     unknown
         .refused(Method::DELETE, delete, 401, "SecurityException")
         .await;
+    // What is refused before anybody looks at it.
+    let foreign = web.client.delete(web.url(delete));
+    let foreign = foreign.header("origin", "http://evil.example").send();
+    assert_eq!(foreign.await.unwrap().status(), StatusCode::FORBIDDEN);
+    let locks = web.url("?").replace("/webhdfs/v1", "/api/v1/locks");
+    let untyped = web.client.post(&locks).body("{}").send().await.unwrap();
+    assert_eq!(untyped.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let mut lines = Vec::new();
     cluster
         .until("all lines are there", async || {
             let text = std::fs::read_to_string(&log)?;
             let read = text.lines().map(serde_json::from_str);
             lines = read.collect::<Result<Vec<Value>, _>>()?;
-            anyhow::ensure!(lines.len() >= 4, "{text}");
+            anyhow::ensure!(lines.len() >= 6, "{text}");
             Ok(())
         })
         .await
@@ -354,12 +361,63 @@ async fn every_change_leaves_a_line_in_the_audit_log_and_denied_ones_too() {
             ["root", "RENAME", "/f", "ok"],
             ["4711", "DELETE", "/g h", "AccessControlException"],
             ["no-such-user-here", "DELETE", "/g h", "SecurityException"],
+            ["root", "DELETE", "/g h", "PermissionDenied"],
+            ["root", "LOCK", "", "UnsupportedMediaType"],
         ]
     );
     assert_eq!(lines[1]["destination"], "/g h");
     assert_eq!(lines[2]["status"], 403);
     assert!(lines[0]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(lines[0]["duration_ms"].as_f64().unwrap() > 0.0);
+
+    // Whoever goes away while a lock is waited for.
+    let write = serde_json::json!({ "path": "/g h", "mode": "write", "wait_seconds": 60 });
+    let held = web.client.post(&locks).json(&write).send().await.unwrap();
+    assert_eq!(held.status(), StatusCode::CREATED);
+    let body = write.to_string();
+    let request = format!(
+        "POST /api/v1/locks?user.name=root HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let address = cluster.datanode_http(0).unwrap().to_string();
+    cluster
+        .until("a client that went away is in the log", async || {
+            let mut stream = cairn_protocol::net::connect(&address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            drop(stream);
+            let text = std::fs::read_to_string(&log)?;
+            anyhow::ensure!(text.contains("\"outcome\":\"client gone\""), "{text}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_may_not_be_searched_is_refused_and_not_empty() {
+    let cluster = MiniCluster::start(options()).await.unwrap();
+    let web = Web::new(&cluster);
+    web.create("/d/f", "x").await;
+    web.put("/d?op=SETPERMISSION&permission=744").await;
+    let stranger = Web::new(&cluster).user("4711");
+    for operation in [
+        "LISTSTATUS",
+        "LISTSTATUS_BATCH",
+        "GETCONTENTSUMMARY",
+        "GETQUOTAUSAGE",
+    ] {
+        let rest = format!("/d?op={operation}");
+        stranger
+            .refused(Method::GET, &rest, 403, "AccessControlException")
+            .await;
+    }
+    let page = stranger
+        .url("?path=/d")
+        .replace("/webhdfs/v1", "/api/v1/files");
+    let page = stranger.client.get(page).send().await.unwrap();
+    assert_eq!(page.status(), StatusCode::FORBIDDEN);
+    let listed = web.get("/d?op=LISTSTATUS").await;
+    assert_eq!(listed["FileStatuses"]["FileStatus"][0]["pathSuffix"], "f");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
