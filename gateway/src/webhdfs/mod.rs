@@ -6,6 +6,7 @@
 //! | `names` | making, moving and removing names; home and trash |
 //! | `attributes` | owner, permission, times, replication, access |
 //! | `xattrs` | extended attributes |
+//! | `acl` | access control lists |
 //! | `redirect` | which gateway a transfer goes to |
 //! | `download`, `upload` | OPEN; CREATE and APPEND |
 //! | `content` | CONCAT, TRUNCATE |
@@ -13,11 +14,12 @@
 //! | `locations` | where a file's bytes are |
 //! | `cluster` | defaults, space, storage policies |
 //! | `tokens` | delegation tokens |
-//! | `absent` | what Cairn has not: snapshots, erasure coding, ACLs, quotas |
+//! | `absent` | what Cairn has not: snapshots, erasure coding, quotas |
 //!
 //! Nothing is held while a body is read or written. Answers are those of Hadoop 3.
 
 mod absent;
+mod acl;
 mod attributes;
 mod call;
 mod checksum;
@@ -178,7 +180,12 @@ async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
         Operation::GetStoragePolicy => cluster::storage_policy(call).await,
         Operation::SetStoragePolicy => cluster::set_storage_policy(call).await,
         Operation::UnsetStoragePolicy => cluster::unset_storage_policy(call).await,
-        Operation::GetAclStatus => absent::acl_status(call).await,
+        Operation::GetAclStatus => acl::status(call).await,
+        Operation::SetAcl => acl::set(call).await,
+        Operation::ModifyAclEntries => acl::modify(call).await,
+        Operation::RemoveAclEntries => acl::remove_entries(call).await,
+        Operation::RemoveDefaultAcl => acl::remove_default(call).await,
+        Operation::RemoveAcl => acl::remove(call).await,
         Operation::GetSnapshottableDirectoryList => absent::snapshottable_directories(),
         Operation::GetErasureCodingPolicies => absent::erasure_coding_policies(),
         Operation::GetErasureCodingCodecs => absent::erasure_coding_codecs(),
@@ -199,11 +206,6 @@ async fn carry_out(call: &Call, body: &mut Upload) -> Answer {
         | Operation::GetSnapshotDiff
         | Operation::GetSnapshotDiffListing
         | Operation::GetSnapshotList
-        | Operation::SetAcl
-        | Operation::ModifyAclEntries
-        | Operation::RemoveAclEntries
-        | Operation::RemoveDefaultAcl
-        | Operation::RemoveAcl
         | Operation::SetQuota
         | Operation::SetQuotaByStorageType => absent::refuse(call).await,
     }

@@ -261,6 +261,81 @@ async fn attributes_are_set_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn access_control_lists_are_set_told_and_obeyed() {
+    let cluster = MiniCluster::start(options()).await.unwrap();
+    let web = Web::new(&cluster);
+    let stranger = Web::new(&cluster).user("4711");
+    let entries = async |path: &str| {
+        let status = web.get(&format!("{path}?op=GETACLSTATUS")).await;
+        status["AclStatus"]["entries"].clone()
+    };
+    web.create("/d/f", "content").await;
+    web.put("/d/f?op=SETPERMISSION&permission=640").await;
+    let open = "/d/f?op=OPEN";
+    stranger
+        .refused(Method::GET, open, 403, "AccessControlException")
+        .await;
+    web.put("/d/f?op=MODIFYACLENTRIES&aclspec=user:4711:r--,group:4712:rw-")
+        .await;
+    assert_eq!(stranger.read(open).await, b"content");
+    let status = &web.get("/d/f?op=GETACLSTATUS").await["AclStatus"];
+    assert_eq!(
+        status["entries"],
+        json!(["user:4711:r--", "group::r--", "group:4712:rw-"])
+    );
+    assert_eq!(status["permission"], "660", "the mask is the group's bits");
+    let denied = "/d/f?op=SETACL&aclspec=user::rwx,group::rwx,other::rwx";
+    stranger
+        .refused(Method::PUT, denied, 403, "AccessControlException")
+        .await;
+    web.put("/d/f?op=REMOVEACLENTRIES&aclspec=user:4711:").await;
+    stranger
+        .refused(Method::GET, open, 403, "AccessControlException")
+        .await;
+    web.put("/d/f?op=REMOVEACL").await;
+    let status = &web.get("/d/f?op=GETACLSTATUS").await["AclStatus"];
+    assert_eq!(
+        (&status["entries"], &status["permission"]),
+        (&json!([]), &json!("640"))
+    );
+
+    // What is made in a directory gets its default list.
+    web.put("/d?op=MODIFYACLENTRIES&aclspec=default:user:4711:rw-")
+        .await;
+    assert_eq!(
+        entries("/d").await,
+        json!([
+            "default:user::rwx",
+            "default:user:4711:rw-",
+            "default:group::r-x",
+            "default:mask::rwx",
+            "default:other::r-x"
+        ])
+    );
+    web.create("/d/g", "x").await;
+    assert_eq!(entries("/d/g").await[0], "user:4711:rw-");
+    web.put("/d?op=REMOVEDEFAULTACL").await;
+    assert_eq!(entries("/d").await, json!([]));
+    for (rest, exception) in [
+        ("SETACL&aclspec=user:4711:r--", "AclException"),
+        (
+            "MODIFYACLENTRIES&aclspec=default:user:7:r--",
+            "AclException",
+        ),
+        ("REMOVEACLENTRIES&aclspec=user::", "AclException"),
+        ("REMOVEACLENTRIES&aclspec=mask", "AclException"),
+    ] {
+        let rest = format!("/d/g?op={rest}");
+        web.refused(Method::PUT, &rest, 403, exception).await;
+    }
+    for rest in ["SETACL", "SETACL&aclspec=user:x", "SETACL&aclspec=all::rwx"] {
+        let rest = format!("/d/g?op={rest}");
+        web.refused(Method::PUT, &rest, 400, "IllegalArgumentException")
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn xattrs_and_links_are_told_as_hadoop_tells_them() {
     let cluster = MiniCluster::start(options()).await.unwrap();
     let web = Web::new(&cluster);
