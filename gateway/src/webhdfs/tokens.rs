@@ -43,9 +43,12 @@ pub(super) async fn get(call: &Call) -> Answer {
     ))
 }
 
+/// The token that somebody showed, and the user that it was shown for.
+type Shown = (Vec<u8>, u32);
+
 /// Tokens for redirects, kept for a while.
 #[derive(Default)]
-pub(crate) struct BriefTokens(Mutex<BTreeMap<(Vec<u8>, u32), (Instant, UserToken)>>);
+pub(crate) struct BriefTokens(Mutex<BTreeMap<Shown, (Instant, UserToken)>>);
 
 /// A token for one redirect: of who asks, and good for minutes.
 pub(super) async fn brief(call: &Call) -> Result<UserToken, Refusal> {
