@@ -102,6 +102,7 @@ impl Record {
         let (operation, path) = match uri.path().strip_prefix(webhdfs::PREFIX) {
             Some(rest) => {
                 let operation = Operation::parse(method, params.text("op").as_deref()).ok();
+                let rest = if rest.is_empty() { "/" } else { rest };
                 let path = percent_decode_str(rest).decode_utf8_lossy().into_owned();
                 let name = operation.map_or("unknown", Operation::name);
                 let changes = operation.is_some_and(Operation::changes);
