@@ -56,7 +56,7 @@ pub(crate) struct Global {
         help_heading = "Cluster"
     )]
     pub(crate) user: Option<String>,
-    /// Certificate of the cluster's CA: says that the cluster speaks TLS. Else `ca` in [security] of cluster.toml, if the
+    /// Certificate of the cluster's CA: says that the cluster speaks TLS. Else `ca` in the section `security` of cluster.toml, if the
     /// namenodes come from there.
     #[arg(
         long,
@@ -76,7 +76,7 @@ pub(crate) struct Global {
         help_heading = "Cluster"
     )]
     pub(crate) token_file: Option<PathBuf>,
-    /// An operator's certificate and key, instead of a token; else `certificate` and `key` in [security] of cluster.toml.
+    /// An operator's certificate and key, instead of a token; else `certificate` and `key` in the section `security` of cluster.toml.
     #[arg(
         long,
         global = true,
