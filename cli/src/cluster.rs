@@ -75,7 +75,12 @@ impl Cluster {
                 ..SecuritySettings::default()
             };
         }
-        if let (Some(certificate), Some(key)) = (&global.certificate, &global.key) {
+        // A token that this very command names is not outdone by a certificate of the environment: that could do far more.
+        let is_token_asked = is_option_given("--token-file") && !is_option_given("--certificate");
+        if is_token_asked {
+            found.security.certificate = PathBuf::new();
+            found.security.key = PathBuf::new();
+        } else if let (Some(certificate), Some(key)) = (&global.certificate, &global.key) {
             found.security.certificate.clone_from(certificate);
             found.security.key.clone_from(key);
         }

@@ -1,7 +1,7 @@
 //! `dfs getmerge`: many files of the cluster as one local file.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ pub(crate) struct Getmerge {
     /// No new line after a file without a byte.
     #[arg(long)]
     skip_empty_file: bool,
-    /// Files and directories of the cluster, and last the local file.
+    /// Files and directories of the cluster, and last the local file; `-` is standard output.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
 }
@@ -117,6 +117,13 @@ impl Getmerge {
 
 /// Writes all pieces; without the end there is no file. Blocks.
 fn write(path: &Path, mut pieces: mpsc::Receiver<Option<Bytes>>) -> io::Result<()> {
+    if path == Path::new("-") {
+        let mut out = io::stdout().lock();
+        while let Some(Some(piece)) = pieces.blocking_recv() {
+            out.write_all(&piece)?;
+        }
+        return out.flush();
+    }
     let mut file = Unnamed::create(&Target::find(path), 0o666)?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {

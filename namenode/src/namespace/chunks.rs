@@ -246,9 +246,24 @@ pub(super) fn raise_replication(
     chunk: &mut ChunkRecord,
     replication: u32,
 ) {
-    if replication <= chunk.replication || replication > REPLICATION_MAX {
-        return;
+    if replication > chunk.replication && replication <= REPLICATION_MAX {
+        set_replication(txn, id, chunk, replication);
     }
+}
+
+/// No file that uses the chunk wants more replicas than this. The caller stores the chunk.
+pub(super) fn lower_replication(
+    txn: &mut Txn,
+    id: ChunkId,
+    chunk: &mut ChunkRecord,
+    replication: u32,
+) {
+    if replication < chunk.replication && replication > 0 {
+        set_replication(txn, id, chunk, replication);
+    }
+}
+
+fn set_replication(txn: &mut Txn, id: ChunkId, chunk: &mut ChunkRecord, replication: u32) {
     if chunk.state() == ChunkState::Idle {
         store::idle_chunk::delete(txn, chunk.replication, id);
         store::idle_chunk::put(txn, replication, id);

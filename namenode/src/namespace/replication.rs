@@ -12,7 +12,7 @@ use super::error::OpError;
 use super::extents;
 use super::path::{self, Node};
 use crate::store::chunk_use::UseOwner;
-use crate::store::records::{ChunkState, InodeRecord};
+use crate::store::records::InodeRecord;
 use crate::store::{self, Read, StoreError, Txn};
 
 /// Most extents of a file whose replication is changed: it happens in one log entry.
@@ -22,8 +22,8 @@ const EXTENTS_MAX: usize = 65_536;
 /// them.
 const USES_MAX: usize = 65_536;
 
-/// Tells the chunks of a file, whose record is stored, what it asks for now. More takes effect on every
-/// chunk; less on sealed chunks that no other file wants more of.
+/// Tells the chunks of a file, whose record is stored, what it asks for now. Less takes effect on chunks that no other file wants
+/// more of; a later commit into one that is open raises it again.
 pub(super) fn spread(txn: &mut Txn, location: &Location, node: &Node) -> Result<(), OpError> {
     let whole = 0..node.inode.size;
     let found = extents::intersecting(txn, &node.inode, &whole, EXTENTS_MAX + 1)?;
@@ -41,12 +41,11 @@ pub(super) fn spread(txn: &mut Txn, location: &Location, node: &Node) -> Result<
         let wish = node.inode.replication;
         if wish > chunk.replication {
             chunks::raise_replication(txn, id, &mut chunk, wish);
-        } else if wish < chunk.replication && chunk.state() == ChunkState::Sealed {
+        } else if wish < chunk.replication {
             let Some(wish) = largest_wish(txn, id, &mut budget)? else {
                 continue;
             };
-            chunk.replication = wish.min(chunk.replication);
-            txn.touched_chunk(id);
+            chunks::lower_replication(txn, id, &mut chunk, wish);
         } else {
             continue;
         }

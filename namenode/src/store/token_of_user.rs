@@ -28,6 +28,11 @@ pub fn delete(txn: &mut Txn<'_>, uid: u32, id: u64) {
     txn.delete(encode(uid, id));
 }
 
+/// Whether a user's token is noted.
+pub fn contains(reader: &impl Read, uid: u32, id: u64) -> Result<bool, StoreError> {
+    Ok(reader.get(&encode(uid, id))?.is_some())
+}
+
 /// The numbers of a user's oldest tokens, at most `max`.
 pub fn oldest(reader: &(impl Read + ?Sized), uid: u32, max: usize) -> Result<Vec<u64>, StoreError> {
     let mut ids = Vec::new();

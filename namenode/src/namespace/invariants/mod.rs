@@ -7,6 +7,7 @@
 mod chunk_tables;
 mod file_tables;
 mod lock_tables;
+mod token_tables;
 mod totals;
 
 use crate::store::{Read, StoreError};
@@ -66,7 +67,8 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
         left -= 1;
         let known = file_tables::check(read, key, value, &mut page)?
             || chunk_tables::check(read, key, value, &mut page)?
-            || lock_tables::check(read, key, value, &mut page)?;
+            || lock_tables::check(read, key, value, &mut page)?
+            || token_tables::check(read, key, &mut page)?;
         if !known && !is_free_standing(key) {
             page.problem("I7", format!("key of an unknown kind {:#04x}", key[0]));
         }
@@ -75,9 +77,9 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
     Ok(page)
 }
 
-/// Sessions, their outcomes and tokens of users refer to nothing.
+/// Sessions and their outcomes refer to nothing.
 fn is_free_standing(key: &[u8]) -> bool {
-    matches!(key.first(), Some(0x40..=0x42 | 0x70))
+    matches!(key.first(), Some(0x40..=0x42))
 }
 
 /// Checks everything at once. Takes memory in proportion to the state: for tests.

@@ -6,6 +6,7 @@ use super::world::{World, user};
 use crate::namespace::GENERATIONS_MAX;
 use crate::namespace::command::{ChangeUserToken, CommandKind, IssueUserToken, Outcome};
 use crate::namespace::internal::issue_user_token::TOKENS_OF_USER_MAX;
+use crate::namespace::invariants;
 use crate::store::records::UserTokenRecord;
 use crate::store::{Read, user_token};
 
@@ -46,6 +47,11 @@ fn record(world: &World, id: u64) -> Option<UserTokenRecord> {
     user_token::get(&world.store.snapshot(), id).unwrap()
 }
 
+fn check(world: &World) {
+    let problems = invariants::check_all(&world.store.snapshot()).unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+}
+
 #[test]
 fn the_first_one_brings_the_key_and_later_ones_keep_it() {
     let mut world = World::new();
@@ -83,6 +89,7 @@ fn what_was_revoked_stays_so() {
     assert!(record(&world, id).unwrap().revoked);
     let unknown = change(&mut world, 77, 0);
     assert_eq!(unknown.code, ErrorCode::NotFound as u32);
+    check(&world);
 }
 
 #[test]
@@ -100,6 +107,7 @@ fn those_that_are_over_make_room() {
         assert_eq!(record(&world, id), None, "{id}");
     }
     assert!(record(&world, lasting).is_some());
+    check(&world);
     let cluster = world.store.snapshot().cluster_record().unwrap();
     assert_eq!(cluster.user_token_count, 5);
 }
