@@ -457,9 +457,15 @@ impl Change {
         let key = owner_key(&self.message);
         let turn = self.core.sessions.held.turn(key);
         let _turn = turn.lock().await;
+        let before = self.core.sessions.held.of_owner(&key);
+        let mut left = None;
         let changed = match self.change(self.message).await {
             Err(failed) if self.lets_go && failed.error.code() == ErrorCode::LockLost => {
                 self.core.sessions.held.forget(&key);
+                // A session that ran out by our clock may come back to life, and its locks with it.
+                if let Fence::Only(session) = before {
+                    left = Some(session);
+                }
                 Ok((0, LockOutcome::default()))
             }
             changed => changed,
@@ -478,7 +484,7 @@ impl Change {
         };
         // Its fate shows in `is_taken`.
         let _ = answer.send(changed);
-        if let Some(session) = unknown {
+        if let Some(session) = unknown.or(left) {
             self.take_back(session).await;
         } else if let Some((session, outcome)) = granted
             && is_taken.await.is_err()
