@@ -190,7 +190,7 @@ impl Sessions {
         operation: OperationKind,
         caller: Caller,
     ) -> Result<OutcomeKind> {
-        let fence = self.fence(&operation, &caller).await?;
+        let fence = self.fence(subject, &operation, &caller).await?;
         let mutated = self.mutate_within(subject, operation, caller, fence);
         mutated.await.map(|(_, outcome)| outcome)
     }
@@ -215,7 +215,7 @@ impl Sessions {
         caller: Caller,
     ) -> std::result::Result<InodeOutcome, MutateError> {
         let operation = OperationKind::Commit(commit);
-        let fence = self.fence(&operation, &caller).await?;
+        let fence = self.fence(subject, &operation, &caller).await?;
         let committed = self.mutate_or_keep(subject, operation, caller, fence);
         match committed.await? {
             (_, OutcomeKind::Inode(outcome)) => Ok(outcome),
@@ -224,7 +224,12 @@ impl Sessions {
     }
 
     /// In which session an operation may be sent: in that of the locks on the files whose content it changes.
-    async fn fence(&self, operation: &OperationKind, caller: &Caller) -> Result<Fence> {
+    async fn fence(
+        &self,
+        subject: &Subject,
+        operation: &OperationKind,
+        caller: &Caller,
+    ) -> Result<Fence> {
         if self.held.is_empty() {
             return Ok(Fence::Any);
         }
@@ -239,14 +244,12 @@ impl Sessions {
                 location: location.clone(),
                 follow: true,
             });
-            match self
-                .namenode
-                .query(&Subject::Cluster, stat, caller.clone())
-                .await
-            {
+            match self.namenode.query(subject, stat, caller.clone()).await {
                 Ok(QueryResult::Attributes(attributes)) => inodes.push(attributes.inode),
-                // The operation itself is refused for the same reason, or makes the file.
-                Ok(_) | Err(Error::Refused { .. }) => {}
+                Ok(_) => return Err(Error::unexpected(subject)),
+                // An earlier operation of the transaction makes it, or the operation itself tells that it is not there.
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                // Whoever does not know which file it is does not know whether its locks were lost.
                 Err(error) => return Err(error),
             }
         }

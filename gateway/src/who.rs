@@ -39,6 +39,24 @@ pub(crate) struct Who {
     pub(crate) by_proxy: bool,
 }
 
+impl Who {
+    /// A user of this machine.
+    fn of(name: String, ids: UserIds, by_proxy: bool) -> Self {
+        let caller = Caller {
+            uid: ids.uid,
+            gid: ids.gid,
+            groups: ids.groups,
+            umask: 0,
+            token: Vec::new(),
+        };
+        Self {
+            name,
+            caller,
+            by_proxy,
+        }
+    }
+}
+
 /// The machine's users, kept for a while.
 #[derive(Default)]
 pub(crate) struct Names(Mutex<Option<(Instant, Arc<Users>)>>);
@@ -97,18 +115,7 @@ pub(crate) fn identify(
             return Err(Refusal::new(Exception::Security, message));
         }
     };
-    let caller = Caller {
-        uid: ids.uid,
-        gid: ids.gid,
-        groups: ids.groups,
-        umask: 0,
-        token: Vec::new(),
-    };
-    Ok(Who {
-        name,
-        caller,
-        by_proxy: false,
-    })
+    Ok(Who::of(name, ids, false))
 }
 
 /// Whoever asks, with the name that the audit log gets. Where connections are under TLS a token decides, else the request's word
@@ -153,18 +160,7 @@ fn named(name: String, users: &Users) -> Result<Who, Refusal> {
             format!("Authentication failed: {error}"),
         )
     })?;
-    let caller = Caller {
-        uid: ids.uid,
-        gid: ids.gid,
-        groups: ids.groups,
-        umask: 0,
-        token: Vec::new(),
-    };
-    Ok(Who {
-        name,
-        caller,
-        by_proxy: true,
-    })
+    Ok(Who::of(name, ids, true))
 }
 
 /// The token in `Authorization: Bearer` or in the parameter `delegation`.

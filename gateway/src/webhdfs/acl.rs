@@ -263,6 +263,16 @@ impl Lists {
         })
     }
 
+    /// Puts others into the place of these.
+    async fn replace(self, call: &Call, access: List, default: List) -> Answer {
+        let new = Self {
+            attributes: self.attributes.clone(),
+            access,
+            default,
+        };
+        new.write(call, &self).await
+    }
+
     /// Checks and keeps what differs from `old`.
     async fn write(&self, call: &Call, old: &Self) -> Answer {
         let is_directory = self.attributes.kind == InodeKind::Directory as i32;
@@ -352,13 +362,7 @@ pub(super) async fn set(call: &Call) -> Answer {
     let access = replaced(spec.access, &old.access);
     let mut default = replaced(spec.default, &old.default);
     default.complete(&access);
-    let attributes = old.attributes.clone();
-    let new = Lists {
-        attributes,
-        access,
-        default,
-    };
-    new.write(call, &old).await
+    old.replace(call, access, default).await
 }
 
 pub(super) async fn modify(call: &Call) -> Answer {
@@ -377,13 +381,7 @@ pub(super) async fn modify(call: &Call) -> Answer {
     };
     let access = merged(spec.access, &old.access, &old.access);
     let default = merged(spec.default, &old.default, &access);
-    let attributes = old.attributes.clone();
-    let new = Lists {
-        attributes,
-        access,
-        default,
-    };
-    new.write(call, &old).await
+    old.replace(call, access, default).await
 }
 
 pub(super) async fn remove_entries(call: &Call) -> Answer {
@@ -404,23 +402,13 @@ pub(super) async fn remove_entries(call: &Call) -> Answer {
     };
     let access = without(&spec.access, &old.access, None);
     let default = without(&spec.default, &old.default, Some(&access));
-    let attributes = old.attributes.clone();
-    let new = Lists {
-        attributes,
-        access,
-        default,
-    };
-    new.write(call, &old).await
+    old.replace(call, access, default).await
 }
 
 pub(super) async fn remove_default(call: &Call) -> Answer {
     let old = Lists::read(call).await?;
-    let new = Lists {
-        attributes: old.attributes.clone(),
-        access: old.access.clone(),
-        default: List::default(),
-    };
-    new.write(call, &old).await
+    let access = old.access.clone();
+    old.replace(call, access, List::default()).await
 }
 
 /// What owner, group and others may stays.
@@ -428,12 +416,7 @@ pub(super) async fn remove(call: &Call) -> Answer {
     let old = Lists::read(call).await?;
     let mut access = old.access.clone();
     access.0.retain(|tag, _| BASE.contains(tag));
-    let new = Lists {
-        attributes: old.attributes.clone(),
-        access,
-        default: List::default(),
-    };
-    new.write(call, &old).await
+    old.replace(call, access, List::default()).await
 }
 
 #[cfg(test)]

@@ -30,6 +30,17 @@ async fn file(fs: &FileSystem) -> InodeId {
     InodeId(attributes.inode)
 }
 
+/// A cluster, two clients of it, and a file.
+async fn two_clients() -> (MiniCluster, FileSystem, FileSystem, InodeId) {
+    let mut cluster = start(1).await;
+    let (a, b) = (
+        cluster.client().await.unwrap(),
+        cluster.client().await.unwrap(),
+    );
+    let inode = file(&a).await;
+    (cluster, a, b, inode)
+}
+
 fn range(owner: u64, write: bool, start: u64, end: u64) -> LockRequest {
     LockRequest {
         write,
@@ -68,12 +79,7 @@ async fn wait_free(fs: &FileSystem, inode: InodeId) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_keeps_others_out_until_it_is_handed_over() {
-    let mut cluster = start(1).await;
-    let (a, b) = (
-        cluster.client().await.unwrap(),
-        cluster.client().await.unwrap(),
-    );
-    let inode = file(&a).await;
+    let (cluster, a, b, inode) = two_clients().await;
     a.lock(inode, range(1, true, 10, 19)).await.unwrap();
     assert!(
         b.try_lock(inode, range(1, true, 0, 9))
@@ -210,12 +216,7 @@ async fn who_waits_goes_on_waiting_when_the_leader_dies() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_nobody_waits_for_any_more_is_not_kept() {
-    let mut cluster = start(1).await;
-    let (a, b) = (
-        cluster.client().await.unwrap(),
-        cluster.client().await.unwrap(),
-    );
-    let inode = file(&a).await;
+    let (cluster, a, b, inode) = two_clients().await;
     // Given up at every moment: before it is sent, on the way, granted and not heard.
     for micros in 0..40 {
         let wished = b.lock(inode, LockRequest::exclusive(1));
@@ -254,12 +255,7 @@ async fn a_lock_that_nobody_waits_for_any_more_is_not_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unlock_is_done_though_nobody_waits_for_it() {
-    let mut cluster = start(1).await;
-    let (a, b) = (
-        cluster.client().await.unwrap(),
-        cluster.client().await.unwrap(),
-    );
-    let inode = file(&a).await;
+    let (cluster, a, b, inode) = two_clients().await;
     for micros in 0..40 {
         a.lock(inode, LockRequest::exclusive(1)).await.unwrap();
         let patience = Duration::from_micros(20 * micros);
@@ -279,12 +275,7 @@ async fn an_unlock_is_done_though_nobody_waits_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_would_wait_for_each_other_for_ever_are_told() {
-    let mut cluster = start(1).await;
-    let (a, b) = (
-        cluster.client().await.unwrap(),
-        cluster.client().await.unwrap(),
-    );
-    let inode = file(&a).await;
+    let (cluster, a, b, inode) = two_clients().await;
     a.lock(inode, range(1, true, 0, 0)).await.unwrap();
     b.lock(inode, range(1, true, 1, 1)).await.unwrap();
     a.lock(inode, range(2, true, 2, 2)).await.unwrap();
