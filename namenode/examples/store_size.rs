@@ -218,6 +218,7 @@ fn create(number: u64, chunk: u64, offset: u64) -> OperationKind {
         offset_in_chunk: offset,
         length: size_of(number),
         crc32c: scatter(number) as u32,
+        synced: false,
     };
     OperationKind::Create(Create {
         location: file_of(number),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::checksum::combine;
-use cairn_protocol::messages::common::{Attributes, Location};
-use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace};
+use cairn_protocol::messages::common::Location;
+use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, InodeOutcome};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Inner;
 use super::doubt::{self, Settled};
 use super::overlay::Taken;
-use super::state::{STREAM_BYTES_MIN, Waiter};
+use super::state::{Flushed, STREAM_BYTES_MIN, Waiter};
 use crate::error::{Error, Result};
 use crate::namenode::lock;
 use crate::session::MutateError;
@@ -59,6 +59,8 @@ struct Work {
     /// Nothing else is on its way, and all of it is to be committed at once.
     alone: bool,
     commit: bool,
+    /// All of it is to be on disk before it is committed.
+    sync: bool,
     flushes: Vec<Waiter>,
     attempts: Vec<oneshot::Sender<()>>,
     settles: Vec<Waiter>,
@@ -164,6 +166,7 @@ impl Engine {
             alone: settled && due.commit && self.stream.is_none(),
             taken,
             commit: due.commit,
+            sync: due.commit && std::mem::take(&mut state.sync_wanted),
             flushes: std::mem::take(&mut state.flushes),
             attempts: std::mem::take(&mut state.attempts),
             ..Work::default()
@@ -172,10 +175,12 @@ impl Engine {
 
     async fn work(&mut self, mut work: Work) {
         let taken = std::mem::take(&mut work.taken);
+        // Else what is committed may have been sent before anybody asked, and others may have changed the file since.
+        let told_by_commit = work.sync && !taken.is_empty();
         let result = if work.settle {
             self.settle_doubt().await
         } else {
-            self.write(taken, work.alone, work.commit).await
+            self.write(taken, &work).await
         };
         let file = self.file.clone();
         let now = Instant::now();
@@ -192,9 +197,10 @@ impl Engine {
                 state.looked(self.stream.is_some());
                 // Without a flush that waits, the next one tells what there is to tell.
                 if !work.flushes.is_empty() {
-                    let report = Ok(state.report());
+                    let mut report = state.report();
+                    report.is_synced = told_by_commit && state.commit_is_synced;
                     drop(state);
-                    answer(work.flushes, &report);
+                    answer(work.flushes, &Ok(report));
                 }
             }
             Ok(()) => {}
@@ -207,7 +213,7 @@ impl Engine {
                 }
             }
         }
-        answer(work.settles, &Ok(None));
+        answer(work.settles, &Ok(Flushed::default()));
         // They have waited for this, whatever came of it.
         drop(work.attempts);
     }
@@ -258,11 +264,12 @@ impl Engine {
         Ok(())
     }
 
-    async fn write(&mut self, taken: Vec<Taken>, alone: bool, commit: bool) -> Result<()> {
+    async fn write(&mut self, taken: Vec<Taken>, work: &Work) -> Result<()> {
         let bytes: usize = taken.iter().map(|taken| taken.length).sum();
-        if alone && bytes <= STREAM_BYTES_MIN {
-            return self.write_small(taken).await;
+        if work.alone && bytes <= STREAM_BYTES_MIN {
+            return self.write_small(taken, work.sync).await;
         }
+        let last = taken.last().map(|taken| taken.unit);
         for taken in taken {
             let Made {
                 unit,
@@ -270,17 +277,20 @@ impl Engine {
                 packet,
             } = make(&taken);
             let stream = self.stream.get_or_insert_with(|| start(&self.file));
-            stream.send(Unit::scattered(unit, pieces, packet)).await?;
+            // With the last packet everything before it in its chunk is on disk.
+            let sync = work.sync && Some(unit) == last;
+            let unit = Unit::scattered(unit, pieces, packet).synced(sync);
+            stream.send(unit).await?;
             self.stream_until = Instant::now() + STREAM_IDLE;
         }
         match &self.stream {
-            Some(stream) if commit => stream.flush().await,
+            Some(stream) if work.commit => stream.flush().await,
             _ => Ok(()),
         }
     }
 
     /// One append for each packet, all at the same time, and one commit for as many as it takes.
-    async fn write_small(&mut self, taken: Vec<Taken>) -> Result<()> {
+    async fn write_small(&mut self, taken: Vec<Taken>, sync: bool) -> Result<()> {
         let mut made: Vec<Made> = taken.iter().map(make).collect();
         drop(taken);
         while !made.is_empty() {
@@ -291,15 +301,15 @@ impl Engine {
             };
             let count = made.iter().take_while(fits).count().max(1);
             let group: Vec<Made> = made.drain(..count).collect();
-            let attributes = self.write_group(&group).await?;
+            let outcome = self.write_group(&group, sync).await?;
             if let Some(last) = group.last() {
-                self.file.committed(last.unit, &attributes);
+                self.file.committed(last.unit, &outcome);
             }
         }
         Ok(())
     }
 
-    async fn write_group(&mut self, group: &[Made]) -> Result<Attributes> {
+    async fn write_group(&mut self, group: &[Made], sync: bool) -> Result<InodeOutcome> {
         let file = &self.file;
         let last = group.last().map_or(0, |last| last.unit);
         let mut attempts = 0;
@@ -307,12 +317,17 @@ impl Engine {
             let append = |made: &Made| {
                 let packet = made.packet.clone();
                 let small = &file.fs.inner.small;
-                small.append(&file.subject, file.replication, packet)
+                small.append(&file.subject, file.replication, packet, sync)
             };
             let placed: Vec<Placed> = try_join_all(group.iter().map(append)).await?;
             let pieces = group.iter().zip(&placed).flat_map(|(made, placed)| {
-                let at = &placed.extent;
-                extents_of(&made.pieces, at.chunk, at.epoch, at.offset_in_chunk)
+                let at = placed.extent;
+                extents_of(&made.pieces, at.chunk, at.epoch, at.offset_in_chunk).map(
+                    move |extent| CommitExtent {
+                        synced: at.synced,
+                        ..extent
+                    },
+                )
             });
             let commit = Commit {
                 location: Location::inode(file.inode),
@@ -327,7 +342,7 @@ impl Engine {
                 .commit(&file.subject, commit, file.fs.caller())
                 .await
             {
-                Ok(outcome) => return Ok(outcome.attributes),
+                Ok(outcome) => return Ok(outcome),
                 Err(MutateError { error, .. })
                     if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX =>
                 {
@@ -346,7 +361,7 @@ impl Engine {
     }
 }
 
-fn answer(waiters: Vec<Waiter>, report: &Result<Option<Attributes>>) {
+fn answer(waiters: Vec<Waiter>, report: &Result<Flushed>) {
     for waiter in waiters {
         // A caller that has gone does not miss the answer.
         let _ = waiter.send(report.clone());

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
-use cairn_protocol::messages::operation::{Commit, CommitPlace, OperationKind};
+use cairn_protocol::messages::operation::{Commit, CommitPlace, InodeOutcome, OperationKind};
 use cairn_protocol::{ErrorCode, Failure};
 use tokio::sync::{Notify, RwLock, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 use self::ahead::Ahead;
 use self::engine::Engine;
 pub(crate) use self::opened::OpenFiles;
-use self::state::{Room, State};
+use self::state::{Flushed, Room, State};
 use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
 use crate::namenode::lock;
@@ -140,10 +140,10 @@ impl Follower for Inner {
         lock(&self.state).version()
     }
 
-    fn committed(&self, last: u64, attributes: &Attributes) {
+    fn committed(&self, last: u64, outcome: &InodeOutcome) {
         // In this order: see `reads`.
         self.forget();
-        lock(&self.state).committed(last, attributes);
+        lock(&self.state).committed(last, outcome);
     }
 }
 
@@ -272,7 +272,7 @@ impl OpenFile {
     pub async fn append(&self, bytes: Bytes) -> Result<u64> {
         let inner = self.inner();
         let _order = inner.order.write().await;
-        inner.flush().await?;
+        inner.flush(false).await?;
         if bytes.is_empty() {
             return Ok(self.size());
         }
@@ -286,7 +286,12 @@ impl OpenFile {
         };
         let fs = &inner.fs;
         let outcome = fs
-            .append_and_commit(&inner.subject, inner.replication, 0, &bytes, commit)
+            .append_and_commit(
+                &inner.subject,
+                inner.replication,
+                (0, &bytes, false),
+                commit,
+            )
             .await?;
         inner.changed(&outcome.attributes);
         Ok(outcome.offset_in_file)
@@ -327,7 +332,12 @@ impl OpenFile {
     /// the background. Also fails once for each open file if bytes were given up since it was opened, or since it was last
     /// told: whose they were is not known, and a later success does not bring them back. Cancel-safe.
     pub async fn flush(&self) -> Result<Option<Attributes>> {
-        let flushed = self.inner().flush().await;
+        let flushed = self.flush_to_tell(false).await?;
+        Ok(flushed.attributes)
+    }
+
+    async fn flush_to_tell(&self, sync: bool) -> Result<Flushed> {
+        let flushed = self.inner().flush(sync).await;
         self.handle.tell(flushed)
     }
 
@@ -352,9 +362,12 @@ impl OpenFile {
     /// Flushes, and makes the file durable on every replica. Cancel-safe.
     pub async fn sync(&self) -> Result<Option<Attributes>> {
         let inner = self.inner();
-        let flushed = self.flush().await?;
-        inner.fs.sync_inode(&inner.subject, inner.inode).await?;
-        Ok(flushed)
+        let flushed = self.flush_to_tell(true).await?;
+        if !flushed.is_synced {
+            let version = inner.fs.sync_inode(&inner.subject, inner.inode).await?;
+            lock(&inner.state).synced.learn(version);
+        }
+        Ok(flushed.attributes)
     }
 
     /// Cuts or extends the file. Writes before it that lie beyond are given up, those after it are kept. Not cancel-safe.
@@ -373,7 +386,7 @@ impl OpenFile {
     pub async fn grow(&self, size: u64) -> Result<Attributes> {
         let inner = self.inner();
         let _order = inner.order.write().await;
-        inner.flush().await?;
+        inner.flush(false).await?;
         let commit = OperationKind::Commit(Commit {
             location: Location::inode(inner.inode),
             size_at_least: size,
@@ -388,7 +401,7 @@ impl OpenFile {
     pub async fn punch_hole(&self, offset: u64, length: u64, extend: bool) -> Result<Attributes> {
         let inner = self.inner();
         let _order = inner.order.write().await;
-        inner.flush().await?;
+        inner.flush(false).await?;
         let punched = inner.fs.punch_hole(inner.inode, offset, length, extend);
         let attributes = punched.await?;
         inner.changed(&attributes);
@@ -507,7 +520,8 @@ impl Inner {
         }
     }
 
-    async fn flush(self: &Arc<Self>) -> Result<Option<Attributes>> {
+    /// With `sync` bytes that are still to be sent go to disk on their way.
+    async fn flush(self: &Arc<Self>, sync: bool) -> Result<Flushed> {
         let answered = {
             let mut state = lock(&self.state);
             if !state.is_dirty() {
@@ -515,6 +529,7 @@ impl Inner {
             }
             let (answer, answered) = oneshot::channel();
             state.flushes.push(answer);
+            state.sync_wanted |= sync;
             answered
         };
         Engine::wake(self);

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_protocol::messages::common::Attributes;
+use cairn_protocol::messages::operation::InodeOutcome;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::overlay::{Overlay, Taken};
 use crate::error::{Error, Result};
+use crate::sync::SyncedVersion;
 use crate::write::packet::PACKET_BYTES;
 
 /// Gathered bytes that are written without being asked for: from here on a file gets a stream with a chunk of its own.
@@ -29,8 +31,17 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// What a flush has to tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flushed {
+    /// After the last commit; `None` if there was none since the last flush.
+    pub(super) attributes: Option<Attributes>,
+    /// A commit that was sent after the flush was asked for has left all bytes of the file on disk.
+    pub(super) is_synced: bool,
+}
+
 /// Somebody who waits for the engine.
-pub(super) type Waiter = oneshot::Sender<Result<Option<Attributes>>>;
+pub(super) type Waiter = oneshot::Sender<Result<Flushed>>;
 
 /// Room for bytes: of the file's own share of the memory, and of all.
 pub(super) struct Room {
@@ -72,7 +83,14 @@ pub(super) struct State {
     /// How many of those are known of.
     refreshed: u64,
 
+    /// The version of which all bytes are known to be on disk.
+    pub(super) synced: SyncedVersion,
+    /// All bytes of the version that the last commit made are.
+    pub(super) commit_is_synced: bool,
+
     pub(super) flushes: Vec<Waiter>,
+    /// One of those who flush wants its bytes on disk: they go there on their way.
+    pub(super) sync_wanted: bool,
     /// Who waits for the next attempt to commit everything, and asks no questions about it.
     pub(super) attempts: Vec<oneshot::Sender<()>>,
     /// Who waits until nothing is sent.
@@ -124,7 +142,10 @@ impl State {
             changes: 0,
             invalidations: 0,
             refreshed: 0,
+            synced: SyncedVersion::default(),
+            commit_is_synced: false,
             flushes: Vec::new(),
+            sync_wanted: false,
             attempts: Vec::new(),
             settles: Vec::new(),
             held_back: false,
@@ -329,8 +350,13 @@ impl State {
         self.wake_at = self.overlay.gathered_bytes() + step;
     }
 
-    /// Units up to `last` are committed.
-    pub(super) fn committed(&mut self, last: u64, attributes: &Attributes) {
+    /// Units up to `last` are committed, and the file is as that left it.
+    pub(super) fn committed(&mut self, last: u64, outcome: &InodeOutcome) {
+        self.arrived(last, &outcome.attributes);
+        self.commit_is_synced = self.synced.committed(outcome);
+    }
+
+    fn arrived(&mut self, last: u64, attributes: &Attributes) {
         while let Some(sent) = self.sent.pop_front_if(|sent| sent.unit <= last) {
             self.overlay.committed(sent.unit, &sent.ranges);
             self.sent_bytes -= sent.length;
@@ -389,7 +415,7 @@ impl State {
 
     /// Units that were in doubt are committed.
     pub(super) fn turned_out_committed(&mut self, last: u64, attributes: &Attributes) {
-        self.committed(last, attributes);
+        self.arrived(last, attributes);
         self.settled();
     }
 
@@ -423,7 +449,10 @@ impl State {
     }
 
     /// What a flush with nothing left to do answers, beside losses.
-    pub(super) fn report(&mut self) -> Option<Attributes> {
-        self.unreported.take()
+    pub(super) fn report(&mut self) -> Flushed {
+        Flushed {
+            attributes: self.unreported.take(),
+            is_synced: false,
+        }
     }
 }

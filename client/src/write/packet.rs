@@ -49,13 +49,13 @@ impl Packet {
         self.bytes.len() as u64
     }
 
-    pub(crate) fn header(&self, sequence: u64, offset_in_chunk: u64) -> PacketHeader {
+    pub(crate) fn header(&self, sequence: u64, offset_in_chunk: u64, sync: bool) -> PacketHeader {
         PacketHeader {
             sequence,
             offset_in_chunk,
             block_lengths: self.block_lengths.clone(),
             block_crcs: self.block_crcs.clone(),
-            sync: false,
+            sync,
             last: false,
         }
     }

@@ -52,12 +52,22 @@ pub(crate) struct Pipeline {
     sent_to: u64,
     /// End of the last packet that all replicas have.
     acked_to: u64,
-    /// (sequence, end in the chunk) of packets that are pushed and not acknowledged.
-    in_flight: VecDeque<(u64, u64)>,
+    /// End of the last packet that all replicas have fsynced, with everything before it.
+    synced_to: u64,
+    /// Packets that are pushed and not acknowledged.
+    in_flight: VecDeque<InFlight>,
     unflushed: bool,
     /// Why nothing more can be written.
     broken: Option<Failure>,
     progress_at: Instant,
+}
+
+struct InFlight {
+    sequence: u64,
+    /// Where in the chunk it ends.
+    end: u64,
+    /// Its acknowledgement says that it is on the disks.
+    sync: bool,
 }
 
 /// Asks for a chunk to append to.
@@ -187,6 +197,7 @@ impl Pipeline {
             last_sequence: 0,
             sent_to: grant.start,
             acked_to: grant.start,
+            synced_to: 0,
             in_flight: VecDeque::new(),
             unflushed: false,
             broken: None,
@@ -218,11 +229,16 @@ impl Pipeline {
         self.acked_to
     }
 
-    /// Queues a packet, and returns where in the chunk it goes. The caller has asked for room and credit. If the connection
-    /// is broken, [`Pipeline::progress`] tells.
-    pub(crate) fn push(&mut self, packet: &Packet) -> u64 {
+    /// How far all replicas have fsynced the chunk, as far as packets asked for it.
+    pub(crate) fn synced_to(&self) -> u64 {
+        self.synced_to
+    }
+
+    /// Queues a packet, and returns where in the chunk it goes. With `sync` it is acknowledged once all replicas have fsynced
+    /// through its end. The caller has asked for room and credit. If the connection is broken, [`Pipeline::progress`] tells.
+    pub(crate) fn push(&mut self, packet: &Packet, sync: bool) -> u64 {
         let offset = self.sent_to;
-        let header = packet.header(self.last_sequence + 1, offset);
+        let header = packet.header(self.last_sequence + 1, offset, sync);
         self.push_frame(header, packet.bytes.clone());
         offset
     }
@@ -233,7 +249,11 @@ impl Pipeline {
         }
         self.last_sequence = header.sequence;
         self.sent_to += payload.len() as u64;
-        self.in_flight.push_back((header.sequence, self.sent_to));
+        self.in_flight.push_back(InFlight {
+            sequence: header.sequence,
+            end: self.sent_to,
+            sync: header.sync,
+        });
         let frame = Frame {
             method: Method::Packet as u16,
             flags: Flags::NONE,
@@ -309,12 +329,15 @@ impl Pipeline {
             let failure = Failure::new(ErrorCode::Malformed, "acknowledgement of an unsent packet");
             return Err(self.connection_failed(failure));
         }
-        while let Some(&(sequence, end)) = self.in_flight.front()
-            && sequence <= ack.sequence
+        while let Some(packet) = self
+            .in_flight
+            .pop_front_if(|packet| packet.sequence <= ack.sequence)
         {
-            self.acked_to = end;
+            self.acked_to = packet.end;
+            if packet.sync {
+                self.synced_to = packet.end;
+            }
             self.progress_at = Instant::now();
-            self.in_flight.pop_front();
         }
         if ack.failed_datanode != 0 || ack.code != 0 {
             let failure = wire_failure(ack.code, ack.message);

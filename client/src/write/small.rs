@@ -1,5 +1,8 @@
 //! Many small contents share a chunk and a pipeline: what several callers append at the same time travels as one packet.
 //!
+//! Appends that are to be on disk before they are acknowledged have streams and chunks of their own: nobody else waits for the
+//! disks.
+//!
 //! Each append is acknowledged to its caller alone, who then commits it. A chunk is given back or sealed only after every
 //! caller with bytes in it has committed or lost interest, because no commit may name it afterwards.
 
@@ -24,7 +27,7 @@ use crate::error::{Error, Result, Subject};
 use crate::file_system::Core;
 use crate::namenode::lock;
 
-/// Streams per replication: two, so that one may roll over to another chunk while the other goes on.
+/// Streams of one kind: two, so that one may roll over to another chunk while the other goes on.
 const STREAMS: usize = 2;
 /// Packets in flight per stream: while two are on their way, appends gather for the next.
 const GROUPS_IN_FLIGHT: usize = 2;
@@ -39,11 +42,19 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How often one append goes into another chunk before its caller hears of it.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// The shared streams of a file system, by replication.
+/// Appends that share streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StreamKind {
+    replication: u32,
+    /// Acknowledged once all replicas have fsynced them.
+    sync: bool,
+}
+
+/// The shared streams of a file system.
 pub(crate) struct SmallFiles {
     core: Arc<Core>,
     /// Senders to the streams' tasks; `None` once closed. Held for a look-up.
-    streams: Mutex<Option<BTreeMap<u32, Streams>>>,
+    streams: Mutex<Option<BTreeMap<StreamKind, Streams>>>,
 }
 
 struct Streams {
@@ -88,16 +99,17 @@ impl SmallFiles {
         }
     }
 
-    /// Appends a packet to a chunk of `replication` (0: the cluster's default) and returns once all replicas have it. The
-    /// caller holds permits for its bytes. Cancel-safe: bytes that nobody commits are reclaimed with their chunk.
+    /// Appends a packet to a chunk of `replication` (0: the cluster's default) and returns once all replicas have it, with `sync`
+    /// on disk. The caller holds permits for its bytes. Cancel-safe: bytes that nobody commits are reclaimed with their chunk.
     pub(crate) async fn append(
         &self,
         subject: &Subject,
         replication: u32,
         packet: Packet,
+        sync: bool,
     ) -> Result<Placed> {
         let closed = || Error::refused(subject, closed_failure());
-        let sender = self.sender(replication).ok_or_else(closed)?;
+        let sender = self.sender(replication, sync).ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         let append = Append {
             packet,
@@ -125,33 +137,32 @@ impl SmallFiles {
         *lock(&self.streams) = None;
     }
 
-    fn sender(&self, replication: u32) -> Option<mpsc::Sender<Append>> {
+    fn sender(&self, replication: u32, sync: bool) -> Option<mpsc::Sender<Append>> {
         // Those who ask for the default and those who ask for as many share streams.
         let replication = match replication {
             0 => self.core.namenode.settings().replication,
             asked => asked,
         };
+        let kind = StreamKind { replication, sync };
         let mut streams = lock(&self.streams);
-        let streams = streams
-            .as_mut()?
-            .entry(replication)
-            .or_insert_with(|| Streams {
-                senders: std::array::from_fn(|_| {
-                    let (sender, queue) = mpsc::channel(QUEUE);
-                    let stream = Stream {
-                        core: self.core.clone(),
-                        placement: Placement::new(replication, false, WINDOW_BYTES),
-                        queue,
-                        waiting: VecDeque::new(),
-                        waiting_bytes: 0,
-                        open: None,
-                        closing: false,
-                    };
-                    self.core.background.spawn(stream.run());
-                    sender
-                }),
-                next: AtomicUsize::new(0),
-            });
+        let streams = streams.as_mut()?.entry(kind).or_insert_with(|| Streams {
+            senders: std::array::from_fn(|_| {
+                let (sender, queue) = mpsc::channel(QUEUE);
+                let stream = Stream {
+                    core: self.core.clone(),
+                    placement: Placement::new(replication, false, WINDOW_BYTES),
+                    sync,
+                    queue,
+                    waiting: VecDeque::new(),
+                    waiting_bytes: 0,
+                    open: None,
+                    closing: false,
+                };
+                self.core.background.spawn(stream.run());
+                sender
+            }),
+            next: AtomicUsize::new(0),
+        });
         let index = streams.next.fetch_add(1, Ordering::Relaxed) % STREAMS;
         Some(streams.senders[index].clone())
     }
@@ -165,6 +176,7 @@ fn closed_failure() -> Failure {
 struct Stream {
     core: Arc<Core>,
     placement: Placement,
+    sync: bool,
     queue: mpsc::Receiver<Append>,
     /// Received, and in no packet.
     waiting: VecDeque<Append>,
@@ -267,7 +279,7 @@ impl Stream {
             let group = take_group(&mut self.waiting, &open.pipeline);
             let packet = join(&group);
             self.waiting_bytes -= packet.bytes.len();
-            let offset_in_chunk = open.pipeline.push(&packet);
+            let offset_in_chunk = open.pipeline.push(&packet, self.sync);
             let end = offset_in_chunk + packet.len();
             let group = Group {
                 offset_in_chunk,
@@ -310,6 +322,7 @@ impl Stream {
         let Some(open) = &mut self.open else { return };
         while let Some(group) = open.sent.pop_front_if(|group| group.end <= acked_to) {
             let mut offset_in_chunk = group.offset_in_chunk;
+            let synced = open.pipeline.synced_to() >= group.end;
             for append in group.members {
                 let length = append.packet.len();
                 let extent = CommitExtent {
@@ -319,6 +332,7 @@ impl Stream {
                     offset_in_chunk,
                     length,
                     crc32c: append.packet.crc,
+                    synced,
                 };
                 offset_in_chunk += length;
                 let chunk = ChunkUse {

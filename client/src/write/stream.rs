@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cairn_protocol::checksum::combine;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, Caller, Location};
+use cairn_protocol::messages::common::{Caller, Location};
 use cairn_protocol::messages::operation::{Commit, CommitExtent, CommitPlace, InodeOutcome};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -55,6 +55,8 @@ pub(crate) struct Unit {
     number: u64,
     /// Holds its share of the memory for bytes in flight until it is committed, unless its sender does.
     _permit: Option<OwnedSemaphorePermit>,
+    /// It is to be on the disks of all replicas before it is committed, and what came before it in its chunk.
+    sync: bool,
     /// Where it was sent to.
     placed: Option<(ChunkEpoch, u64)>,
 }
@@ -79,6 +81,7 @@ impl Unit {
             packet,
             number: 0,
             _permit: Some(permit),
+            sync: false,
             placed: None,
         }
     }
@@ -91,8 +94,14 @@ impl Unit {
             packet,
             number,
             _permit: None,
+            sync: false,
             placed: None,
         }
+    }
+
+    /// The same, fsynced by all replicas before it is committed.
+    pub(crate) fn synced(self, sync: bool) -> Self {
+        Self { sync, ..self }
     }
 }
 
@@ -114,6 +123,7 @@ pub(crate) fn extents_of(
             offset_in_chunk,
             length: piece.length,
             crc32c: piece.crc,
+            synced: false,
         }
     })
 }
@@ -124,7 +134,7 @@ pub(crate) trait Follower: Send + Sync {
     fn version(&self) -> u64;
 
     /// Units up to `last` are committed, and the file is as that left it.
-    fn committed(&self, last: u64, attributes: &Attributes);
+    fn committed(&self, last: u64, outcome: &InodeOutcome);
 }
 
 /// A commit of which nobody knows whether it happened.
@@ -235,6 +245,7 @@ pub(crate) fn start(
         version_before: 0,
         commit_now: false,
         pipeline: None,
+        synced: None,
         retiring: Vec::new(),
         flushes: Vec::new(),
         failures: 0,
@@ -264,6 +275,8 @@ struct Stream {
     /// Commit at the next chance, however little it is.
     commit_now: bool,
     pipeline: Option<Pipeline>,
+    /// How far all replicas of the chunk that was last synced have fsynced it.
+    synced: Option<(ChunkEpoch, u64)>,
     /// Chunks that get nothing more, but have bytes that are not yet committed.
     retiring: Vec<Retiring>,
     flushes: Vec<oneshot::Sender<Result<()>>>,
@@ -409,7 +422,7 @@ impl Stream {
             if !pipeline.has_credit(length) {
                 return Ok(());
             }
-            let offset = pipeline.push(&unit.packet);
+            let offset = pipeline.push(&unit.packet, unit.sync);
             let place = ChunkEpoch {
                 chunk: pipeline.chunk,
                 epoch: pipeline.epoch,
@@ -429,6 +442,11 @@ impl Stream {
         }) {
             self.failures = 0;
             self.acked_bytes += unit.packet.len();
+            if unit.sync {
+                // What is acknowledged of such a packet is that.
+                let end = |(place, offset)| (place, offset + unit.packet.len());
+                self.synced = unit.placed.map(end);
+            }
             self.acked.push_back(unit);
         }
     }
@@ -528,6 +546,12 @@ impl Stream {
             }
             count += 1;
         }
+        if let Some((place, synced_to)) = self.synced {
+            for extent in &mut extents {
+                let is_there = (extent.chunk, extent.epoch) == (place.chunk, place.epoch);
+                extent.synced = is_there && extent.offset_in_chunk + extent.length <= synced_to;
+            }
+        }
         (extents, count)
     }
 
@@ -543,7 +567,7 @@ impl Stream {
                     last = Some(unit.number);
                 }
                 if let (Some(follower), Some(last)) = (&self.follower, last) {
-                    follower.committed(last, &outcome.attributes);
+                    follower.committed(last, &outcome);
                 }
                 self.finish_retiring(false);
                 Ok(())

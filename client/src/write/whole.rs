@@ -130,14 +130,16 @@ impl FileSystem {
             0 => self.wanted_replication(&parent).await.unwrap_or(0),
             asked => asked,
         };
+        let sync = options.sync || self.settings().sync_on_close;
+        let bytes = (0, content, sync);
         let outcome = self
-            .append_and_commit(&subject, replication, 0, content, create)
+            .append_and_commit(&subject, replication, bytes, create)
             .await?;
         if options.replication == 0 {
             let wish = outcome.attributes.replication;
             self.inner.wishes.learn(&parent, wish);
         }
-        if options.sync || self.settings().sync_on_close {
+        if sync && outcome.synced_since != Some(0) {
             self.sync_inode(&subject, outcome.attributes.inode.into())
                 .await?;
         }
@@ -152,7 +154,7 @@ impl FileSystem {
         let commit = |extents| commit(location.clone(), extents, CommitPlace::Append);
         let replication = self.wanted_replication(&place).await?;
         let outcome = self
-            .append_and_commit(&subject, replication, 0, &record, commit)
+            .append_and_commit(&subject, replication, (0, &record, false), commit)
             .await?;
         let wish = outcome.attributes.replication;
         self.inner.wishes.learn(&place, wish);
@@ -172,21 +174,20 @@ impl FileSystem {
         let commit = |extents| commit(location.clone(), extents, CommitPlace::At);
         let replication = self.wanted_replication(&place).await?;
         let outcome = self
-            .append_and_commit(&subject, replication, offset, &bytes, commit)
+            .append_and_commit(&subject, replication, (offset, &bytes, false), commit)
             .await?;
         let wish = outcome.attributes.replication;
         self.inner.wishes.learn(&place, wish);
         Ok(outcome.attributes)
     }
 
-    /// Brings all bytes into chunks and then carries out the operation that makes them part of a file. If the namenode
-    /// closed a chunk in between, everything goes into others.
+    /// Brings all bytes into chunks, with `sync` on the disks of all replicas, and then carries out the operation that makes them
+    /// part of a file. If the namenode closed a chunk in between, everything goes into others.
     pub(crate) async fn append_and_commit(
         &self,
         subject: &Subject,
         replication: u32,
-        offset_in_file: u64,
-        bytes: &Bytes,
+        (offset_in_file, bytes, sync): (u64, &Bytes, bool),
         operation: impl Fn(Vec<CommitExtent>) -> OperationKind,
     ) -> Result<InodeOutcome> {
         let limit = RECORD_BYTES_MAX.min(self.core().config.in_flight_bytes_max);
@@ -213,7 +214,7 @@ impl FileSystem {
         let mut attempts = 0;
         loop {
             let placed = self
-                .place(subject, replication, offset_in_file, &packets)
+                .place(subject, replication, (offset_in_file, &packets, sync))
                 .await?;
             let extents = placed.iter().map(|placed| placed.extent).collect();
             let result = self.change(subject, operation(extents)).await;
@@ -233,15 +234,14 @@ impl FileSystem {
         &self,
         subject: &Subject,
         replication: u32,
-        mut offset_in_file: u64,
-        packets: &[Packet],
+        (mut offset_in_file, packets, sync): (u64, &[Packet], bool),
     ) -> Result<Vec<Placed>> {
         let mut all = Vec::with_capacity(packets.len());
         for packet in packets {
             let mut placed = self
                 .inner
                 .small
-                .append(subject, replication, packet.clone())
+                .append(subject, replication, packet.clone(), sync)
                 .await?;
             placed.extent.offset_in_file = offset_in_file;
             offset_in_file += packet.len();

@@ -22,6 +22,7 @@ use crate::file_system::FileSystem;
 use crate::operations::AttributeChange;
 use crate::place::Place;
 use crate::read::checksum::FileChecksum;
+use crate::sync::SyncedVersion;
 
 /// Bytes that come in larger pieces are sent from where they are; smaller ones are gathered.
 const SLICE_BYTES_MIN: usize = 256 << 10;
@@ -56,11 +57,20 @@ pub struct Writer {
     filled: usize,
     /// Bytes handed to the stream.
     streamed: u64,
+    /// The version of the file of which all bytes are known to be on disk.
+    synced: SyncedVersion,
     /// The session to which the large file belongs while it has no name.
     session: u64,
     /// Once the content is known to be large.
     stream: Option<Large>,
     failed: Option<Error>,
+}
+
+/// What a flush has done.
+#[derive(Default)]
+struct Flushed {
+    /// It committed something, and all bytes of the file were on disk after that.
+    is_synced: bool,
 }
 
 enum Kind {
@@ -121,7 +131,7 @@ impl FileSystem {
             Place::Inode(inode) => *inode,
             _ => self.stat(&place).await?.inode.into(),
         };
-        self.sync_inode(&subject, inode).await
+        self.sync_inode(&subject, inode).await.map(drop)
     }
 }
 
@@ -143,6 +153,7 @@ impl Writer {
             buffer,
             filled: 0,
             streamed: 0,
+            synced: SyncedVersion::default(),
             session: 0,
             stream,
             failed,
@@ -199,20 +210,26 @@ impl Writer {
     /// Not cancel-safe.
     pub async fn flush(&mut self) -> Result<()> {
         self.check()?;
-        let result = self.flush_all().await;
-        self.note(result)
+        let result = self.flush_all(false).await;
+        self.note(result).map(drop)
     }
 
     /// Flushes, and makes the file durable on every replica. Not cancel-safe.
     pub async fn sync(&mut self) -> Result<()> {
-        self.flush().await?;
+        self.check()?;
+        let result = self.flush_all(true).await;
+        if self.note(result)?.is_synced {
+            return Ok(());
+        }
         let inode = match (&self.stream, &self.kind) {
             (Some(large), _) => large.inode,
             (None, Kind::Append { inode, .. }) => *inode,
             (None, Kind::New { .. }) => return Ok(()),
         };
         let synced = self.fs.sync_inode(&self.subject, inode).await;
-        self.explain(inode, synced).await
+        let version = self.explain(inode, synced).await?;
+        self.synced.learn(version);
+        Ok(())
     }
 
     /// Flushes, syncs if the options or the cluster's settings say so, and gives a new file its name. Not cancel-safe: the
@@ -238,8 +255,9 @@ impl Writer {
         let (place, options) = match &self.kind {
             Kind::Append { inode, .. } => {
                 let inode = *inode;
-                self.flush_all().await?;
-                if self.fs.settings().sync_on_close {
+                let sync = self.fs.settings().sync_on_close;
+                let flushed = self.flush_all(sync).await?;
+                if sync && !flushed.is_synced {
                     self.fs.sync_inode(&self.subject, inode).await?;
                 }
                 let attributes = self.fs.stat(inode).await;
@@ -256,7 +274,7 @@ impl Writer {
             .await?;
             return self.fs.write_small(&place, &content, &options).await;
         }
-        self.flush_all().await?;
+        self.flush_all(false).await?;
         let Some(large) = self.stream.take() else {
             return Err(Error::unexpected(&self.subject));
         };
@@ -354,11 +372,12 @@ impl Writer {
             .attributes)
     }
 
-    async fn flush_all(&mut self) -> Result<()> {
+    /// With `sync` little goes to disk on its way; much is synced afterwards.
+    async fn flush_all(&mut self, sync: bool) -> Result<Flushed> {
         if self.stream.is_none()
             && let Kind::Append { inode, replication } = self.kind
         {
-            return self.append_small(inode, replication).await;
+            return self.append_small(inode, replication, sync).await;
         }
         if self.filled > 0 {
             let packet = self.take_buffer();
@@ -367,16 +386,22 @@ impl Writer {
         match &self.stream {
             Some(large) => {
                 let flushed = large.handle.flush().await;
-                self.explain(large.inode, flushed).await
+                self.explain(large.inode, flushed).await?;
             }
-            None => Ok(()),
+            None => {}
         }
+        Ok(Flushed::default())
     }
 
     /// A flush of little: like a record append.
-    async fn append_small(&mut self, inode: InodeId, replication: u32) -> Result<()> {
+    async fn append_small(
+        &mut self,
+        inode: InodeId,
+        replication: u32,
+        sync: bool,
+    ) -> Result<Flushed> {
         if self.filled == 0 {
-            return Ok(());
+            return Ok(Flushed::default());
         }
         self.failed = Some(interrupted(&self.subject));
         let bytes = self.take_buffer();
@@ -392,11 +417,13 @@ impl Writer {
         };
         let (fs, subject) = (&self.fs, &self.subject);
         let result = fs
-            .append_and_commit(subject, replication, 0, &bytes, commit)
+            .append_and_commit(subject, replication, (0, &bytes, sync), commit)
             .await;
         self.failed = result.as_ref().err().cloned();
         self.streamed += length;
-        result.map(|_| ())
+        let outcome = result?;
+        let is_synced = self.synced.committed(&outcome);
+        Ok(Flushed { is_synced })
     }
 
     async fn send_buffer(&mut self) -> Result<()> {
@@ -512,7 +539,7 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, result: Result<()>) -> Result<()> {
+    fn note<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             self.failed.get_or_insert_with(|| error.clone());
         }

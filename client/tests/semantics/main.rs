@@ -6,4 +6,5 @@ mod lost_bytes;
 mod open_files;
 mod reading;
 mod sessions;
+mod syncing;
 mod writing;

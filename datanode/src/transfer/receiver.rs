@@ -163,7 +163,7 @@ async fn respond(mut to: FrameSender, progress: &Progress) {
     }
 }
 
-/// Appends what is queued, several packets at once when the disk is behind; syncs where a packet asks for it.
+/// Appends what is queued, several packets at once when the disk is behind, and then syncs once if any of them asks for it.
 async fn write(
     writer: &Writer,
     mut queue: mpsc::Receiver<Packet>,
@@ -175,10 +175,10 @@ async fn write(
         let mut sync = first.sync;
         let mut sequence = first.sequence;
         let mut batch = vec![first];
-        while bytes < BATCH_BYTES && !sync {
+        while bytes < BATCH_BYTES {
             let Ok(packet) = queue.try_recv() else { break };
             bytes += packet.payload.len();
-            sync = packet.sync;
+            sync |= packet.sync;
             sequence = packet.sequence;
             batch.push(packet);
         }

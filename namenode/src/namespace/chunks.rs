@@ -239,6 +239,19 @@ pub(super) fn advance_length(txn: &mut Txn, chunk: &mut ChunkRecord, end: u64) {
     }
 }
 
+/// The writer says that all replicas have fsynced the chunk through `end`, where bytes of its own epoch end. Called before they
+/// are committed; the caller stores the chunk.
+///
+/// It is believed of its own bytes alone: whoever lies about them harms what he could have left unwritten as well. What is
+/// committed below its epoch is others', and one length cannot tell the bytes above as synced and those below as not. So
+/// nothing is believed before the replicas themselves have confirmed what lies below: the next `sync` asks them.
+pub(super) fn believe_synced(chunk: &mut ChunkRecord, end: u64) {
+    let others = chunk.length.min(chunk.epoch_start);
+    if chunk.synced_length >= others {
+        chunk.synced_length = chunk.synced_length.max(end);
+    }
+}
+
 /// A file that uses the chunk wants this many replicas. The caller stores the chunk.
 pub(super) fn raise_replication(
     txn: &mut Txn,

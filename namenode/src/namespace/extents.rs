@@ -116,13 +116,15 @@ fn ending_at(
 }
 
 /// Adds an extent of newly committed bytes to a free range of the file, with its use, and advances the chunk's length.
-/// Bytes that go on where the extent before ends, in the file and in the chunk, make that one longer.
+/// Bytes that go on where the extent before ends, in the file and in the chunk, make that one longer. `synced` is what their
+/// writer says; true if they are known to be on the disks of all replicas.
 pub(super) fn add_committed(
     txn: &mut Txn,
     id: InodeId,
     inode: &mut InodeRecord,
     added: &ExtentRecord,
-) -> Result<(), StoreError> {
+    synced: bool,
+) -> Result<bool, StoreError> {
     let chunk_id = chunk_of(added);
     let mut chunk = store::chunk::get(txn, chunk_id)?.ok_or_else(|| gone(chunk_id))?;
     let fresh = added.offset_in_chunk >= chunk.length;
@@ -145,10 +147,14 @@ pub(super) fn add_committed(
         }
     }
     inode.allocated += added.length;
-    chunks::advance_length(txn, &mut chunk, added.offset_in_chunk + added.length);
+    let end = added.offset_in_chunk + added.length;
+    if synced {
+        chunks::believe_synced(&mut chunk, end);
+    }
+    chunks::advance_length(txn, &mut chunk, end);
     chunks::raise_replication(txn, chunk_id, &mut chunk, inode.replication);
     store::chunk::put(txn, chunk_id, &chunk);
-    Ok(())
+    Ok(chunk.synced_length >= end)
 }
 
 /// Two extents as one, if the second goes on where the first ends and both CRCs are known.

@@ -177,6 +177,7 @@ pub(super) fn outcome(node: &Node) -> InodeOutcome {
         done: true,
         length_done: 0,
         created: false,
+        synced_since: None,
     }
 }
 

@@ -332,20 +332,20 @@ impl NamenodeService {
         self.caller(principal, caller).await?;
         self.group.require_leader()?;
         self.group.linearize().await?;
-        let needed = self.chunks_to_sync(inode)?;
+        let (version, needed) = self.chunks_to_sync(inode)?;
         self.controllers.sync_chunks(&needed).await?;
-        Ok(Reply::new(&SyncReply {}))
+        Ok(Reply::new(&SyncReply { version }))
     }
 
-    /// The chunks of a file that are not durable as far as the file uses them. Anybody may ask for durability of
-    /// a file that they have open, so permissions do not count here.
-    fn chunks_to_sync(&self, inode: u64) -> Result<Vec<(ChunkId, u64)>, RpcError> {
+    /// The chunks of a file that are not durable as far as the file uses them, and of which version of it that is true. Anybody
+    /// may ask for durability of a file that they have open, so permissions do not count here.
+    fn chunks_to_sync(&self, inode: u64) -> Result<(u64, Vec<(ChunkId, u64)>), RpcError> {
         let store = self.group.state().store();
         let snapshot = store.snapshot();
         let superuser = Caller::default();
         let mut needed: BTreeMap<ChunkId, u64> = BTreeMap::new();
         let mut offset = 0;
-        loop {
+        let version = loop {
             let query = QueryKind::Extents(Extents {
                 location: Location {
                     inode,
@@ -368,9 +368,10 @@ impl NamenodeService {
                 offset = one.extent.offset_in_file + one.extent.length;
             }
             if !page.more || page.extents.is_empty() {
-                break;
+                // All pages are of one snapshot.
+                break page.attributes.version;
             }
-        }
+        };
         let mut chunks = Vec::new();
         for (id, through) in needed {
             let record = chunk::get(&snapshot, id).map_err(internal)?;
@@ -378,7 +379,7 @@ impl NamenodeService {
                 chunks.push((id, through));
             }
         }
-        Ok(chunks)
+        Ok((version, chunks))
     }
 
     pub(super) fn report_replicas(&self, request: Request) -> Result<Reply, RpcError> {

@@ -38,6 +38,10 @@ pub struct CommitExtent {
     /// CRC32C of exactly these bytes.
     #[prost(fixed32, tag = "6")]
     pub crc32c: u32,
+    /// All replicas have acknowledged that the chunk is fsynced through the end of these bytes. Believed of what the session
+    /// itself wrote.
+    #[prost(bool, tag = "7")]
+    pub synced: bool,
 }
 
 /// A file, fifo, socket or device node; with extents, a whole small file in one entry.
@@ -528,6 +532,10 @@ pub struct InodeOutcome {
     /// Create with `Open`: false if the file existed.
     #[prost(bool, tag = "5")]
     pub created: bool,
+    /// Create and Commit: there if all that they brought is known to be fsynced on every replica. The version before, 0 for a
+    /// content that is new as a whole: whoever knows that all bytes of that version are fsynced knows it of this one, too.
+    #[prost(uint64, optional, tag = "6")]
+    pub synced_since: Option<u64>,
 }
 
 /// A chunk to append to. Answers AllocateChunk.

@@ -126,7 +126,11 @@ pub struct SyncRequest {
 
 /// All is on disk.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SyncReply {}
+pub struct SyncReply {
+    /// All bytes of the file as of this version; 0 from older software, which does not tell.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+}
 
 /// Tells the namenode which replicas failed a reader or writer. Evidence to check, never a verdict.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -179,6 +179,9 @@ impl FakeDatanode {
         assert_eq!(at, payload.len());
         chunk.data.extend_from_slice(&payload);
         assert!(chunk.data.len() as u64 <= open.capacity);
+        if header.sync {
+            chunk.synced = chunk.data.len() as u64;
+        }
         let ack = PacketAck {
             sequence: header.sequence,
             ..PacketAck::default()

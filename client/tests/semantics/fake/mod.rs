@@ -61,6 +61,8 @@ pub struct State {
     pub packets: usize,
     pub keep_alives: usize,
     pub reads: usize,
+    /// Calls that ask for a file to be synced.
+    pub syncs: usize,
     /// Largest number of bytes that a pipeline had received and not acknowledged.
     pub unacked_bytes_max: u64,
 
@@ -94,6 +96,8 @@ pub struct Faults {
     pub silent: BTreeSet<u64>,
     /// These datanodes serve a flipped bit.
     pub corrupt: BTreeSet<u64>,
+    /// The namenode is older than commits that say what is synced.
+    pub deaf_to_claims: bool,
 }
 
 /// How far an operation came whose session ended.
@@ -125,6 +129,8 @@ pub struct FakeChunk {
     pub targets: Vec<u64>,
     /// The same on every replica.
     pub data: Vec<u8>,
+    /// Synced through here, as packets asked for it.
+    pub synced: u64,
     /// Length and CRC of each checksum block.
     pub blocks: Vec<(u32, u32)>,
 }

@@ -16,6 +16,7 @@ use cairn_protocol::messages::query::{
 use cairn_protocol::messages::session::{
     ClusterInfo, KeepAliveReply, KeepAliveRequest, MutateReply, MutateRequest, NamenodeAddress,
     OpenSessionReply, OpenSessionRequest, ReportReplicasReply, ReportReplicasRequest, SyncReply,
+    SyncRequest,
 };
 use cairn_protocol::rpc::{FramedStream, Hello, Peer, Reply, Request, RpcError, Service};
 use cairn_protocol::{ErrorCode, Failure, Method};
@@ -60,7 +61,15 @@ impl Service for FakeNamenode {
             }
             Method::Mutate => Ok(Reply::new(&mutate(&mut state, request.decode()?)?)),
             Method::Query => Ok(Reply::new(&query(&mut state, request.decode()?)?)),
-            Method::Sync => Ok(Reply::new(&SyncReply {})),
+            Method::Sync => {
+                state.syncs += 1;
+                let SyncRequest { inode, .. } = request.decode()?;
+                let version = match state.faults.deaf_to_claims {
+                    true => 0,
+                    false => state.inodes[&inode].version,
+                };
+                Ok(Reply::new(&SyncReply { version }))
+            }
             Method::ReportReplicas => {
                 let request: ReportReplicasRequest = request.decode()?;
                 state.reports.extend(request.replicas);
@@ -279,7 +288,7 @@ fn apply_create(state: &mut State, create: Create) -> Result<OutcomeKind, Failur
     if !create.orphan {
         state.names.insert(create.location.path, inode);
     }
-    Ok(outcome(state, inode, 0))
+    Ok(outcome_with(state, inode, 0, (&create.extents, 0)))
 }
 
 fn apply_commit(state: &mut State, commit: Commit) -> Result<OutcomeKind, Failure> {
@@ -291,8 +300,10 @@ fn apply_commit(state: &mut State, commit: Commit) -> Result<OutcomeKind, Failur
     } else {
         0
     };
+    let before = file.version;
     add_extents(file, &commit.extents, base);
-    Ok(outcome(state, inode, base))
+    let brought = (commit.extents.as_slice(), before);
+    Ok(outcome_with(state, inode, base, brought))
 }
 
 fn check_extents(state: &State, extents: &[CommitExtent]) -> Result<(), Failure> {
@@ -311,6 +322,11 @@ fn check_extents(state: &State, extents: &[CommitExtent]) -> Result<(), Failure>
             crc32c(bytes),
             extent.crc32c,
             "a commit names the CRC of its bytes"
+        );
+        let end = extent.offset_in_chunk + extent.length;
+        assert!(
+            !extent.synced || chunk.synced >= end,
+            "only what replicas have synced is said to be"
         );
     }
     Ok(())
@@ -372,6 +388,7 @@ fn apply_allocate(state: &mut State, allocate: AllocateChunk) -> Result<OutcomeK
         sealed: false,
         targets: targets.clone(),
         data: Vec::new(),
+        synced: 0,
         blocks: Vec::new(),
     };
     state.chunks.insert(id, chunk);
@@ -393,7 +410,25 @@ fn outcome(state: &State, inode: u64, offset_in_file: u64) -> OutcomeKind {
         done: true,
         length_done: 0,
         created: true,
+        synced_since: None,
     })
+}
+
+/// The same after an operation that brought these extents to what was this version.
+fn outcome_with(
+    state: &State,
+    inode: u64,
+    base: u64,
+    (extents, before): (&[CommitExtent], u64),
+) -> OutcomeKind {
+    let mut kind = outcome(state, inode, base);
+    let all_synced = !extents.is_empty() && extents.iter().all(|extent| extent.synced);
+    if let OutcomeKind::Inode(outcome) = &mut kind
+        && !state.faults.deaf_to_claims
+    {
+        outcome.synced_since = all_synced.then_some(before);
+    }
+    kind
 }
 
 fn attributes(state: &State, inode: u64) -> Attributes {

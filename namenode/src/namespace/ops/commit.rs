@@ -1,7 +1,8 @@
 //! Makes acknowledged bytes part of a file: the instant at which every reader sees them.
 //!
 //! A session may only name bytes that it wrote itself: in a chunk whose writer it is, at the current epoch, at or above
-//! that epoch's start. So nobody claims a neighbour's bytes, and a commit after the seal changes nothing (I3, I5).
+//! that epoch's start. So nobody claims a neighbour's bytes, and a commit after the seal changes nothing (I3, I5). What it says
+//! about their being on disk is believed within the same bounds, see `chunks::believe_synced`.
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, InodeId};
@@ -33,20 +34,30 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Commit, ctx: &Context) -> Result<Outcom
         )
     })?;
     let mut node = path::resolve_file(txn, &ctx.caller, &cmd.location)?;
+    let version_before = node.inode.version;
     inode::check_write_and_clear_suid(ctx, &cmd.location, &mut node.inode)?;
     if cmd.size_at_least > FILE_BYTES_MAX {
         return Err(too_large(cmd.size_at_least));
     }
-    let offset = attach_extents(txn, ctx, node.id, &mut node.inode, &cmd.extents, place)?;
+    let attached = attach_extents(txn, ctx, node.id, &mut node.inode, &cmd.extents, place)?;
     node.inode.size = node.inode.size.max(cmd.size_at_least);
     inode::store_content(txn, ctx, &mut node, cmd.mtime_ns);
     let mut outcome = inode::outcome(&node);
-    outcome.offset_in_file = offset;
+    outcome.offset_in_file = attached.offset_in_file;
+    outcome.synced_since = attached.synced.then_some(version_before);
     Ok(OutcomeKind::Inode(outcome).into())
 }
 
-/// Attaches committed bytes to a file, in order: later pieces shadow earlier ones and what was there. Answers where the
-/// first went. The caller has checked permissions, and stores the inode.
+/// What came of attaching pieces.
+pub(super) struct Attached {
+    /// Where in the file the first one went.
+    pub offset_in_file: u64,
+    /// All of them are known to be on the disks of all replicas.
+    pub synced: bool,
+}
+
+/// Attaches committed bytes to a file, in order: later pieces shadow earlier ones and what was there. The caller has checked
+/// permissions, and stores the inode.
 pub(super) fn attach_extents(
     txn: &mut Txn,
     ctx: &Context,
@@ -54,7 +65,7 @@ pub(super) fn attach_extents(
     inode: &mut InodeRecord,
     pieces: &[CommitExtent],
     place: CommitPlace,
-) -> Result<u64, OpError> {
+) -> Result<Attached, OpError> {
     if pieces.len() > COMMIT_EXTENTS_MAX {
         let message = format!(
             "{} extents in one commit, at most {COMMIT_EXTENTS_MAX} are allowed",
@@ -68,14 +79,19 @@ pub(super) fn attach_extents(
     };
     let mut budget = SHADOWED_EXTENTS_MAX;
     let mut checked = None;
+    let mut synced = true;
     for piece in pieces {
         let chunk = check_chunk(txn, ctx, piece, &mut checked)?;
         check_range(piece, chunk)?;
-        attach(txn, ctx, id, inode, piece, base, &mut budget)?;
+        synced &= attach(txn, ctx, id, inode, piece, base, &mut budget)?;
     }
-    Ok(match place {
+    let offset_in_file = match place {
         CommitPlace::At => pieces.first().map_or(0, |piece| piece.offset_in_file),
         CommitPlace::Append => base,
+    };
+    Ok(Attached {
+        offset_in_file,
+        synced,
     })
 }
 
@@ -123,6 +139,7 @@ fn check_range(piece: &CommitExtent, chunk: &ChunkRecord) -> Result<(), OpError>
     Ok(())
 }
 
+/// True if the piece is known to be on the disks of all replicas.
 fn attach(
     txn: &mut Txn,
     ctx: &Context,
@@ -131,7 +148,7 @@ fn attach(
     piece: &CommitExtent,
     base: u64,
     budget: &mut usize,
-) -> Result<(), OpError> {
+) -> Result<bool, OpError> {
     let start = base.saturating_add(piece.offset_in_file);
     let end = start.saturating_add(piece.length);
     if end > FILE_BYTES_MAX {
@@ -154,9 +171,9 @@ fn attach(
         length: piece.length,
         crc32c: Some(piece.crc32c),
     };
-    extents::add_committed(txn, id, inode, &added)?;
+    let synced = extents::add_committed(txn, id, inode, &added, piece.synced)?;
     inode.size = inode.size.max(end);
-    Ok(())
+    Ok(synced)
 }
 
 fn too_large(size: u64) -> OpError {

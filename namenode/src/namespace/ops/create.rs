@@ -97,13 +97,17 @@ fn check(cmd: &Create, ctx: &Context) -> Result<(InodeKind, IfExists), OpError> 
 }
 
 /// A new inode with its content, not stored yet.
+/// Whether a content was brought that is known to be on the disks of all replicas.
+#[derive(Clone, Copy)]
+struct Synced(bool);
+
 fn make_inode(
     txn: &mut Txn,
     cmd: &Create,
     ctx: &Context,
     kind: InodeKind,
     directory: &InodeRecord,
-) -> Result<Node, OpError> {
+) -> Result<(Node, Synced), OpError> {
     let mut record = inode::made_in(ctx, directory, kind, cmd.mode);
     record.rdev = match kind {
         InodeKind::CharDevice | InodeKind::BlockDevice => cmd.rdev,
@@ -113,29 +117,34 @@ fn make_inode(
         id: tree::number(txn, &record),
         inode: record,
     };
+    let mut synced = Synced(false);
     if kind == InodeKind::File {
         node.inode.replication = match cmd.replication {
             0 => tree::inherited_replication(txn, directory),
             replication => replication,
         };
-        give_content(txn, cmd, ctx, &mut node)?;
+        synced = give_content(txn, cmd, ctx, &mut node)?;
     }
     set_times(cmd, &mut node.inode);
-    Ok(node)
+    Ok((node, synced))
 }
 
+/// Tells whether there is one, all of which is known to be on the disks of all replicas.
 fn give_content(
     txn: &mut Txn,
     cmd: &Create,
     ctx: &Context,
     node: &mut Node,
-) -> Result<(), OpError> {
+) -> Result<Synced, OpError> {
+    let mut synced = false;
     if !cmd.extents.is_empty() {
         let place = CommitPlace::At;
-        commit::attach_extents(txn, ctx, node.id, &mut node.inode, &cmd.extents, place)?;
+        let attached =
+            commit::attach_extents(txn, ctx, node.id, &mut node.inode, &cmd.extents, place)?;
+        synced = attached.synced;
     }
     node.inode.size = node.inode.size.max(cmd.size);
-    Ok(())
+    Ok(Synced(synced))
 }
 
 fn set_times(cmd: &Create, record: &mut InodeRecord) {
@@ -158,12 +167,12 @@ fn make(
         return Err(path::failure(ErrorCode::IsADirectory, &cmd.location));
     }
     tree::check_may_add(&ctx.caller, &cmd.location, &entry.parent)?;
-    let mut node = make_inode(txn, cmd, ctx, kind, &entry.parent.inode)?;
+    let (mut node, synced) = make_inode(txn, cmd, ctx, kind, &entry.parent.inode)?;
     node.inode.nlink = 1;
     node.inode.parent = entry.parent.id.0;
     store::inode::put(txn, node.id, &node.inode);
     tree::add_name(txn, ctx, &mut entry.parent, &entry.name, &node)?;
-    Ok(answer(&node, true))
+    Ok(answer(&node, true, synced))
 }
 
 fn replace(
@@ -181,14 +190,14 @@ fn replace(
     if inode::is_directory(&old.inode) {
         return Err(path::failure(ErrorCode::IsADirectory, &cmd.location));
     }
-    let mut node = make_inode(txn, cmd, ctx, kind, &entry.parent.inode)?;
+    let (mut node, synced) = make_inode(txn, cmd, ctx, kind, &entry.parent.inode)?;
     node.inode.nlink = 1;
     node.inode.parent = entry.parent.id.0;
     store::inode::put(txn, node.id, &node.inode);
     let replaced = (&old, &node);
     tree::change_name(txn, ctx, &mut entry.parent, &entry.name, replaced);
     tree::drop_link(txn, ctx, &mut old);
-    Ok(answer(&node, true))
+    Ok(answer(&node, true, synced))
 }
 
 /// `slash`: the path demands a directory.
@@ -208,17 +217,18 @@ fn use_existing(
     if slash {
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
+    let mut synced = Synced(false);
     // Whether it may be opened is the client's question to ask: it knows for what.
     if if_exists == IfExists::Truncate {
         path::require_file(&cmd.location, &node.inode)?;
         inode::check_write_and_clear_suid(ctx, &cmd.location, &mut node.inode)?;
         extents::drop_content(txn, ctx, node.id, &mut node.inode)?;
-        give_content(txn, cmd, ctx, &mut node)?;
+        synced = give_content(txn, cmd, ctx, &mut node)?;
         inode::store_content(txn, ctx, &mut node, 0);
         set_times(cmd, &mut node.inode);
         store::inode::put(txn, node.id, &node.inode);
     }
-    Ok(answer(&node, false))
+    Ok(answer(&node, false, synced))
 }
 
 fn make_orphan(
@@ -232,7 +242,7 @@ fn make_orphan(
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
     tree::check_may_add(&ctx.caller, &cmd.location, &directory)?;
-    let mut node = make_inode(txn, cmd, ctx, kind, &directory.inode)?;
+    let (mut node, synced) = make_inode(txn, cmd, ctx, kind, &directory.inode)?;
     node.inode.parent = directory.id.0;
     store::inode::put(txn, node.id, &node.inode);
     let keep_until_ns = tree::keep_until_ns(txn, ctx);
@@ -241,11 +251,13 @@ fn make_orphan(
         claims: Vec::new(),
     };
     tree::claim(txn, ctx.session, node.id, orphan)?;
-    Ok(answer(&node, true))
+    Ok(answer(&node, true, synced))
 }
 
-fn answer(node: &Node, created: bool) -> OutcomeValue {
+fn answer(node: &Node, created: bool, Synced(synced): Synced) -> OutcomeValue {
     let mut outcome = inode::outcome(node);
     outcome.created = created;
+    // Whatever the content was before, nothing of it is left.
+    outcome.synced_since = synced.then_some(0);
     OutcomeKind::Inode(outcome).into()
 }

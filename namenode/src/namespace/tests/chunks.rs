@@ -26,7 +26,7 @@ fn run(chunk: u64, epoch: u64, offset: u64, length: u64) -> CommitExtent {
         epoch,
         offset_in_chunk: offset,
         length,
-        crc32c: 0,
+        ..CommitExtent::default()
     }
 }
 
@@ -438,6 +438,127 @@ fn the_synced_length_grows_only_by_the_word_of_the_present_replicas() {
     cluster.seal(1, chunk, 1).unwrap();
     assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 100);
     cluster.check();
+}
+
+fn synced(piece: CommitExtent) -> CommitExtent {
+    CommitExtent {
+        synced: true,
+        ..piece
+    }
+}
+
+#[test]
+fn a_commit_says_that_its_bytes_are_synced_and_the_file_then_is() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create("/a");
+    let chunk = cluster.allocate(1, 0).unwrap().chunk;
+    let at = CommitPlace::Append;
+    let first = cluster
+        .commit(1, file, vec![synced(run(chunk, 1, 0, 100))], at)
+        .unwrap();
+    assert!(first.synced_since.is_some());
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 100);
+
+    let second = cluster
+        .commit(1, file, vec![run(chunk, 1, 100, 50)], at)
+        .unwrap();
+    assert_eq!(second.synced_since, None, "nothing was said of these");
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 100);
+
+    let both = vec![
+        run(chunk, 1, 150, 10),
+        synced(run(chunk, 1, 170, 10)),
+        run(chunk, 1, 160, 10),
+    ];
+    let third = cluster.commit(1, file, both, at).unwrap();
+    assert_eq!(
+        third.synced_since, None,
+        "when the first came, nothing was said"
+    );
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 180);
+
+    let fourth = cluster
+        .commit(1, file, vec![synced(run(chunk, 1, 180, 20))], at)
+        .unwrap();
+    assert_eq!(fourth.synced_since, Some(third.attributes.version));
+    assert!(fourth.attributes.version > third.attributes.version);
+    cluster.seal(1, chunk, 1).unwrap();
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 200);
+    cluster.check();
+}
+
+#[test]
+fn nobody_is_believed_to_have_synced_what_others_wrote() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create("/a");
+    let chunk = cluster.allocate(1, 0).unwrap().chunk;
+    let at = CommitPlace::Append;
+    cluster
+        .commit(1, file, vec![run(chunk, 1, 0, 100)], at)
+        .unwrap();
+    // Another 20 bytes of the first writer are never committed.
+    cluster.give_back(1, chunk, 1, 120).unwrap();
+    assert_eq!(cluster.allocate(2, chunk).unwrap().chunk, chunk);
+    let own = |from, length| vec![synced(run(chunk, 2, from, length))];
+    let told = cluster.commit(2, file, own(120, 30), at).unwrap();
+    assert_eq!(told.synced_since, None);
+    assert_eq!(
+        cluster.chunk(chunk).unwrap().synced_length,
+        0,
+        "those of the first writer are not known to be"
+    );
+    // Its replicas are asked, as after any sync; from then on its writer is believed.
+    sync(&mut cluster, chunk, 150);
+    let told = cluster.commit(2, file, own(150, 30), at).unwrap();
+    assert!(told.synced_since.is_some());
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 180);
+
+    // With everything that was committed before on disk, the next writer is believed at once.
+    cluster.give_back(2, chunk, 2, 200).unwrap();
+    assert_eq!(cluster.allocate(1, chunk).unwrap().chunk, chunk);
+    let told = cluster
+        .commit(1, file, vec![synced(run(chunk, 3, 200, 10))], at)
+        .unwrap();
+    assert!(told.synced_since.is_some());
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 210);
+    cluster.check();
+}
+
+#[test]
+fn a_claim_about_bytes_that_are_not_the_sessions_changes_nothing() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create("/a");
+    let chunk = cluster.allocate(1, 0).unwrap().chunk;
+    let at = CommitPlace::Append;
+    let refused = |result: Result<_, ErrorCode>| code(result).unwrap();
+    for (session, epoch, offset, expected) in [
+        (2, 1, 0, ErrorCode::StaleEpoch),
+        (1, 2, 0, ErrorCode::StaleEpoch),
+        (1, 1, CAPACITY, ErrorCode::InvalidArgument),
+    ] {
+        let lie = vec![synced(run(chunk, epoch, offset, 10))];
+        assert_eq!(refused(cluster.commit(session, file, lie, at)), expected);
+    }
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 0);
+    cluster.seal(1, chunk, 1).unwrap();
+    let late = vec![synced(run(chunk, 1, 0, 10))];
+    let late = refused(cluster.commit(1, file, late, at));
+    assert_eq!(late, ErrorCode::Sealed);
+    assert_eq!(cluster.chunk(chunk).unwrap().synced_length, 0);
+    cluster.check();
+}
+
+/// All replicas of the present set confirm.
+fn sync(cluster: &mut Cluster, chunk: u64, synced_length: u64) {
+    let record = cluster.chunk(chunk).unwrap();
+    let set = record.replicas.iter();
+    let command = AdvanceSynced {
+        chunk,
+        synced_length,
+        confirmed_incarnations: set.flat_map(|r| [r.datanode, r.incarnation]).collect(),
+    };
+    let command = CommandKind::AdvanceSynced(command);
+    assert_eq!(cluster.world.command(command).code, 0);
 }
 
 #[test]

@@ -295,5 +295,6 @@ pub(super) fn piece(
         offset_in_chunk,
         length: bytes.len() as u64,
         crc32c: cairn_protocol::checksum::crc32c(bytes),
+        synced: false,
     }
 }

@@ -4,6 +4,7 @@
 //! processes and of this one. Figures belong here and never into tests.
 
 mod cpu;
+mod durable;
 mod http;
 mod local;
 mod mounted;
@@ -138,6 +139,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("latency") {
             work::latency(&fs, &arguments.local, &mut report).await?;
+        }
+        if wanted("fsync") {
+            durable::fsync(&fs, &arguments.local, &mut report).await?;
         }
         if arguments.parts.iter().any(|part| part == "fill") {
             work::fill(&fs, &cpu, arguments.files, &mut report).await?;

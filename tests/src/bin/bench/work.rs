@@ -387,7 +387,7 @@ async fn timed<T, E>(operation: impl Future<Output = Result<T, E>>) -> Result<Du
     Ok(begin.elapsed())
 }
 
-fn percentile(values: &mut [Duration], part: f64) -> f64 {
+pub(crate) fn percentile(values: &mut [Duration], part: f64) -> f64 {
     values.sort();
     let index = ((values.len() - 1) as f64 * part) as usize;
     values[index].as_secs_f64() * 1e6
