@@ -602,3 +602,51 @@ impl From<OutcomeKind> for OutcomeValue {
         Self { kind: Some(kind) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::{CommitExtent, InodeOutcome};
+    use crate::messages::common::Attributes;
+    use crate::messages::session::SyncReply;
+
+    #[test]
+    fn what_is_said_of_synced_bytes_is_golden() {
+        let extent = CommitExtent {
+            offset_in_file: 1,
+            chunk: 2,
+            epoch: 3,
+            offset_in_chunk: 4,
+            length: 5,
+            crc32c: 6,
+            synced: true,
+        };
+        let golden = [
+            0x08, 1, 0x10, 2, 0x18, 3, 0x20, 4, 0x28, 5, 0x35, 6, 0, 0, 0, 0x38, 1,
+        ];
+        assert_eq!(extent.encode_to_vec(), golden);
+        let outcome = |synced_since| InodeOutcome {
+            attributes: Attributes::default(),
+            offset_in_file: 1,
+            done: true,
+            length_done: 2,
+            created: true,
+            synced_since,
+        };
+        let golden = [0x0a, 0, 0x10, 1, 0x18, 1, 0x20, 2, 0x28, 1];
+        assert_eq!(outcome(None).encode_to_vec(), golden);
+        let whole = [&golden[..], &[0x30, 0]].concat();
+        assert_eq!(outcome(Some(0)).encode_to_vec(), whole, "0 is not absent");
+        let reply = SyncReply { version: 7 };
+        assert_eq!(reply.encode_to_vec(), [0x08, 7]);
+    }
+
+    #[test]
+    fn older_software_says_nothing_of_synced_bytes() {
+        let outcome = InodeOutcome::decode(&[0x0a, 0, 0x18, 1][..]).unwrap();
+        assert_eq!(outcome.synced_since, None);
+        assert!(!CommitExtent::decode(&[0x28, 5][..]).unwrap().synced);
+        assert_eq!(SyncReply::decode(&[][..]).unwrap().version, 0);
+    }
+}

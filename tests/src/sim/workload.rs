@@ -1,6 +1,7 @@
 //! What clients do: random operations, whose outcomes go into the model.
 
 mod sharing;
+mod syncing;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -75,7 +76,8 @@ impl Worker {
             0..20 if files < FILES_MAX => self.create(fs).await,
             20..28 => self.replace(fs).await,
             28..38 => self.append(fs).await,
-            38..44 => self.write_at(fs).await,
+            38..41 => self.write_at(fs).await,
+            41..44 => self.write_and_sync(fs).await,
             44..54 => self.record(fs).await,
             54..60 => self.rename(fs).await,
             60..64 => self.swap(fs).await,
@@ -230,11 +232,15 @@ impl Worker {
         };
         let (content, since) = (self.content(), self.models.power_loss_count());
         let sync = self.rng.random_bool(0.3);
+        let flush_last = self.rng.random_bool(0.5);
         let what = format!("append {} bytes to {path}, sync {sync}", content.len());
         let writing = async {
             let mut writer = fs.open_append(path.as_str()).await?;
             for piece in content.chunks(content.len() / 3 + 1) {
+                writer.flush().await?;
                 writer.write(piece).await?;
+            }
+            if flush_last {
                 writer.flush().await?;
             }
             if sync {

@@ -37,6 +37,10 @@ const SCENARIOS: &[Scenario] = &[
         replicas::short_replica_is_handed_on,
     ),
     plain("power-loss-after-sync", replicas::power_loss_after_sync),
+    plain(
+        "power-loss-after-small-syncs",
+        replicas::power_loss_after_small_syncs,
+    ),
     plain("end-lost-everywhere", replicas::end_lost_everywhere),
     plain(
         "bit-rot-in-an-unsealed-replica",

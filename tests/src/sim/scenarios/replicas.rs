@@ -97,6 +97,42 @@ pub(super) fn power_loss_after_sync(stage: &mut Stage) -> anyhow::Result<()> {
     stage.finish()
 }
 
+/// Small writes, each synced on its way and acknowledged with its commit; then the power fails everywhere, at once. Others wrote to
+/// the same chunk before and did not sync, and one of them does so only now.
+pub(super) fn power_loss_after_small_syncs(stage: &mut Stage) -> anyhow::Result<()> {
+    let before = write(stage, "/c0/before", 3, 20_000)?;
+    // Its chunk waits for its next writer.
+    stage.pass(6_000)?;
+    let mut bytes = vec![0; 200_000];
+    let pieces: Vec<(usize, Bytes)> = (0..30_u64)
+        .map(|round| {
+            let at = (round * 7919 % 48) as usize * 4096;
+            (at, content(round, 4096))
+        })
+        .collect();
+    for (at, piece) in &pieces {
+        bytes[*at..at + 4096].copy_from_slice(piece);
+    }
+    bytes.truncate(pieces.iter().map(|(at, _)| at + 4096).max().unwrap_or(0));
+    stage.act(move |fs| async move {
+        let (attributes, _) = fs.create("/c0/database", 0o644, Default::default()).await?;
+        let database = fs.open_file(attributes.inode.into()).await?;
+        for (at, piece) in pieces {
+            database.write(at as u64, piece).await?;
+            database.sync().await?;
+        }
+        fs.sync("/c0/before").await?;
+        Ok(())
+    })?;
+    stage.expect("/c0/database", &bytes, true);
+    stage.expect("/c0/before", &before, true);
+    stage.cluster.stop_all(Stop::PowerLoss);
+    stage.pass(200)?;
+    stage.cluster.start_all();
+    stage.leader()?;
+    stage.finish()
+}
+
 /// The power fails on all datanodes: what was only flushed is gone everywhere. What was synced in the same chunk is readable, and
 /// has all its replicas again; the rest is refused.
 pub(super) fn end_lost_everywhere(stage: &mut Stage) -> anyhow::Result<()> {
