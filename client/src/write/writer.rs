@@ -383,12 +383,9 @@ impl Writer {
             let packet = self.take_buffer();
             self.send(packet).await?;
         }
-        match &self.stream {
-            Some(large) => {
-                let flushed = large.handle.flush().await;
-                self.explain(large.inode, flushed).await?;
-            }
-            None => {}
+        if let Some(large) = &self.stream {
+            let flushed = large.handle.flush().await;
+            self.explain(large.inode, flushed).await?;
         }
         Ok(Flushed::default())
     }

@@ -17,8 +17,8 @@ async fn create(fs: &FileSystem, path: &str) -> OpenFile {
 async fn synced_file(fs: &FileSystem, path: &str) -> OpenFile {
     let file = create(fs, path).await;
     for at in 0..2 {
-        file.write(at, "x".into()).await.unwrap();
-        file.sync().await.unwrap();
+        file.write(at, "x".into()).await.expect("there is room");
+        file.sync().await.expect("nothing fails yet");
     }
     file
 }
