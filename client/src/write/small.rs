@@ -99,8 +99,8 @@ impl SmallFiles {
         }
     }
 
-    /// Appends a packet to a chunk of `replication` (0: the cluster's default) and returns once all replicas have it, with `sync`
-    /// on disk. The caller holds permits for its bytes. Cancel-safe: bytes that nobody commits are reclaimed with their chunk.
+    /// Appends a packet to a chunk of `replication` (0: the cluster's default) and returns once all replicas have it; with `sync`
+    /// and without a failure on the way, on disk: the extent tells. The caller holds permits for its bytes. Cancel-safe: bytes that nobody commits are reclaimed with their chunk.
     pub(crate) async fn append(
         &self,
         subject: &Subject,
@@ -279,7 +279,10 @@ impl Stream {
             let group = take_group(&mut self.waiting, &open.pipeline);
             let packet = join(&group);
             self.waiting_bytes -= packet.bytes.len();
-            let offset_in_chunk = open.pipeline.push(&packet, self.sync);
+            // A pipeline that failed once may have waited for a slow disk. Whoever asked for a sync then has to ask the leader, who
+            // waits longer.
+            let sync = self.sync && group.iter().all(|append| append.attempts == 0);
+            let offset_in_chunk = open.pipeline.push(&packet, sync);
             let end = offset_in_chunk + packet.len();
             let group = Group {
                 offset_in_chunk,

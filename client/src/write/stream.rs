@@ -55,7 +55,7 @@ pub(crate) struct Unit {
     number: u64,
     /// Holds its share of the memory for bytes in flight until it is committed, unless its sender does.
     _permit: Option<OwnedSemaphorePermit>,
-    /// It is to be on the disks of all replicas before it is committed, and what came before it in its chunk.
+    /// It is to be on the disks of all replicas before it is committed, and what came before it in its chunk, unless that fails.
     sync: bool,
     /// Where it was sent to.
     placed: Option<(ChunkEpoch, u64)>,
@@ -479,7 +479,9 @@ impl Stream {
     }
 
     fn take_back_sent(&mut self) {
-        while let Some(unit) = self.sent.pop_back() {
+        while let Some(mut unit) = self.sent.pop_back() {
+            // Perhaps a disk was too slow: the leader, who is asked then, waits longer.
+            unit.sync = false;
             self.unsent.push_front(unit);
         }
     }

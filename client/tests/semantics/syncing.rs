@@ -120,7 +120,6 @@ async fn bytes_that_go_into_another_chunk_after_all_are_synced_there() {
         let mut state = cluster.state();
         let sealed = vec![Failure::from(ErrorCode::Sealed)];
         state.faults.refusals.insert("commit", sealed);
-        state.faults.fail_at_packet = Some((0, 2));
     }
     file.write(0, "bytes".into()).await.unwrap();
     file.sync().await.unwrap();
@@ -185,4 +184,26 @@ async fn a_small_file_and_a_log_that_are_synced_ask_for_nothing_more() {
     assert_eq!(cluster.state().syncs, 2);
     log.close().await.unwrap();
     assert_eq!(cluster.state().syncs, 2);
+}
+
+#[tokio::test]
+async fn after_a_pipeline_has_failed_the_leader_is_asked_who_waits_longer_for_slow_disks() {
+    let cluster = FakeCluster::start(1, 4).await;
+    let fs = cluster.connect().await;
+    let file = synced_file(&fs, "/file").await;
+    let syncs = cluster.state().syncs;
+    cluster.state().faults.fail_at_packet = Some((0, 2));
+    file.write(0, "bytes".into()).await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(cluster.state().syncs, syncs + 1);
+    assert!(
+        cluster
+            .state()
+            .content("/file")
+            .unwrap()
+            .starts_with(b"bytes")
+    );
+    file.write(0, "again".into()).await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(cluster.state().syncs, syncs + 1);
 }
