@@ -63,10 +63,13 @@ impl StateMachine {
                     let batch = decode_batch(commands.0, index)?;
                     let outcomes =
                         apply_batch(&mut txn, &batch, index).map_err(io::Error::other)?;
-                    applied.outcomes = outcomes
-                        .iter()
-                        .map(|outcome| Bytes::from(outcome.encode_to_vec()))
-                        .collect();
+                    // Only the member that proposed the entry has somebody to tell.
+                    if responder.is_some() {
+                        applied.outcomes = outcomes
+                            .iter()
+                            .map(|outcome| Bytes::from(outcome.encode_to_vec()))
+                            .collect();
+                    }
                 }
             }
             if let Some(responder) = responder {

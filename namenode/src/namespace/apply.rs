@@ -2,7 +2,6 @@
 //! session's memory.
 
 use cairn_protocol::ids::SessionId;
-use cairn_protocol::messages::operation::OperationKind;
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::command::{Batch, ClientCommand, Command, CommandKind, Outcome};
@@ -84,8 +83,7 @@ fn apply_client(
         session: command.session.into(),
     };
     let outcome = attempt(txn, |txn| apply_operation(txn, command, &ctx))?;
-    let kind = &command.operation.kind;
-    if outcome.code != 0 || !matches!(kind, Some(OperationKind::CloseSession(_))) {
+    if outcome.code != 0 || !retry::ends_session(command) {
         retry::remember(txn, command, &outcome)?;
     }
     Ok(outcome)

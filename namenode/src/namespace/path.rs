@@ -209,6 +209,44 @@ pub(super) fn resolve_entry(
     }
 }
 
+/// The same for a second name of which nothing has been changed since the first was resolved. Names in one directory, as most renames
+/// have them, take one walk.
+pub(super) fn resolve_second_entry(
+    read: &impl Read,
+    caller: &Caller,
+    location: &Location,
+    unnamed: ErrorCode,
+    (first_location, first): (&Location, &Entry),
+) -> Result<Entry, OpError> {
+    let Some(name) = name_beside(location, first_location) else {
+        return resolve_entry(read, caller, location, unnamed);
+    };
+    check_text(location)?;
+    let dirent = store::dirent::get(read, first.parent.id, name)?;
+    Ok(Entry {
+        parent: first.parent.clone(),
+        name: name.to_vec(),
+        dirent,
+        slash: false,
+    })
+}
+
+/// The last name of a location, if it follows on the same path as the last name of the other: only the names may differ, and
+/// both have to be plain ones, at the very end.
+fn name_beside<'a>(location: &'a Location, other: &Location) -> Option<&'a [u8]> {
+    let (directory, name) = split_name(location)?;
+    let (other_directory, _) = split_name(other)?;
+    (start_of(location) == start_of(other) && directory == other_directory).then_some(name)
+}
+
+/// A path up to its last slash, and the plain name behind it.
+fn split_name(location: &Location) -> Option<(&[u8], &[u8])> {
+    let path = &location.path;
+    let at = path.iter().rposition(|&byte| byte == b'/');
+    let (directory, name) = path.split_at(at.map_or(0, |slash| slash + 1));
+    (!matches!(name, b"" | b"." | b"..")).then_some((directory, name))
+}
+
 /// A walk along a path. It holds no borrow of the state, so that missing directories can be made on the way.
 pub(super) struct Walk<'a> {
     caller: &'a Caller,
@@ -540,7 +578,7 @@ pub(super) fn show_bytes(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{meaningless, show};
+    use super::{meaningless, name_beside, show};
     use cairn_protocol::ids::InodeId;
     use cairn_protocol::messages::common::Location;
 
@@ -561,6 +599,40 @@ mod tests {
         ] {
             assert_eq!(meaningless(path.as_bytes()), count, "{path:?}");
         }
+    }
+
+    #[test]
+    fn names_on_one_path_lie_beside_each_other() {
+        let beside = |first: &str, second: &str| {
+            let (first, second) = (Location::path(first), Location::path(second));
+            name_beside(&second, &first).map(<[u8]>::to_vec)
+        };
+        assert_eq!(beside("/a/b", "/a/c"), Some(b"c".to_vec()));
+        assert_eq!(beside("/b", "/c"), Some(b"c".to_vec()));
+        assert_eq!(beside("b", "c"), Some(b"c".to_vec()));
+        for (first, second) in [
+            ("/a/b", "/d/c"),
+            ("/a/b", "/a/d/c"),
+            ("/a/b", "/a/c/"),
+            ("/a/b/", "/a/c"),
+            ("/a/b", "/a/."),
+            ("/a/.", "/a/b"),
+            ("/a/b", "/a/c/."),
+            ("/a/b/..", "/a/b/c"),
+            ("/a", "/"),
+            ("/", "/a"),
+            ("/a", ""),
+        ] {
+            assert_eq!(beside(first, second), None, "{first} {second}");
+        }
+        let (here, there) = (
+            Location::entry(InodeId(7), "a"),
+            Location::entry(InodeId(8), "b"),
+        );
+        assert_eq!(name_beside(&here, &there), None);
+        assert_eq!(name_beside(&here, &Location::path("/b")), None);
+        let sibling = Location::entry(InodeId(7), "b");
+        assert_eq!(name_beside(&sibling, &here), Some(b"b".as_slice()));
     }
 
     #[test]

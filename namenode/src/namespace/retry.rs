@@ -6,6 +6,7 @@
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{InodeId, Sequence, SessionId};
+use cairn_protocol::messages::operation::OperationKind;
 use prost::Message;
 
 use super::command::{ClientCommand, Outcome};
@@ -27,7 +28,8 @@ const CLEANED_MAX: usize = 1024;
 /// The first sequence number of every session.
 pub(super) const FIRST_SEQUENCE: u64 = 1;
 
-/// Whether the mutation may happen now: `None`, or the outcome it had before.
+/// Whether the mutation may happen now: `None`, or the outcome it had before. If it may, its outcome is expected: [`remember`] adds
+/// it, unless the mutation ends the session.
 ///
 /// What the session tells about answered mutations counts even if this one is refused.
 pub(super) fn admit(txn: &mut Txn, command: &ClientCommand) -> Result<Option<Outcome>, OpError> {
@@ -42,9 +44,21 @@ pub(super) fn admit(txn: &mut Txn, command: &ClientCommand) -> Result<Option<Out
         session.lowest_unanswered = command.lowest_unanswered;
     }
     prune(txn, id, &mut session);
+    let known = check(txn, id, &session, command.sequence);
+    if matches!(known, Ok(None)) && !ends_session(command) {
+        session.highest_sequence = session.highest_sequence.max(command.sequence);
+    }
     store::session::put(txn, id, &session);
+    known
+}
 
-    let sequence = command.sequence;
+/// The outcome of a mutation that happened before; `None` if it is a new one, which may happen now.
+fn check(
+    txn: &Txn,
+    id: SessionId,
+    session: &SessionRecord,
+    sequence: u64,
+) -> Result<Option<Outcome>, OpError> {
     if sequence < session.lowest_unanswered {
         let message = format!("mutation {sequence} of session {id} was answered and forgotten");
         return Err(OpError::new(ErrorCode::OutcomeUnknown, message));
@@ -63,6 +77,11 @@ pub(super) fn admit(txn: &mut Txn, command: &ClientCommand) -> Result<Option<Out
         return Err(OpError::new(ErrorCode::Overloaded, message));
     }
     Ok(None)
+}
+
+/// Whether a mutation leaves no session behind that could remember its outcome, if it succeeds.
+pub(super) fn ends_session(command: &ClientCommand) -> bool {
+    matches!(command.operation.kind, Some(OperationKind::CloseSession(_)))
 }
 
 /// A session that has not ended.
@@ -94,12 +113,15 @@ pub(super) fn remember(
     outcome: &Outcome,
 ) -> Result<(), StoreError> {
     let id = SessionId(command.session);
-    let Some(mut session) = live(txn, id)? else {
-        return Ok(());
-    };
-    if command.sequence > session.highest_sequence {
-        session.highest_sequence = command.sequence;
-        store::session::put(txn, id, &session);
+    if ends_session(command) {
+        // It failed, and the session goes on.
+        let Some(mut session) = live(txn, id)? else {
+            return Ok(());
+        };
+        if command.sequence > session.highest_sequence {
+            session.highest_sequence = command.sequence;
+            store::session::put(txn, id, &session);
+        }
     }
     store::outcome::put(txn, id, Sequence(command.sequence), outcome.encode_to_vec());
     Ok(())

@@ -16,6 +16,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// First bytes of the format record, so that another database is not taken for ours.
 const MAGIC: &[u8; 8] = b"CAIRN-NS";
 
+/// Part of a memtable that its filter takes.
+const MEMTABLE_FILTER_RATIO: f64 = 0.02;
+
 /// What a store may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
@@ -78,6 +81,9 @@ fn database_options(options: &StoreOptions) -> Result<Options, rocksdb::Error> {
     // Two memtables: one fills while the other is written out.
     settings.set_write_buffer_size(options.memtable_bytes / 2);
     settings.set_max_write_buffer_number(2);
+    // Most keys that are looked up are not among the last changes: a filter says so without a walk through them.
+    settings.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
+    settings.set_memtable_whole_key_filtering(true);
     settings.set_level_compaction_dynamic_level_bytes(true);
     settings.set_target_file_size_base(64 << 20);
     settings.set_compression_type(DBCompressionType::Lz4);

@@ -39,6 +39,12 @@ struct Savepoint {
 /// Values that a transaction remembers from the store at most.
 const READ_MAX: usize = 4096;
 
+/// Bytes that each write of a batch takes besides its key and value, at most.
+const WRITE_OVERHEAD: usize = 8;
+
+/// Bytes of a batch for what there is once, as a rule.
+const SINGLES_BYTES: usize = 1 << 10;
+
 /// Changes on their way into the store. Dropped without [`Txn::commit`], it never was.
 pub struct Txn<'a> {
     store: &'a Store,
@@ -212,7 +218,11 @@ impl<'a> Txn<'a> {
             self.savepoints.is_empty(),
             "every savepoint was released or rolled back"
         );
-        let mut batch = WriteBatch::default();
+        let bytes = |(key, written): (&Vec<u8>, &Written)| {
+            WRITE_OVERHEAD + key.len() + written.as_ref().map_or(0, Vec::len)
+        };
+        let bytes: usize = self.overlay.iter().map(bytes).sum();
+        let mut batch = WriteBatch::with_capacity_bytes(bytes + SINGLES_BYTES);
         for (key, written) in &self.overlay {
             match written {
                 Some(value) => batch.put(key, value),

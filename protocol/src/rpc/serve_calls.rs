@@ -4,7 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -27,6 +27,9 @@ const TURN_REQUESTS_MAX: usize = 128;
 /// While this many bytes of replies wait for the other end, running requests wait too.
 const REPLY_BYTES_MAX: usize = 8 << 20;
 
+/// Places of answered requests that a connection keeps for the next ones: as many as run at once where much is going on.
+const PLACES_KEPT: usize = 64;
+
 /// Pause between looks whether the last requests of a connection that is due to be closed are answered.
 const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +49,7 @@ pub(super) async fn serve_calls<S: Service>(
         options,
         start,
         running: FuturesUnordered::new(),
+        places: Vec::new(),
         running_bytes: 0,
         last_id: 0,
         idle: Box::pin(sleep(first_look(peer, options))),
@@ -134,12 +138,33 @@ async fn answer_in_task<S: Service>(
     }
 }
 
+/// A request that runs. A place in memory for all that one may need takes kilobytes, and memory of that size is slow to get: it
+/// comes back with the answer, for the next request.
+struct Call<Running>(Option<Pin<Box<Running>>>);
+
+impl<Running: Future<Output = Answered>> Future for Call<Running> {
+    type Output = (Answered, Pin<Box<Running>>);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut running = self.0.take().expect("a future is not polled after its end");
+        match running.as_mut().poll(context) {
+            Poll::Ready(answered) => Poll::Ready((answered, running)),
+            Poll::Pending => {
+                self.0 = Some(running);
+                Poll::Pending
+            }
+        }
+    }
+}
+
 struct Calls<'a, Start, Running> {
     sender: FrameSender,
     receiver: FrameReceiver,
     options: &'a ServerOptions,
     start: Start,
-    running: FuturesUnordered<Pin<Box<Running>>>,
+    running: FuturesUnordered<Call<Running>>,
+    /// Of requests that have been answered.
+    places: Vec<Pin<Box<Running>>>,
     /// Bytes of the requests that run.
     running_bytes: usize,
     /// Ids grow, so that a recorded request that is played again is noticed.
@@ -175,7 +200,10 @@ where
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if reading => reading = false,
-                Some(answered) = self.running.next() => self.queue_reply(answered)?,
+                Some(ended) = self.running.next() => {
+                    let answered = self.take_place(ended);
+                    self.queue_reply(answered)?;
+                }
                 filled = self.receiver.reader.fill(), if reading && has_room => {
                     reading = filled?;
                     self.active_at = Instant::now();
@@ -203,13 +231,32 @@ where
             self.check(&frame)?;
             started += 1;
             self.running_bytes += frame.header.len() + frame.payload.len();
-            let mut call = Box::pin((self.start)(frame));
-            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-                Poll::Ready(answered) => self.queue_reply(answered)?,
+            let mut call = self.place(frame);
+            match poll_fn(|context| Poll::Ready(call.poll_unpin(context))).await {
+                Poll::Ready(ended) => {
+                    let answered = self.take_place(ended);
+                    self.queue_reply(answered)?;
+                }
                 Poll::Pending => self.running.push(call),
             }
         }
         Ok(started)
+    }
+
+    fn place(&mut self, frame: Frame) -> Call<Running> {
+        let running = (self.start)(frame);
+        Call(Some(match self.places.pop() {
+            Some(mut place) => {
+                place.set(running);
+                place
+            }
+            None => Box::pin(running),
+        }))
+    }
+
+    fn take_place(&mut self, (answered, place): (Answered, Pin<Box<Running>>)) -> Answered {
+        keep(&mut self.places, place);
+        answered
     }
 
     fn check(&mut self, frame: &Frame) -> Result<(), Failure> {
@@ -229,7 +276,8 @@ where
 
     /// Takes every answer that is ready.
     fn collect(&mut self) {
-        while let Some(Some(answered)) = self.running.next().now_or_never() {
+        while let Some(Some(ended)) = self.running.next().now_or_never() {
+            let answered = self.take_place(ended);
             // Only an error reply over the limits could fail, and its text is ours.
             if self.queue_reply(answered).is_err() {
                 break;
@@ -287,7 +335,8 @@ where
             tokio::select! {
                 biased;
                 flushed = &mut flush => return flushed.map(|()| answers),
-                Some(answered) = self.running.next(), if answers_bytes < REPLY_BYTES_MAX => {
+                Some((answered, place)) = self.running.next(), if answers_bytes < REPLY_BYTES_MAX => {
+                    keep(&mut self.places, place);
                     answers_bytes += answered.reply_bytes();
                     answers.push(answered);
                 }
@@ -309,6 +358,12 @@ where
             .as_mut()
             .reset(until.max(Instant::now() + LINGER_PAUSE));
         false
+    }
+}
+
+fn keep<Place>(places: &mut Vec<Place>, place: Place) {
+    if places.len() < PLACES_KEPT {
+        places.push(place);
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Rename, ctx: &Context) -> Result<Outcom
     })?;
     let unnamed = ErrorCode::InvalidArgument;
     let source = path::resolve_entry(txn, &ctx.caller, &cmd.source, unnamed)?;
-    let target = path::resolve_entry(txn, &ctx.caller, &cmd.target, unnamed)?;
+    let first = (&cmd.source, &source);
+    let target = path::resolve_second_entry(txn, &ctx.caller, &cmd.target, unnamed, first)?;
     let node = path::load(txn, source.existing(&cmd.source)?)?;
     let source = Side {
         location: &cmd.source,

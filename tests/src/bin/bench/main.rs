@@ -135,7 +135,10 @@ fn main() -> anyhow::Result<()> {
             work::small(&fs, &cpu, &arguments.local, &mut report).await?;
         }
         if wanted("meta") {
-            work::metadata(&fs, &cpu, &arguments.local, &mut report).await?;
+            work::metadata(&fs, &cpu, &arguments.local, true, &mut report).await?;
+        }
+        if arguments.parts.iter().any(|part| part == "names") {
+            work::metadata(&fs, &cpu, &arguments.local, false, &mut report).await?;
         }
         if wanted("latency") {
             work::latency(&fs, &arguments.local, &mut report).await?;
