@@ -1,10 +1,12 @@
 //! Everything that can be typed. Help, completions and man pages come from here and from the files in `commands/`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+use crate::session::Usage;
 use crate::{commands, quantity};
 
 /// Cairn, a distributed file system: the one command for its users, its operators and its roles.
@@ -37,62 +39,56 @@ pub(crate) struct Arguments {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Namenodes of the cluster, one is enough; else `namenodes` in ~/.config/cairn/cluster.toml or
-    /// /etc/cairn/cluster.toml, else 127.0.0.1:9000, where `dfs up` listens.
+    /// /etc/cairn/cluster.toml, else 127.0.0.1:9000, where `dfs up` listens. [env: CAIRN_CLUSTER]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_CLUSTER",
         value_name = "HOST:PORT",
         value_delimiter = ',',
         help_heading = "Cluster"
     )]
     pub(crate) cluster: Vec<String>,
     /// Act as this user of this machine, by name or number; root (0) is the superuser of a cluster that trusts its clients.
+    /// [env: CAIRN_USER]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_USER",
         value_name = "USER",
         help_heading = "Cluster"
     )]
     pub(crate) user: Option<String>,
     /// Certificate of the cluster's CA: says that the cluster speaks TLS. Else `ca` in the section `security` of cluster.toml, if the
-    /// namenodes come from there.
+    /// namenodes come from there. [env: CAIRN_CA]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_CA",
         value_name = "FILE",
         help_heading = "Cluster"
     )]
     pub(crate) ca: Option<PathBuf>,
     /// A file that holds a token of `dfs token issue`, and that nobody else can read; else the token in CAIRN_TOKEN, else
-    /// `token_file` in cluster.toml.
+    /// `token_file` in cluster.toml. [env: CAIRN_TOKEN_FILE]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_TOKEN_FILE",
         value_name = "FILE",
         help_heading = "Cluster"
     )]
     pub(crate) token_file: Option<PathBuf>,
     /// An operator's certificate and key, instead of a token; else `certificate` and `key` in the section `security` of cluster.toml.
+    /// [env: CAIRN_CERTIFICATE]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_CERTIFICATE",
         value_name = "FILE",
-        requires = "key",
         help_heading = "Cluster"
     )]
     pub(crate) certificate: Option<PathBuf>,
-    /// The key of --certificate.
+    /// The key of --certificate. [env: CAIRN_KEY]
     #[arg(
         long,
         global = true,
-        env = "CAIRN_KEY",
         value_name = "FILE",
-        requires = "certificate",
         help_heading = "Cluster"
     )]
     pub(crate) key: Option<PathBuf>,
@@ -105,6 +101,43 @@ pub(crate) struct Global {
     /// Print help.
     #[arg(long, global = true, action = ArgAction::Help, help_heading = "Cluster")]
     help: Option<bool>,
+    /// `--token-file` was typed for this very command.
+    #[arg(skip)]
+    pub(crate) is_token_typed: bool,
+}
+
+impl Global {
+    /// With what variables say where no option does. An empty variable is one that is not set. They are no defaults of the grammar,
+    /// because every usage line would show them then.
+    pub(crate) fn or_variables(self) -> anyhow::Result<Self> {
+        self.or(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    }
+
+    fn or(mut self, variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Self> {
+        let path = |name| variable(name).map(PathBuf::from);
+        let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
+        if self.cluster.is_empty() {
+            let all = text("CAIRN_CLUSTER").unwrap_or_default();
+            let several = all.split(',').filter(|one| !one.is_empty());
+            self.cluster = several.map(str::to_owned).collect();
+        }
+        self.user = self.user.or_else(|| text("CAIRN_USER"));
+        self.ca = self.ca.or_else(|| path("CAIRN_CA"));
+        // A token that this very command names is not outdone by a certificate of the environment: that could do far more.
+        self.is_token_typed = self.token_file.is_some() && self.certificate.is_none();
+        self.token_file = self.token_file.or_else(|| path("CAIRN_TOKEN_FILE"));
+        if !self.is_token_typed {
+            self.certificate = self.certificate.or_else(|| path("CAIRN_CERTIFICATE"));
+            self.key = self.key.or_else(|| path("CAIRN_KEY"));
+        }
+        match (&self.certificate, &self.key) {
+            (Some(_), None) => Usage::error("--certificate needs --key (or CAIRN_KEY)"),
+            (None, Some(_)) if !self.is_token_typed => {
+                Usage::error("--key needs --certificate (or CAIRN_CERTIFICATE)")
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// What to do.
@@ -127,6 +160,7 @@ pub(crate) enum Command {
     Find(commands::find::Find),
     #[command(alias = "copyToLocal")]
     Get(commands::get::Get),
+    Getfacl(commands::getfacl::Getfacl),
     Getfattr(commands::getfattr::Getfattr),
     Getmerge(commands::getmerge::Getmerge),
     Head(commands::head::Head),
@@ -141,6 +175,7 @@ pub(crate) enum Command {
     Readlink(commands::readlink::Readlink),
     Rm(commands::rm::Rm),
     Rmdir(commands::rmdir::Rmdir),
+    Setfacl(commands::setfacl::Setfacl),
     Setfattr(commands::setfattr::Setfattr),
     Setrep(commands::setrep::Setrep),
     Stat(commands::stat::Stat),
@@ -161,19 +196,89 @@ pub(crate) enum Command {
     Man(commands::man::Man),
 }
 
+/// The whole grammar: -h is help for every command that has no other use for it.
+pub(crate) fn grammar() -> clap::Command {
+    with_short_help(Arguments::command(), true)
+}
+
+fn with_short_help(command: clap::Command, is_top: bool) -> clap::Command {
+    let command = command.mut_subcommands(|command| with_short_help(command, false));
+    let is_taken = command.get_arguments().any(|one| {
+        one.get_short() == Some('h') || one.is_allow_hyphen_values_set() && one.is_positional()
+    });
+    if is_top || is_taken {
+        return command;
+    }
+    let help = Arg::new("short_help").short('h');
+    command.arg(help.action(ArgAction::HelpShort).hide(true))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use std::ffi::OsString;
 
-    use super::Arguments;
+    use clap::FromArgMatches;
+    use clap::error::ErrorKind;
+
+    use super::{Arguments, Global, grammar};
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(line.split_whitespace())
+        let matches = grammar().try_get_matches_from(line.split_whitespace())?;
+        Arguments::from_arg_matches(&matches)
+    }
+
+    fn global(line: &str, variables: &[(&str, &str)]) -> anyhow::Result<Global> {
+        let set = |name: &str| {
+            let found = variables.iter().find(|(of, _)| *of == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        parse(line).unwrap().global.or(set)
+    }
+
+    #[test]
+    fn options_come_before_variables() {
+        let told = [("CAIRN_CLUSTER", "a:1,b:2"), ("CAIRN_USER", "ada")];
+        let found = global("dfs ls", &told).unwrap();
+        assert_eq!(found.cluster, ["a:1", "b:2"]);
+        assert_eq!(found.user.as_deref(), Some("ada"));
+        let found = global("dfs ls --cluster c --user bob", &told).unwrap();
+        assert_eq!(
+            (found.cluster, found.user.as_deref()),
+            (vec!["c".to_owned()], Some("bob"))
+        );
+        // A usage line says nothing of what a variable says.
+        let usage = parse("dfs concat").unwrap_err().to_string();
+        assert!(usage.contains("Usage: dfs concat <TARGET>"), "{usage}");
+    }
+
+    #[test]
+    fn a_typed_token_is_not_outdone_by_a_certificate_of_the_environment() {
+        let told = [("CAIRN_CERTIFICATE", "c"), ("CAIRN_KEY", "k")];
+        let found = global("dfs ls", &told).unwrap();
+        assert!(found.certificate.is_some() && found.key.is_some());
+        let found = global("dfs ls --token-file t", &told).unwrap();
+        assert!(found.certificate.is_none() && found.key.is_none() && found.is_token_typed);
+        assert!(global("dfs ls --certificate x", &told).is_ok());
+        for line in ["dfs ls --certificate x", "dfs ls --key x"] {
+            let error = global(line, &[]).unwrap_err();
+            assert!(error.is::<crate::session::Usage>(), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn h_is_help_where_it_means_nothing_else() {
+        for line in ["dfs put -h", "dfs up -h", "dfs namenode list -h", "dfs -h"] {
+            let error = parse(line).map(|_| ()).expect_err(line);
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{line}");
+        }
+        for line in ["dfs ls -h", "dfs df -h", "dfs du -h /", "dfs count -h /"] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
     }
 
     #[test]
     fn the_definitions_are_consistent() {
-        Arguments::command().debug_assert();
+        grammar().debug_assert();
     }
 
     #[test]
@@ -227,6 +332,12 @@ mod tests {
             "dfs truncate -s -10 /a",
             "dfs setrep -R 2 /a",
             "dfs setfattr -n user.x -v y /a",
+            "dfs getfacl -R /a /b",
+            "dfs setfacl -R -m user:ada:rw-,default:group::r-x /a /b",
+            "dfs setfacl -x user:ada /a",
+            "dfs setfacl -b /a",
+            "dfs setfacl -k /a",
+            "dfs setfacl --set user::rw-,group::r--,other::--- /a",
             "dfs test -e /a",
             "dfs touch -d 2026-01-01 /a",
             "dfs stat --format %n:%s /a",
@@ -267,16 +378,17 @@ mod tests {
             "dfs test /a",
             "dfs test -e -d /a",
             "dfs setrep x /a",
+            "dfs setfacl /a",
+            "dfs setfacl -b -k /a",
+            "dfs setfacl -m user:ada:rw-",
             "dfs ls --timeout x",
             "dfs up",
-            "dfs put -h",
             "dfs up --dir x --namenodes 2",
             "dfs datanode forget x",
             "dfs namenode list --config x.toml",
             "dfs admin ca issue nn1",
             "dfs admin ca issue nn1 --role king",
             "dfs token revoke",
-            "dfs ls --certificate x",
         ] {
             let error = parse(line).map(|_| ()).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -20,8 +20,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::arguments::Global;
-use crate::session::{Session, without_number};
-use crate::users;
+use crate::session::{Session, complain, without_number};
+use crate::{users, waiting};
 
 /// Port of a namenode unless an address says otherwise.
 pub(crate) const DEFAULT_PORT: u16 = 9000;
@@ -75,9 +75,7 @@ impl Cluster {
                 ..SecuritySettings::default()
             };
         }
-        // A token that this very command names is not outdone by a certificate of the environment: that could do far more.
-        let is_token_asked = is_option_given("--token-file") && !is_option_given("--certificate");
-        if is_token_asked {
+        if global.is_token_typed {
             found.security.certificate = PathBuf::new();
             found.security.key = PathBuf::new();
         } else if let (Some(certificate), Some(key)) = (&global.certificate, &global.key) {
@@ -116,10 +114,7 @@ impl Cluster {
     }
 
     fn find_in(asked: &[String], files: &[PathBuf]) -> anyhow::Result<Self> {
-        // An empty variable is one that was not set; an empty `--cluster` may come from a script that went wrong.
-        let unset =
-            asked == [""] && variable("CAIRN_CLUSTER").is_none() && !is_option_given("--cluster");
-        if !asked.is_empty() && !unset {
+        if !asked.is_empty() {
             let namenodes = addresses(asked).context("--cluster or CAIRN_CLUSTER")?;
             return Ok(Self::of(namenodes, Source::Asked));
         }
@@ -154,7 +149,8 @@ impl Cluster {
     /// Waits until a namenode accepts connections, and gives the addresses to use. Without it the client library would try
     /// for its whole patience.
     async fn reach(&self, patience: Duration) -> anyhow::Result<Vec<String>> {
-        let deadline = Instant::now() + patience;
+        let (began, mut is_said) = (Instant::now(), false);
+        let deadline = began + patience;
         loop {
             let mut reasons = Vec::new();
             for address in &self.namenodes {
@@ -180,6 +176,12 @@ impl Cluster {
                     reasons.join(", "),
                     self.way_out()
                 );
+            }
+            if began.elapsed() >= waiting::SILENCE && !std::mem::replace(&mut is_said, true) {
+                let reasons = reasons.join(", ");
+                complain(format_args!(
+                    "no namenode answers yet at {reasons}; trying for {patience:?}"
+                ));
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -239,10 +241,6 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-fn is_option_given(option: &str) -> bool {
-    std::env::args_os().any(|word| word.as_encoded_bytes().starts_with(option.as_bytes()))
-}
-
 /// The user's file, then the machine's.
 fn config_files() -> Vec<PathBuf> {
     let path = |name| variable(name).map(PathBuf::from);
@@ -255,16 +253,29 @@ fn config_files() -> Vec<PathBuf> {
 
 /// Connects as the options say.
 pub(crate) async fn connect(global: &Global, purpose: &str) -> anyhow::Result<FileSystem> {
+    let config = reached(global, purpose).await?;
+    connect_with(config).await
+}
+
+/// How to connect to a cluster of which at least one namenode accepts connections.
+async fn reached(global: &Global, purpose: &str) -> anyhow::Result<ClusterConfig> {
     let cluster = Cluster::find(global)?;
     let patience = match cluster.source {
         Source::Default => Duration::ZERO,
         Source::Asked | Source::File(_) => STARTING.min(global.timeout),
     };
     let namenodes = cluster.reach(patience).await?;
-    let asked = namenodes.join(", ");
     let config = client_config(namenodes, caller(global)?, purpose, global.timeout);
-    let connected = FileSystem::connect(cluster.secure(config)?).await;
-    connected.map_err(|error| no_namenode(&asked, error))
+    cluster.secure(config)
+}
+
+async fn connect_with(config: ClusterConfig) -> anyhow::Result<FileSystem> {
+    let asked = config.namenodes.join(", ");
+    let patience = config.timeouts.patience;
+    let connected = waiting::said_after(FileSystem::connect(config), || {
+        format!("no answer yet of {asked}; trying for up to {patience:?} (--timeout)")
+    });
+    connected.await.map_err(|error| no_namenode(&asked, error))
 }
 
 /// Something accepts connections there, and is no namenode that answers.
@@ -286,21 +297,34 @@ fn no_namenode(asked: &str, error: Error) -> anyhow::Error {
 
 /// Connects, and gathers what file commands need beside.
 pub(crate) async fn session(global: &Global, purpose: &str) -> anyhow::Result<Session> {
-    let caller = caller(global)?;
-    let fs = connect(global, purpose).await?;
-    let home = format!("/user/{}", Users::load().user_name(caller.uid)).into_bytes();
+    let config = reached(global, purpose).await?;
+    let (mut caller, is_proved) = (config.caller.clone(), config.tls.is_some());
+    let fs = connect_with(config).await?;
+    let mut user = None;
+    if is_proved {
+        // A token is somebody, whoever runs this.
+        let told = waiting::said(&fs, global.timeout, fs.who_am_i()).await;
+        let (known, token) = told?;
+        (caller, user) = (known, token.map(|token| token.user));
+    }
+    let user = user.filter(|user| is_name(user));
+    let user = user.unwrap_or_else(|| Users::load().user_name(caller.uid));
     Ok(Session::new(
         fs,
-        home,
+        format!("/user/{user}").into_bytes(),
         caller.uid,
         caller.gid,
         users::umask(),
     ))
 }
 
+/// Whether a home can have it.
+fn is_name(user: &str) -> bool {
+    !user.is_empty() && user != "." && user != ".." && !user.contains(['/', '\0'])
+}
+
 pub(crate) fn caller(global: &Global) -> anyhow::Result<Caller> {
-    let user = global.user.as_ref();
-    match user.filter(|user| !user.is_empty() || is_option_given("--user")) {
+    match &global.user {
         Some(user) => users::caller(user).context("--user or CAIRN_USER"),
         None => Ok(users::own_caller()),
     }

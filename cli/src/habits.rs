@@ -3,12 +3,19 @@
 
 use std::ffi::OsString;
 
-use clap::CommandFactory;
 
-use crate::arguments::Arguments;
+use crate::arguments::grammar;
 
 /// Options before the command that have a value behind them.
-const WITH_VALUE: [&str; 3] = ["--cluster", "--user", "--timeout"];
+const WITH_VALUE: [&str; 7] = [
+    "--cluster",
+    "--user",
+    "--timeout",
+    "--ca",
+    "--token-file",
+    "--certificate",
+    "--key",
+];
 
 /// Commands of `hdfs dfs` that are one of ours with an option.
 const JOINED: [(&str, [&str; 2]); 4] = [
@@ -77,7 +84,7 @@ fn place_of_command(line: &[OsString]) -> Option<usize> {
 }
 
 fn is_command(name: &str) -> bool {
-    let grammar = Arguments::command();
+    let grammar = grammar();
     grammar.find_subcommand(name).is_some()
 }
 

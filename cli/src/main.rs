@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! arguments   what can be typed; habits too               commands/   one file per command
-//! cluster     where the cluster is, and connecting   roles/      namenode, datanode, `dfs up`
+//! cluster waiting  where the cluster is, connecting, and saying what is waited for   roles/      namenode, datanode, `dfs up`
 //! session     what the file commands share           transfer/   engines of put and get
 //! paths glob walk                                    names in the cluster
 //! mode users quantity output progress                what people read and type
@@ -26,24 +26,25 @@ mod roles;
 mod session;
 mod transfer;
 mod users;
+mod waiting;
 mod walk;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
-use arguments::Arguments;
+use arguments::{Arguments, grammar};
 use session::Ending;
 
 /// What still runs when the command is over, such as a read of a slow local disk, is not waited for.
 const LEFT_BEHIND: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let arguments = match commands::mount::as_mount_helper(std::env::args_os()) {
-        Some(line) => Arguments::parse_from(line),
-        None => Arguments::parse_from(habits::translated(std::env::args_os())),
-    };
+    let line = commands::mount::as_mount_helper(std::env::args_os());
+    let line = line.unwrap_or_else(|| habits::translated(std::env::args_os()));
+    let matches = grammar().get_matches_from(line);
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -58,6 +58,7 @@ pub(crate) fn json_attributes(
     object.insert("type".to_owned(), json!(kind_name(kind(attributes))));
     object.insert("inode".to_owned(), json!(attributes.inode));
     object.insert("mode".to_owned(), json!(format!("{:04o}", attributes.mode)));
+    object.insert("acl".to_owned(), json!(attributes.has_acl));
     object.insert("uid".to_owned(), json!(attributes.uid));
     object.insert("gid".to_owned(), json!(attributes.gid));
     object.insert("nlink".to_owned(), json!(attributes.nlink));

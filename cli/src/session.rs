@@ -163,7 +163,7 @@ impl Session {
 /// Says something on standard error. Nobody may be reading that any more; the work matters more.
 pub(crate) fn complain(text: impl fmt::Display) {
     // One write, so that lines of several processes do not mix.
-    let line = format!("dfs: {text}\n");
+    let line = format!("dfs: {}\n", without_number(&text.to_string()));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
@@ -233,6 +233,54 @@ pub(crate) fn about(path: &[u8], error: &Error) -> String {
     }
 }
 
+/// [`about`] whichever of several paths the cluster names as the one that is to blame; the first if it names none.
+pub(crate) fn about_any(paths: &[&[u8]], error: &Error) -> String {
+    let named = paths.iter().find(|path| match error {
+        Error::Refused { failure, .. } => {
+            !failure.message.is_empty() && adds_nothing(path, &failure.message)
+        }
+        _ => false,
+    });
+    let blamed = named.or(paths.first()).copied().unwrap_or_default();
+    match error {
+        Error::Refused { failure, .. }
+            if failure.code == ErrorCode::InvalidArgument
+                && cairn_client::normalise(blamed).is_ok_and(|normal| normal == b"/") =>
+        {
+            "/: the root is always there: it cannot be moved, removed or replaced".to_owned()
+        }
+        _ => about(blamed, error),
+    }
+}
+
+/// An error about a member of the cluster, such as `datanode 7`, of the kind that `dfs KIND list` lists.
+pub(crate) fn about_member(kind: &str, id: u64, error: &Error) -> String {
+    let member = format!("{kind} {id}");
+    let text = match error {
+        Error::Refused { failure, .. } => match failure.code {
+            ErrorCode::NotFound if failure.message == member => {
+                format!("there is none with this number; see `dfs {kind} list`")
+            }
+            // What these would add is of files.
+            ErrorCode::NotFound | ErrorCode::NotEmpty | ErrorCode::InvalidArgument
+                if !failure.message.is_empty() =>
+            {
+                failure.message.clone()
+            }
+            _ => failure.to_string(),
+        },
+        other => {
+            let text = other.to_string();
+            let rest = text.strip_prefix("cluster: ");
+            rest.unwrap_or(&text).to_owned()
+        }
+    };
+    match text.strip_prefix(&member) {
+        Some(rest) => format!("{member}{rest}"),
+        None => format!("{member}: {text}"),
+    }
+}
+
 /// Whether an answer only names the path again.
 fn adds_nothing(path: &[u8], message: &str) -> bool {
     let normal = cairn_client::normalise(path).unwrap_or_default();
@@ -263,7 +311,7 @@ mod tests {
     use cairn_protocol::ids::InodeId;
     use cairn_protocol::{ErrorCode, Failure};
 
-    use super::{Ending, Usage, about, local_error, told};
+    use super::{Ending, Usage, about, about_any, about_member, local_error, told};
 
     #[test]
     fn endings_have_the_numbers_that_scripts_expect() {
@@ -305,6 +353,62 @@ mod tests {
             failure,
         };
         assert!(about(b"/a", &error).starts_with("/a: Input/output error: bytes 0 to 5"));
+    }
+
+    #[test]
+    fn of_several_paths_the_one_to_blame_is_named() {
+        let refused = |code, message: &str| Error::Refused {
+            subject: Subject::Path(b"/a".to_vec()),
+            failure: Failure::new(code, message),
+        };
+        let paths: [&[u8]; 2] = [b"/a", b"/b/"];
+        let told = |code, message| about_any(&paths, &refused(code, message));
+        assert_eq!(
+            told(ErrorCode::NotFound, "/b"),
+            "/b/: No such file or directory"
+        );
+        assert_eq!(told(ErrorCode::IsADirectory, ""), "/a: Is a directory");
+        assert_eq!(
+            told(ErrorCode::InvalidArgument, "why"),
+            "/a: Invalid argument (why)"
+        );
+        let root = about_any(&[b"/", b"/x"], &refused(ErrorCode::InvalidArgument, ""));
+        assert!(root.starts_with("/: the root"), "{root}");
+    }
+
+    #[test]
+    fn members_are_named_and_are_no_files() {
+        let refused = |code, message: &str| Error::Refused {
+            subject: Subject::Cluster,
+            failure: Failure::new(code, message),
+        };
+        for (code, message, told) in [
+            (
+                ErrorCode::NotFound,
+                "datanode 7",
+                "datanode 7: there is none with this number; see `dfs datanode list`",
+            ),
+            (
+                ErrorCode::NotEmpty,
+                "datanode 7 holds 1 replica",
+                "datanode 7 holds 1 replica",
+            ),
+            (ErrorCode::InvalidArgument, "why", "datanode 7: why"),
+            (
+                ErrorCode::PermissionDenied,
+                "",
+                "datanode 7: Permission denied",
+            ),
+        ] {
+            assert_eq!(about_member("datanode", 7, &refused(code, message)), told);
+        }
+        let silent = Error::Unreachable {
+            subject: Subject::Cluster,
+            patience: std::time::Duration::from_secs(5),
+            failure: Failure::from(ErrorCode::Unavailable),
+        };
+        let told = about_member("datanode", 7, &silent);
+        assert!(told.starts_with("datanode 7: no answer within 5s"), "{told}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::config::ClusterConfig;
 use crate::datanodes::Datanodes;
 use crate::error::{Result, Subject};
-use crate::namenode::{Namenode, lock};
+use crate::namenode::{Namenode, Waiting, lock};
 use crate::open_file::OpenFiles;
 use crate::read::hedging::Hedging;
 use crate::session::Sessions;
@@ -270,6 +270,12 @@ impl FileSystem {
             in_flight_bytes: used(core.config.in_flight_bytes_max, &core.in_flight),
             read_ahead_bytes: used(core.config.read_ahead_bytes_max, &core.read_ahead),
         }
+    }
+
+    /// What this client tries in vain, if it does: for those who sit before a screen. Nothing while namenodes answer; an election
+    /// shows for a moment.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.core().namenode.waiting()
     }
 
     /// The cluster's settings as last heard.

@@ -6,6 +6,7 @@
 //! | `file_system` | connects, owns what operations share |
 //! | `operations`, `queries`, `admin`, `sync` | one method per operation of the namenode |
 //! | `read`, `write` | data |
+//! | `acl` | access control lists |
 //! | `locks` | advisory locks |
 //! | `open_file` | a file open for reads and writes at any offset |
 //! | `watch` | what others change |
@@ -18,6 +19,7 @@
 //! Memory is bounded whatever a file's size. Nothing panics on what the network says. Futures say in their documentation
 //! whether they may be dropped half-way.
 
+mod acl;
 mod admin;
 mod config;
 mod datanodes;
@@ -38,12 +40,14 @@ mod verdict;
 mod watch;
 mod write;
 
+pub use acl::{AccessListKind, AccessLists};
 pub use admin::found_cluster;
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
 pub use file_system::{FileSystem, MemoryUse};
 pub use locks::LockRequest;
 pub use open_file::OpenFile;
+pub use namenode::Waiting;
 pub use operations::AttributeChange;
 pub use place::{Place, normalise};
 pub use queries::Directory;

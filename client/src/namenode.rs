@@ -80,6 +80,17 @@ pub(crate) struct Namenode {
     pub(crate) feed: FeedPlace,
     /// The log entry that the known members come from.
     members_index: AtomicU64,
+    /// What has been tried in vain for the longest. Held for a look or an update.
+    vain: Mutex<Option<(Instant, Failure)>>,
+}
+
+/// Something that this client has tried for a while, without an answer from anybody since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// For how long.
+    pub so_far: Duration,
+    /// The last thing that went wrong.
+    pub failure: Failure,
 }
 
 /// Sessions of this client that are remembered as its own.
@@ -189,7 +200,23 @@ impl Namenode {
             info: Mutex::new(None),
             feed: FeedPlace::default(),
             members_index: AtomicU64::new(0),
+            vain: Mutex::default(),
         })
+    }
+
+    /// What is tried in vain, if anything is.
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
+        let vain = lock(&self.vain);
+        vain.as_ref().map(|(began, failure)| Waiting {
+            so_far: began.elapsed(),
+            failure: failure.clone(),
+        })
+    }
+
+    fn in_vain(&self, began: Instant, failure: &Failure) {
+        let mut vain = lock(&self.vain);
+        let first = vain.as_ref().map_or(began, |(first, _)| began.min(*first));
+        *vain = Some((first, failure.clone()));
     }
 
     pub(crate) fn caller(&self) -> Caller {
@@ -320,6 +347,7 @@ impl Namenode {
             let (failure, hint) = match self.attempt(&address, method, request, limit).await {
                 Ok(reply) => {
                     self.believe(address, method);
+                    *lock(&self.vain) = None;
                     return Ok(reply);
                 }
                 // It will not believe us the next time either, but perhaps another one does: its certificate may be the
@@ -363,7 +391,9 @@ impl Namenode {
             if hinted && hints <= HINTS_MAX {
                 continue;
             }
+            self.in_vain(backoff.started(), &failure);
             if !backoff.pause().await {
+                *lock(&self.vain) = None;
                 return Err(CallError {
                     failure,
                     answered: false,

@@ -69,6 +69,11 @@ impl<'a> Backoff<'a> {
         }
     }
 
+    /// When the first attempt was made.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// What is left of the patience.
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())

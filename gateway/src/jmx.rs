@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus, StatusReply};
+use cairn_protocol::messages::datanode::VolumeSpace;
 use serde_json::{Map, Value, json};
 
 use crate::api::Problem;
@@ -91,7 +92,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Sums over datanodes that are alive.
+/// Space of datanodes that are alive. What several share counts once, as in `dfs status` and `dfs df`.
 struct Space {
     capacity: u64,
     used: u64,
@@ -99,29 +100,21 @@ struct Space {
 }
 
 impl Space {
-    fn of(datanode: &DatanodeStatus) -> Self {
-        let sum = |of: fn(&cairn_protocol::messages::datanode::VolumeReport) -> u64| {
-            datanode.volumes.iter().map(of).sum()
-        };
+    fn of<'a>(datanodes: impl IntoIterator<Item = &'a DatanodeStatus>) -> Self {
+        let volumes = datanodes.into_iter().flat_map(|datanode| {
+            let host = datanode.address.host.as_str();
+            datanode.volumes.iter().map(move |volume| (host, volume))
+        });
+        let space = VolumeSpace::of(volumes);
         Self {
-            capacity: sum(|volume| volume.capacity_bytes),
-            used: sum(|volume| volume.used_bytes),
-            remaining: sum(|volume| volume.available_bytes),
+            capacity: space.capacity_bytes,
+            used: space.used_bytes,
+            remaining: space.available_bytes,
         }
     }
 
     fn of_all(status: &StatusReply) -> Self {
-        let none = Self {
-            capacity: 0,
-            used: 0,
-            remaining: 0,
-        };
-        let alive = status.datanodes.iter().filter(|datanode| datanode.alive);
-        alive.map(Self::of).fold(none, |sum, one| Self {
-            capacity: sum.capacity + one.capacity,
-            used: sum.used + one.used,
-            remaining: sum.remaining + one.remaining,
-        })
+        Self::of(status.datanodes.iter().filter(|datanode| datanode.alive))
     }
 
     fn percent(part: u64, whole: u64) -> f64 {
@@ -171,7 +164,7 @@ fn name_node_info(status: &StatusReply, space: &Space) -> Value {
     let counts = &status.counts;
     let mut lists: [BTreeMap<String, Value>; 3] = Default::default();
     for datanode in &status.datanodes {
-        let own = Space::of(datanode);
+        let own = Space::of([datanode]);
         let mut about = json!({
             "infoAddr": datanode.address.http_address,
             "xferaddr": datanode.address.address,
@@ -358,6 +351,21 @@ mod tests {
         assert_eq!(one[0]["State"], "standby");
         assert!(one[0].get("NNRole").is_none());
         assert!(attribute(all, "Hadoop:none::x").is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_several_share_counts_once() {
+        let mut status = status();
+        for datanode in &mut status.datanodes {
+            datanode.address.host = "one".to_owned();
+            datanode.volumes[0].filesystem = 7;
+        }
+        let all = beans(&status, true, false, "x:9870");
+        for bean in &all[2..] {
+            let told = ["CapacityTotal", "CapacityUsed", "CapacityRemaining"];
+            let told = told.map(|name| bean[name].as_u64());
+            assert_eq!(told, [Some(100), Some(50), Some(70)], "{}", bean["name"]);
+        }
     }
 
     #[test]

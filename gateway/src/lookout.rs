@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cairn_client::{Error, Safety, verdict};
 use cairn_protocol::ErrorCode;
-use cairn_protocol::messages::admin::{DatanodeAdminState, StatusReply};
+use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus, StatusReply};
+use cairn_protocol::messages::datanode::VolumeSpace;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,6 @@ use utoipa::ToSchema;
 use crate::api::Problem;
 use crate::error::GatewayError;
 use crate::server::{Shared, cluster_status};
-use crate::status::space;
 
 /// What was seen so lately is not asked for again.
 const FRESH: Duration = Duration::from_millis(900);
@@ -185,20 +185,21 @@ impl Seen {
     }
 
     fn sample(&mut self, status: &StatusReply, time_ms: u64) {
-        let mut sample = SpaceSample {
-            time_ms,
-            capacity_bytes: 0,
-            used_bytes: 0,
-            available_bytes: 0,
+        let of = |which: fn(&DatanodeStatus) -> bool| {
+            let datanodes = status.datanodes.iter().filter(|one| which(one));
+            VolumeSpace::of(datanodes.flat_map(|one| {
+                let host = one.address.host.as_str();
+                one.volumes.iter().map(move |volume| (host, volume))
+            }))
         };
-        for datanode in &status.datanodes {
-            let (capacity, used, available) = space(datanode);
-            sample.capacity_bytes = sample.capacity_bytes.saturating_add(capacity);
-            sample.used_bytes = sample.used_bytes.saturating_add(used);
+        let all = of(|_| true);
+        let sample = SpaceSample {
+            time_ms,
+            capacity_bytes: all.capacity_bytes,
+            used_bytes: all.used_bytes,
             // Nobody can write to one that is dead.
-            let available = if datanode.alive { available } else { 0 };
-            sample.available_bytes = sample.available_bytes.saturating_add(available);
-        }
+            available_bytes: of(|one| one.alive).available_bytes,
+        };
         self.space = sample;
         // A leader that has just been elected has not heard yet how large disks are.
         if sample.capacity_bytes == 0 {

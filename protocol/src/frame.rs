@@ -31,7 +31,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::checksum::crc32c;
 use crate::limits::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use crate::{ErrorCode, Failure};
+use crate::{ErrorCode, Failure, net};
 
 pub use read::FrameReader;
 pub use write::{FrameQueue, FrameWriter};
@@ -153,6 +153,11 @@ impl FrameError {
 
 impl From<FrameError> for Failure {
     fn from(error: FrameError) -> Self {
+        if let FrameError::Io(source) = &error
+            && let Some(why) = net::refused_certificate(source)
+        {
+            return Self::new(ErrorCode::Unauthenticated, why);
+        }
         let message = match &error {
             FrameError::Io(source) => format!("{error}: {source}"),
             other => other.to_string(),

@@ -21,6 +21,7 @@ pub use turmoil::net::{
 };
 
 pub use stream::{ReadHalf, Stream, WriteHalf};
+pub(crate) use tls::refused_certificate;
 pub use tls::{Proof, Role, Roles, Tls, TlsError};
 
 /// Connects to `host:port`. Waits as long as the kernel does: callers set a timeout.

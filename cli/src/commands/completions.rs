@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::arguments::Arguments;
+use crate::arguments::grammar;
 use crate::session::Ending;
 
 /// Print completions for a shell, such as `dfs completions bash > /etc/bash_completion.d/dfs`.
@@ -18,7 +18,7 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Arguments::command(), "dfs", &mut script);
+        clap_complete::generate(self.shell, &mut grammar(), "dfs", &mut script);
         io::stdout().write_all(&script)?;
         Ok(Ending::Done)
     }

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use cairn_client::Place;
 use clap::Args;
 
-use super::expand;
-use crate::session::Session;
+use super::{expand, file_path};
+use crate::session::{Session, about_any};
 
 /// Move the content of files, in order, to the end of another, and remove them. No data moves.
 #[derive(Debug, Args)]
@@ -20,14 +20,16 @@ pub(crate) struct Concat {
 
 impl Concat {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let target = session.path(&self.target)?;
+        let target = file_path(session, &self.target).await;
+        let target = target.map_err(anyhow::Error::msg)?;
         let sources = expand(session, &self.sources).await;
         // A source that is missing would leave the others joined in an order that nobody asked for.
         if session.ending() == crate::session::Ending::Done {
-            session
-                .fs
-                .concat(&target, sources.into_iter().map(Place::from))
-                .await?;
+            let places = sources.iter().cloned().map(Place::from);
+            let joined = session.fs.concat(&target, places).await;
+            let all = || sources.iter().map(Vec::as_slice);
+            let all = || [target.as_slice()].into_iter().chain(all()).collect::<Vec<_>>();
+            session.check(joined.map_err(|error| about_any(&all(), &error)));
         }
         Ok(())
     }

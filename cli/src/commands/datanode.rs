@@ -12,7 +12,7 @@ use super::with_session;
 use crate::arguments::Global;
 use crate::output::print_json;
 use crate::roles;
-use crate::session::{Ending, Session};
+use crate::session::{Ending, Session, about_member};
 
 /// Run a datanode, or list those of a cluster and change what they are to be.
 ///
@@ -102,7 +102,7 @@ impl DatanodeCommand {
                 Some(state) => session.fs.set_datanode_state(DatanodeId(id), state).await,
                 None => session.fs.forget_datanode(DatanodeId(id)).await,
             };
-            let changed = changed.map_err(|error| format!("datanode {id}: {error}"));
+            let changed = changed.map_err(|error| about_member("datanode", id, &error));
             if session.check(changed).is_some() {
                 writeln!(session.out, "datanode {id} {done}")?;
             }

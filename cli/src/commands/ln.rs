@@ -9,10 +9,10 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use clap::Args;
 
-use super::file_path;
-use crate::output::is_directory;
+use super::{file_path, is_tree};
+use crate::output::{escape, is_directory};
 use crate::paths::{base_name, join, temporary_beside};
-use crate::session::Session;
+use crate::session::{Session, about, about_any};
 
 /// Give a file another name, or make a symbolic link with -s.
 #[derive(Debug, Args)]
@@ -55,19 +55,30 @@ impl Ln {
             name = join(&name, base.unwrap_or_default());
         }
         let made = if self.symbolic {
-            self.symlink(session, &name).await
+            let made = self.symlink(session, &name).await;
+            made.map_err(|error| about(&name, &error))
         } else {
-            let target = session.path(&self.target)?;
+            let target = file_path(session, &self.target).await;
+            let target = target.map_err(anyhow::Error::msg)?;
             let if_exists = if self.force {
                 IfExists::Replace
             } else {
                 IfExists::Fail
             };
-            session
-                .fs
-                .link_with(&target, &name, if_exists)
-                .await
-                .map(|_| ())
+            let made = session.fs.link_with(&target, &name, if_exists).await;
+            match made {
+                Ok(_) => Ok(()),
+                Err(error)
+                    if error.code() == ErrorCode::NotPermitted
+                        && is_tree(session, &target).await =>
+                {
+                    Err(format!(
+                        "{}: Is a directory (only files get further names; ln -s makes a symbolic link)",
+                        escape(&target)
+                    ))
+                }
+                Err(error) => Err(about_any(&[&target, &name], &error)),
+            }
         };
         session.check(made);
         Ok(())

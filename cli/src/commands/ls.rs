@@ -19,7 +19,7 @@ use crate::walk::searched;
 
 /// List directories, or tell about files.
 ///
-/// The columns of -l are mode, replicas (- for what has no data), owner, group, size in bytes (entries of a directory),
+/// The columns of -l are mode (with a + where there is an access control list: `dfs getfacl`), replicas (- for what has no data), owner, group, size in bytes (entries of a directory),
 /// time of the last change, and name. Names that begin with a dot are shown like all others.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
@@ -44,6 +44,9 @@ pub(crate) struct Ls {
     /// The other way round.
     #[arg(short = 'r', long)]
     reverse: bool,
+    /// After names: / of directories, * of programs, @ of symbolic links, | of pipes, = of sockets.
+    #[arg(short = 'F', long)]
+    classify: bool,
     /// Names that begin with a dot are always shown.
     #[arg(short = 'a', short_alias = 'A', hide = true)]
     all: bool,
@@ -180,6 +183,7 @@ impl Ls {
 struct Printer {
     long: bool,
     human: bool,
+    classify: bool,
     json: Option<JsonArray>,
     users: Users,
 }
@@ -195,6 +199,7 @@ impl Printer {
         Self {
             long: ls.long,
             human: ls.human_readable,
+            classify: ls.classify,
             json,
             users,
         }
@@ -211,7 +216,7 @@ impl Printer {
         if !self.long {
             return entries
                 .iter()
-                .try_for_each(|entry| writeln!(out, "{}", escape(&entry.name)));
+                .try_for_each(|entry| writeln!(out, "{}", self.name(entry)));
         }
         let (left, right) = (Align::Left, Align::Right);
         let mut table = Table::new(&[left, right, left, left, right, left, left]);
@@ -219,6 +224,15 @@ impl Printer {
             table.row(self.cells(entry));
         }
         table.print(out, " ")
+    }
+
+    fn name(&self, entry: &Entry) -> String {
+        let name = escape(&entry.name);
+        if self.classify {
+            name + mark(&entry.attributes)
+        } else {
+            name
+        }
     }
 
     fn cells(&self, entry: &Entry) -> [String; 7] {
@@ -229,12 +243,13 @@ impl Printer {
             replicas if inode_kind == InodeKind::File => replicas.to_string(),
             _ => "-".to_owned(),
         };
-        let mut name = escape(&entry.name);
+        let mut name = self.name(entry);
         if inode_kind == InodeKind::Symlink {
-            name = format!("{name} -> {}", escape(&attributes.symlink_target));
+            let name_alone = escape(&entry.name);
+            name = format!("{name_alone} -> {}", escape(&attributes.symlink_target));
         }
         [
-            mode_string(inode_kind, attributes.mode),
+            mode_string(inode_kind, attributes.mode) + if attributes.has_acl { "+" } else { "" },
             replicas,
             self.users.user_name(attributes.uid),
             self.users.group_name(attributes.gid),
@@ -246,6 +261,18 @@ impl Printer {
 
     fn end(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.json.take().map_or(Ok(()), |json| json.end(out))
+    }
+}
+
+/// What -F puts after a name.
+fn mark(attributes: &Attributes) -> &'static str {
+    match kind(attributes) {
+        InodeKind::Directory => "/",
+        InodeKind::Symlink => "@",
+        InodeKind::Fifo => "|",
+        InodeKind::Socket => "=",
+        InodeKind::File if attributes.mode & 0o111 != 0 => "*",
+        _ => "",
     }
 }
 
@@ -320,6 +347,29 @@ mod tests {
             lines[0].ends_with(" a\\xff") && lines[1].contains("    7 "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn marks_tell_what_it_is() {
+        let mut entries = vec![entry(b"f", 1, 0), entry(b"x", 1, 0), entry(b"d", 1, 0)];
+        entries[1].attributes.mode = 0o755;
+        entries[2].attributes.kind = InodeKind::Directory as i32;
+        entries[2].attributes.has_acl = true;
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&ls("ls -F"));
+        printer.print(&mut out, entries).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "f\nx*\nd/\n");
+    }
+
+    #[test]
+    fn an_access_control_list_shows() {
+        let mut entries = vec![entry(b"f", 1, 0), entry(b"a", 1, 0)];
+        entries[1].attributes.has_acl = true;
+        let mut out = Vec::new();
+        Printer::new(&ls("ls -l")).print(&mut out, entries).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let modes: Vec<&str> = text.lines().map(|line| &line[..11]).collect();
+        assert_eq!(modes, ["-rw-r--r-- ", "-rw-r--r--+"], "{text}");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::Man as Page;
 
-use crate::arguments::Arguments;
+use crate::arguments::grammar;
 use crate::session::{Ending, Usage, local_error};
 
 /// Print the manual page, or write one for each command into a directory.
@@ -65,7 +65,7 @@ fn chosen(mut command: Command, words: &[String]) -> anyhow::Result<Command> {
 
 /// All commands, with what they inherit from those above them.
 fn built() -> Command {
-    let mut command = Arguments::command();
+    let mut command = grammar();
     command.build();
     command
 }

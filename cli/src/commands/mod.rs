@@ -16,6 +16,7 @@ pub(crate) mod du;
 pub(crate) mod find;
 pub(crate) mod fsck;
 pub(crate) mod get;
+pub(crate) mod getfacl;
 pub(crate) mod getfattr;
 pub(crate) mod getmerge;
 pub(crate) mod head;
@@ -31,6 +32,7 @@ pub(crate) mod put;
 pub(crate) mod readlink;
 pub(crate) mod rm;
 pub(crate) mod rmdir;
+pub(crate) mod setfacl;
 pub(crate) mod setfattr;
 pub(crate) mod setrep;
 pub(crate) mod stat;
@@ -61,6 +63,7 @@ use crate::glob;
 use crate::output::{escape, is_directory};
 use crate::paths::{ends_in_dots, join};
 use crate::session::{self, Ending, Session, Usage};
+use crate::waiting;
 use crate::walk::{Crew, Found, MANY, Step, Walk};
 
 /// For giving open chunks back and ending the session. What is not given back the cluster takes when the session expires.
@@ -71,6 +74,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Ending> {
     let Arguments {
         global, command, ..
     } = arguments;
+    let global = global.or_variables()?;
     match command {
         Command::Admin(admin) => admin.run(),
         Command::Completions(completions) => completions.run(),
@@ -105,7 +109,9 @@ pub(crate) async fn with_session(
         return Ok(Ending::Interrupted);
     };
     let mut session = session?;
-    let result = match unless_interrupted(work(&mut session)).await {
+    let fs = session.fs.clone();
+    let worked = waiting::said(&fs, global.timeout, work(&mut session));
+    let result = match unless_interrupted(worked).await {
         Some(result) => result,
         None => Ok(Ending::Interrupted),
     };
@@ -169,6 +175,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Du(du) => du.run(session).await?,
         Command::Find(find) => find.run(session).await?,
         Command::Get(get) => get.run(session).await?,
+        Command::Getfacl(getfacl) => getfacl.run(session).await?,
         Command::Getfattr(getfattr) => getfattr.run(session).await?,
         Command::Getmerge(getmerge) => getmerge.run(session).await?,
         Command::Head(head) => head.run(session).await?,
@@ -181,6 +188,7 @@ async fn run_in(command: Command, session: &mut Session) -> anyhow::Result<Endin
         Command::Readlink(readlink) => readlink.run(session).await?,
         Command::Rm(rm) => rm.run(session).await?,
         Command::Rmdir(rmdir) => rmdir.run(session).await?,
+        Command::Setfacl(setfacl) => setfacl.run(session).await?,
         Command::Setfattr(setfattr) => setfattr.run(session).await?,
         Command::Setrep(setrep) => setrep.run(session).await?,
         Command::Stat(stat) => stat.run(session).await?,
@@ -224,13 +232,35 @@ pub(crate) async fn expand(session: &mut Session, typed: &[OsString]) -> Vec<Vec
             continue;
         };
         let expanded = glob::expand(&session.fs, &path).await;
-        paths.extend(
-            session
-                .check(expanded.map_err(|error| format!("{error:#}")))
-                .unwrap_or_default(),
-        );
+        let expanded = session.check(expanded.map_err(|error| format!("{error:#}")));
+        for path in expanded.unwrap_or_default() {
+            let possible = slash_fits(session, &path, true).await;
+            if session.check(possible).is_some() {
+                paths.push(path);
+            }
+        }
     }
     paths
+}
+
+/// Fails if a slash at its end says that something is a directory which is none. What does not exist is told elsewhere.
+async fn slash_fits(session: &Session, path: &[u8], follow: bool) -> Result<(), String> {
+    if !path.ends_with(b"/") || path.iter().all(|&byte| byte == b'/') {
+        return Ok(());
+    }
+    let found = if follow {
+        session.fs.stat(path).await
+    } else {
+        session.fs.stat_link(path).await
+    };
+    match found {
+        Ok(found) if !is_directory(&found) => Err(not_a_directory(path)),
+        _ => Ok(()),
+    }
+}
+
+fn not_a_directory(path: &[u8]) -> String {
+    format!("{}: {}", escape(path), ErrorCode::NotADirectory.text())
 }
 
 /// What a typed path stands for where something is removed or moved away. What was typed and what its braces make of it may not
@@ -263,7 +293,15 @@ pub(crate) async fn expand_guarded(
         session.report(text);
         paths.clear();
     }
-    Ok(paths)
+    let mut fitting = Vec::with_capacity(paths.len());
+    for path in paths {
+        // The link itself is meant, and that is no directory.
+        let possible = slash_fits(session, &path, false).await;
+        if session.check(possible).is_some() {
+            fitting.push(path);
+        }
+    }
+    Ok(fitting)
 }
 
 /// Reports what ends in `.` or `..`: people who remove or move that rarely mean the directory that it is.
@@ -290,11 +328,7 @@ pub(crate) async fn no_slash(session: &Session, path: &[u8]) -> Result<(), Strin
     }
     match session.fs.stat(path).await {
         Ok(attributes) if is_directory(&attributes) => Ok(()),
-        Ok(_) => Err(format!(
-            "{}: {}",
-            escape(path),
-            ErrorCode::NotADirectory.text()
-        )),
+        Ok(_) => Err(not_a_directory(path)),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -343,9 +377,7 @@ impl Destination {
                 directory: true,
                 names: Names::default(),
             }),
-            Ok(_) if needs_directory => {
-                anyhow::bail!("{}: {}", escape(&path), ErrorCode::NotADirectory.text())
-            }
+            Ok(_) if needs_directory => anyhow::bail!(not_a_directory(&path)),
             Err(error) if error.code() != ErrorCode::NotFound || needs_directory => {
                 Err(error.into())
             }

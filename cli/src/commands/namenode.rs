@@ -17,7 +17,7 @@ use crate::arguments::Global;
 use crate::cluster::{Cluster, addresses, caller};
 use crate::output::print_json;
 use crate::roles;
-use crate::session::{Ending, Session, complain, without_number};
+use crate::session::{Ending, Session, about_member, complain, without_number};
 
 /// For a look at the address of a new namenode.
 const LOOK: Duration = Duration::from_secs(2);
@@ -150,12 +150,21 @@ impl NamenodeCommand {
                 writeln!(session.out, "added {address}")?;
             }
             Self::Remove { id } => {
-                session.fs.remove_namenode(NamenodeId(id)).await?;
-                writeln!(session.out, "removed {id}")?;
+                let removed = session.fs.remove_namenode(NamenodeId(id)).await;
+                let removed = removed.map_err(|error| about_member("namenode", id, &error));
+                if session.check(removed).is_some() {
+                    writeln!(session.out, "removed {id}")?;
+                }
             }
             Self::Transfer { id } => {
-                session.fs.transfer_leadership(id.map(NamenodeId)).await?;
-                writeln!(session.out, "leadership handed over")?;
+                let handed = session.fs.transfer_leadership(id.map(NamenodeId)).await;
+                let handed = handed.map_err(|error| match id {
+                    Some(id) => about_member("namenode", id, &error),
+                    None => error.to_string(),
+                });
+                if session.check(handed).is_some() {
+                    writeln!(session.out, "leadership handed over")?;
+                }
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use clap::Args;
 
-use super::{expand_guarded, no_slash};
+use super::expand_guarded;
 use crate::output::escape;
 use crate::session::Session;
 
@@ -72,9 +72,6 @@ impl Rm {
     async fn remove(&self, session: &Session, path: &[u8]) -> anyhow::Result<bool> {
         if cairn_client::normalise(path).is_ok_and(|normal| normal == b"/") {
             bail!("/: the root cannot be removed");
-        }
-        if path.ends_with(b"/") {
-            no_slash(session, path).await.map_err(anyhow::Error::msg)?;
         }
         let removed = if self.recursive {
             session.fs.remove_tree(path).await

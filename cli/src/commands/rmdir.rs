@@ -8,7 +8,7 @@ use clap::Args;
 use super::expand_guarded;
 use crate::output::escape;
 use crate::paths::parent;
-use crate::session::Session;
+use crate::session::{Session, about_any};
 
 /// Remove empty directories.
 #[derive(Debug, Args)]
@@ -44,6 +44,7 @@ impl Rmdir {
     ) -> io::Result<()> {
         for _ in 0..levels {
             let removed = session.fs.rmdir(&path).await;
+            let removed = removed.map_err(|error| about_any(&[&path], &error));
             if session.check(removed).is_none() {
                 return Ok(());
             }

@@ -6,6 +6,7 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::common::InodeKind;
 use clap::Args;
 
+use super::slash_fits;
 use crate::output::kind;
 use crate::session::{Ending, Session};
 
@@ -50,6 +51,9 @@ struct Question {
 impl Test {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<Ending> {
         let path = session.path(&self.path)?;
+        if slash_fits(session, &path, true).await.is_err() {
+            return Ok(Ending::Failed);
+        }
         let question = &self.question;
         let mask = match () {
             () if question.readable => 4,

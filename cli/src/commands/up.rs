@@ -36,7 +36,7 @@ pub(crate) struct Up {
     /// page. Chosen when the folder is new. [default: 9000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(0..=65_400))]
     pub(crate) port: Option<u16>,
-    /// Port of the console (HTTP), 0 for none. [default: 9870]
+    /// Port of the console (HTTP) on the first namenode; those of further namenodes follow. 0 for none. [default: 9870]
     #[arg(long, value_name = "PORT")]
     pub(crate) http: Option<u16>,
 }

@@ -12,6 +12,7 @@ use cairn_protocol::messages::feed::{Change, ChangeKind, ChangeSet};
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::no_slash;
 use crate::output::{escape, is_directory, json_name, kind_name};
 use crate::session::{Session, Usage, complain};
 use names::Names;
@@ -51,6 +52,7 @@ impl Watch {
             return Usage::error("watch takes a path");
         }
         let path = session.path(&self.path)?;
+        no_slash(session, &path).await.map_err(anyhow::Error::msg)?;
         let path = cairn_client::normalise(&path).unwrap_or(path);
         let attributes = session.fs.stat(&path).await?;
         let root = InodeId(attributes.inode);

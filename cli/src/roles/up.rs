@@ -321,7 +321,10 @@ fn welcome(
     lines.extend(processes.iter().map(|process| format!("  {process}")));
     if !layout.http.is_empty() {
         let scheme = if layout.secure { "https" } else { "http" };
-        lines.push(format!("Console: {scheme}://{}/", layout.http));
+        let consoles: Vec<String> = (0..namenodes)
+            .map(|index| format!("{scheme}://{}/", layout.namenode_http(index)))
+            .collect();
+        lines.push(format!("Console: {}", consoles.join(" ")));
     }
     lines.push("In another shell:".to_owned());
     let default = format!("127.0.0.1:{DEFAULT_PORT}");

@@ -12,7 +12,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Stream, TcpStream};
@@ -308,6 +308,29 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// What the other end says of the certificate that we have shown. It says so after our side of the handshake is through, instead of an
+/// answer. `None` if that is not what went wrong.
+pub(crate) fn refused_certificate(error: &io::Error) -> Option<String> {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::AlertReceived(alert)) = tls else {
+        return None;
+    };
+    let why = match alert {
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            "it is not of this cluster's CA"
+        }
+        AlertDescription::CertificateExpired => "it has expired, or is not valid yet",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown => "it is not good for this",
+        _ => return None,
+    };
+    Some(format!("the certificate that we show is refused: {why}"))
 }
 
 /// What a failed handshake means to people. What a retry can mend is `Unavailable`.

@@ -79,8 +79,14 @@ impl FramedStream {
         receiver.limit_to_hello();
         let queue = sender.writer.queue();
         queue.push_message(Method::Hello as u16, Flags::NONE, 0, &hello, Bytes::new())?;
-        sender.flush().await?;
-        let Some(answer) = receiver.recv().await? else {
+        let sent = sender.flush().await;
+        let answer = receiver.recv().await;
+        // Who refuses our certificate says so, and does not wait for the hello to arrive.
+        let refused = |failure: &Failure| failure.code == ErrorCode::Unauthenticated;
+        if !answer.as_ref().is_err_and(refused) {
+            sent?;
+        }
+        let Some(answer) = answer? else {
             return Err(Failure::new(
                 ErrorCode::ConnectionLost,
                 format!("{address} hung up on our hello"),
