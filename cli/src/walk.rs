@@ -67,6 +67,20 @@ impl Walk {
         self
     }
 
+    /// Goes not into a directory that was just come by; then it is not left, either.
+    pub(crate) fn prune(&mut self, found: &Found) {
+        let on_top = self.stack.last();
+        if on_top.is_some_and(|(top, _)| top.path == found.path && top.depth == found.depth) {
+            self.stack.pop();
+        }
+    }
+
+    /// The directory that holds what was just come by or left: not for a directory that is still to be walked through.
+    pub(crate) fn holder(&self) -> Option<InodeId> {
+        let on_top = self.stack.last();
+        on_top.map(|(found, _)| InodeId(found.attributes.inode))
+    }
+
     /// The next step; `None` at the end. An error is about one directory, which the
     /// walk leaves with the next call.
     pub(crate) async fn next(&mut self) -> Result<Option<Step>, Error> {

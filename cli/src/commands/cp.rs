@@ -13,7 +13,7 @@ use cairn_protocol::messages::operation::{
 use cairn_protocol::{ErrorCode, Failure};
 use clap::Args;
 
-use super::{Destination, expand, is_tree};
+use super::{Destination, expand, is_tree, may_replace};
 use crate::output::{escape, is_directory, kind};
 use crate::paths::{base_name, parent, temporary_beside};
 use crate::session::{Session, Usage, about};
@@ -43,10 +43,13 @@ pub(crate) struct Cp {
     #[arg(short = 'v', long)]
     verbose: bool,
     /// Fail instead of replacing a file that exists.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, overrides_with_all = ["interactive", "force"])]
     no_clobber: bool,
-    /// Replacing is the default.
-    #[arg(short = 'f', long, hide = true)]
+    /// Ask before a file that exists is replaced.
+    #[arg(short = 'i', long, overrides_with_all = ["no_clobber", "force"])]
+    interactive: bool,
+    /// Replace files that exist, which is the default.
+    #[arg(short = 'f', long, overrides_with_all = ["no_clobber", "interactive"])]
     force: bool,
     /// What to copy, and last where it goes: a directory that exists, or a new name.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
@@ -57,6 +60,8 @@ pub(crate) struct Cp {
 struct Copying {
     fs: FileSystem,
     preserve: bool,
+    /// Before anything is replaced.
+    ask: bool,
     replace: bool,
     umask: u32,
     uid: u32,
@@ -80,6 +85,7 @@ impl Cp {
         let copying = Arc::new(Copying {
             fs: session.fs.clone(),
             preserve: self.preserve,
+            ask: self.interactive,
             replace: !self.no_clobber,
             umask: session.umask,
             uid: session.uid,
@@ -194,6 +200,12 @@ impl Copying {
                     directories.push((to, found.attributes));
                 }
                 continue;
+            }
+            if self.ask {
+                let may = may_replace(session, &to).await;
+                if !session.check(may).unwrap_or(false) {
+                    continue;
+                }
             }
             if let Some(result) = crew.start(self.clone().one(found, to)).await {
                 session.check(result);

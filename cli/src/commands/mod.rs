@@ -49,10 +49,11 @@ pub(crate) mod watch;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
-use std::io::Write;
+use std::io::{self, BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use tokio::signal::ctrl_c;
 use tokio::time::timeout;
@@ -302,6 +303,27 @@ pub(crate) async fn expand_guarded(
         }
     }
     Ok(fitting)
+}
+
+/// Asks on standard error whether to do this to a path; anything but yes is no.
+pub(crate) async fn confirmed(session: &mut Session, verb: &str, path: &[u8]) -> io::Result<bool> {
+    session.out.flush()?;
+    let question = format!("dfs: {verb} {}? ", escape(path));
+    let _ = io::stderr().write_all(question.as_bytes());
+    let answer = blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    Ok(answer.await?.trim_start().starts_with(['y', 'Y']))
+}
+
+/// Whether a name that is about to be given may be: it is free, or whoever is asked agrees that what has it is replaced.
+pub(crate) async fn may_replace(session: &mut Session, path: &[u8]) -> io::Result<bool> {
+    match session.fs.stat_link(path).await {
+        Ok(_) => confirmed(session, "replace", path).await,
+        // What else is wrong shows when it is done.
+        Err(_) => Ok(true),
+    }
 }
 
 /// Reports what ends in `.` or `..`: people who remove or move that rarely mean the directory that it is.

@@ -3,25 +3,26 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use cairn_client::Error;
-use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::RenameMode;
 use clap::Args;
 
-use super::{Destination, expand_guarded, is_tree, no_slash};
+use super::{Destination, expand_guarded, is_tree, may_replace, no_slash};
 use crate::output::escape;
 use crate::paths::base_name;
-use crate::session::{Session, Usage, about};
+use crate::session::{Session, Usage, about_any};
 
 /// Rename or move files and directories. Each move is one step, whatever is in a directory.
 #[derive(Debug, Args)]
 #[command(override_usage = "dfs mv [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Mv {
     /// Fail instead of replacing a file that exists.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, overrides_with_all = ["interactive", "force"])]
     no_clobber: bool,
-    /// Replacing is the default.
-    #[arg(short = 'f', long, hide = true)]
+    /// Ask before something that exists is replaced.
+    #[arg(short = 'i', long, overrides_with_all = ["no_clobber", "force"])]
+    interactive: bool,
+    /// Replace files that exist, which is the default.
+    #[arg(short = 'f', long, overrides_with_all = ["no_clobber", "interactive"])]
     force: bool,
     /// The target is the new name itself, even if it is a directory.
     #[arg(short = 'T', long)]
@@ -91,32 +92,18 @@ impl Mv {
         target: &[u8],
         mode: RenameMode,
     ) -> anyhow::Result<()> {
+        if self.interactive && !self.exchange && !may_replace(session, target).await? {
+            return Ok(());
+        }
         match session.fs.rename(source, target, mode).await {
             Ok(_) if self.verbose => {
                 writeln!(session.out, "{} -> {}", escape(source), escape(target))?;
             }
             Ok(_) => {}
             Err(error) => {
-                let culprit = self.culprit(session, source, target, &error).await;
-                session.report(about(culprit, &error));
+                session.report(about_any(&[source, target], &error));
             }
         }
         Ok(())
-    }
-
-    /// Which of the two an error is about: the cluster names the first.
-    async fn culprit<'a>(
-        &self,
-        session: &Session,
-        source: &'a [u8],
-        target: &'a [u8],
-        error: &Error,
-    ) -> &'a [u8] {
-        let missing = matches!(error.code(), ErrorCode::NotFound | ErrorCode::NotADirectory);
-        if missing && session.fs.stat_link(source).await.is_ok() {
-            target
-        } else {
-            source
-        }
     }
 }

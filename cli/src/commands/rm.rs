@@ -1,14 +1,13 @@
 //! `dfs rm`: removes files and trees.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, Write};
+use std::io::Write;
 
 use anyhow::bail;
-use cairn_daemon::blocking;
 use cairn_protocol::ErrorCode;
 use clap::Args;
 
-use super::expand_guarded;
+use super::{confirmed, expand_guarded};
 use crate::output::escape;
 use crate::session::Session;
 
@@ -53,7 +52,7 @@ impl Rm {
                 }
             };
             for path in paths {
-                if self.interactive && !confirmed(session, &path).await? {
+                if self.interactive && !confirmed(session, "remove", &path).await? {
                     continue;
                 }
                 match self.remove(session, &path).await {
@@ -92,14 +91,3 @@ impl Rm {
     }
 }
 
-/// Asks on standard error; anything but yes is no.
-async fn confirmed(session: &mut Session, path: &[u8]) -> io::Result<bool> {
-    session.out.flush()?;
-    let question = format!("dfs: remove {}? ", escape(path));
-    let _ = io::stderr().write_all(question.as_bytes());
-    let answer = blocking(|| {
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).map(|_| line)
-    });
-    Ok(answer.await?.trim_start().starts_with(['y', 'Y']))
-}

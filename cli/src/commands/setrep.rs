@@ -6,6 +6,7 @@ use std::time::Duration;
 use cairn_client::{AttributeChange, Error, FileSystem};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::admin::{DatanodeAdminState, DatanodeStatus, StatusReply};
 use cairn_protocol::messages::common::InodeKind;
 use cairn_protocol::messages::query::ChunkLocation;
 use clap::Args;
@@ -36,6 +37,14 @@ pub(crate) struct Setrep {
     /// Paths.
     #[arg(required = true)]
     paths: Vec<OsString>,
+}
+
+/// Datanodes that can hold a replica each.
+fn takes_replicas(status: &StatusReply) -> usize {
+    let able = |one: &&DatanodeStatus| {
+        one.alive && one.state == DatanodeAdminState::InService as i32
+    };
+    status.datanodes.iter().filter(able).count()
 }
 
 impl Setrep {
@@ -84,16 +93,26 @@ impl Setrep {
             let mut told = false;
             while !self.has_replicas(&session.fs, &found).await? {
                 if !std::mem::replace(&mut told, true) {
-                    let path = escape(&found.path);
-                    complain(format_args!(
-                        "waiting for {} replicas of {path}",
-                        self.replication
-                    ));
+                    self.tell(session, &found.path).await;
                 }
                 sleep(LOOK_AGAIN).await;
             }
         }
         Ok(())
+    }
+
+    /// Says what is waited for, and whether it can come.
+    async fn tell(&self, session: &Session, path: &[u8]) {
+        let (path, wanted) = (escape(path), self.replication);
+        let status = session.fs.status().await;
+        let able = status.map(|status| takes_replicas(&status));
+        match able {
+            Ok(able) if able < wanted as usize => complain(format_args!(
+                "waiting for {wanted} replicas of {path}: there can be {able} now, for as many datanodes are in service; this waits until \
+                 there are more. Ctrl-C ends the waiting, and the wish stays"
+            )),
+            _ => complain(format_args!("waiting for {wanted} replicas of {path}")),
+        }
     }
 
     /// Whether every chunk of a file has enough; a file that is gone has.

@@ -27,8 +27,14 @@ pub(crate) struct Touch {
     #[arg(short = 'm')]
     modification: bool,
     /// This time instead of now: 2026-01-31, 2026-01-31 12:00 (in this machine's zone), 2026-01-31T12:00:00Z or @SECONDS.
-    #[arg(short = 'd', long, value_name = "TIME")]
+    #[arg(short = 'd', long, value_name = "TIME", group = "time")]
     date: Option<String>,
+    /// The same as touch(1) has it, in this machine's zone: [[CC]YY]MMDDhhmm[.ss].
+    #[arg(short = 't', value_name = "STAMP", group = "time")]
+    stamp: Option<String>,
+    /// The times of this file of the cluster.
+    #[arg(short = 'r', long, value_name = "PATH", group = "time")]
+    reference: Option<OsString>,
     /// Paths.
     #[arg(required = true)]
     paths: Vec<OsString>,
@@ -36,10 +42,21 @@ pub(crate) struct Touch {
 
 impl Touch {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
-        let time = match self.date.as_deref().map(parse_time).transpose() {
-            Ok(time) => time,
+        let date = self.date.as_deref().map(parse_time);
+        let stamp = self.stamp.as_deref().map(parse_stamp);
+        let mut time = match date.or(stamp).transpose() {
+            Ok(time) => time.map(Times::both),
             Err(error) => return Usage::error(format!("{error:#}")),
         };
+        if let Some(reference) = &self.reference {
+            let path = session.path(reference)?;
+            no_slash(session, &path).await.map_err(anyhow::Error::msg)?;
+            let found = session.fs.stat(&path).await?;
+            time = Some(Times {
+                atime_ns: found.atime_ns,
+                mtime_ns: found.mtime_ns,
+            });
+        }
         for path in expand(session, &self.paths).await {
             let possible = no_slash(session, &path).await;
             if session.check(possible).is_some() {
@@ -50,13 +67,18 @@ impl Touch {
         Ok(())
     }
 
-    async fn touch(&self, session: &Session, path: &[u8], time: Option<u64>) -> Result<(), Error> {
+    async fn touch(
+        &self,
+        session: &Session,
+        path: &[u8],
+        time: Option<Times>,
+    ) -> Result<(), Error> {
         let both = self.access == self.modification;
         let (access, modification) = (both || self.access, both || self.modification);
         let change = AttributeChange {
             follow: true,
-            atime_ns: time.filter(|_| access),
-            mtime_ns: time.filter(|_| modification),
+            atime_ns: time.map(|time| time.atime_ns).filter(|_| access),
+            mtime_ns: time.map(|time| time.mtime_ns).filter(|_| modification),
             atime_now: access && time.is_none(),
             mtime_now: modification && time.is_none(),
             ..AttributeChange::default()
@@ -76,6 +98,45 @@ impl Touch {
             changed => changed.map(|_| ()),
         }
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    atime_ns: u64,
+    mtime_ns: u64,
+}
+
+impl Times {
+    fn both(ns: u64) -> Self {
+        Self {
+            atime_ns: ns,
+            mtime_ns: ns,
+        }
+    }
+}
+
+/// `[[CC]YY]MMDDhhmm[.ss]`: a year of two digits is between 1969 and 2068.
+fn parse_stamp(text: &str) -> anyhow::Result<u64> {
+    let (digits, seconds) = text.split_once('.').unwrap_or((text, "00"));
+    let all = digits.bytes().chain(seconds.bytes());
+    let fits = matches!(digits.len(), 8 | 10 | 12) && seconds.len() == 2;
+    let parsed = || -> Option<u64> {
+        let (year, rest) = digits.split_at(digits.len() - 8);
+        let year = match year.len() {
+            0 => i64::from(Zoned::now().year()),
+            2 => {
+                let year: i64 = year.parse().ok()?;
+                year + if year < 69 { 2000 } else { 1900 }
+            }
+            _ => year.parse().ok()?,
+        };
+        let (month, day, hour, minute) = (&rest[..2], &rest[2..4], &rest[4..6], &rest[6..]);
+        let plain = format!("{year:04}-{month}-{day} {hour}:{minute}:{seconds}");
+        parse_time(&plain).ok()
+    };
+    let is_stamp = fits && all.clone().all(|byte| byte.is_ascii_digit());
+    let parsed = is_stamp.then(parsed).flatten();
+    parsed.with_context(|| format!("`{text}` is not a time since 1970 as [[CC]YY]MMDDhhmm[.ss]"))
 }
 
 /// Nanoseconds since 1970.
@@ -106,7 +167,26 @@ fn parse_time(text: &str) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_time;
+    use super::{parse_stamp, parse_time};
+
+    #[test]
+    fn stamps_are_those_of_touch() {
+        for (stamp, plain) in [
+            ("202601311200", "2026-01-31 12:00"),
+            ("2601311200.59", "2026-01-31 12:00:59"),
+            ("9901311200", "1999-01-31 12:00"),
+        ] {
+            assert_eq!(
+                parse_stamp(stamp).unwrap(),
+                parse_time(plain).unwrap(),
+                "{stamp}"
+            );
+        }
+        assert!(parse_stamp("01311200").is_ok());
+        for bad in ["", "1", "202613311200", "20260131120", "2026013112.5", "+1311200", "01311200.5"] {
+            assert!(parse_stamp(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_understood() {
