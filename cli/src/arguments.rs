@@ -50,47 +50,22 @@ pub(crate) struct Global {
     pub(crate) cluster: Vec<String>,
     /// Act as this user of this machine, by name or number; root (0) is the superuser of a cluster that trusts its clients.
     /// [env: CAIRN_USER]
-    #[arg(
-        long,
-        global = true,
-        value_name = "USER",
-        help_heading = "Cluster"
-    )]
+    #[arg(long, global = true, value_name = "USER", help_heading = "Cluster")]
     pub(crate) user: Option<String>,
     /// Certificate of the cluster's CA: says that the cluster speaks TLS. Else `ca` in the section `security` of cluster.toml, if the
     /// namenodes come from there. [env: CAIRN_CA]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Cluster"
-    )]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) ca: Option<PathBuf>,
     /// A file that holds a token of `dfs token issue`, and that nobody else can read; else the token in CAIRN_TOKEN, else
     /// `token_file` in cluster.toml. [env: CAIRN_TOKEN_FILE]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Cluster"
-    )]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) token_file: Option<PathBuf>,
     /// An operator's certificate and key, instead of a token; else `certificate` and `key` in the section `security` of cluster.toml.
     /// [env: CAIRN_CERTIFICATE]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Cluster"
-    )]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) certificate: Option<PathBuf>,
     /// The key of --certificate. [env: CAIRN_KEY]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Cluster"
-    )]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) key: Option<PathBuf>,
     /// How long one operation is tried while the cluster does not answer.
     #[arg(

@@ -29,6 +29,9 @@ pub(crate) const DEFAULT_PORT: u16 = 9000;
 /// For one attempt to reach one namenode.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
+/// For a look at why nobody answers.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// How long a cluster that somebody named may take to come up: a restart takes two seconds.
 const STARTING: Duration = Duration::from_secs(6);
 
@@ -272,10 +275,30 @@ async fn reached(global: &Global, purpose: &str) -> anyhow::Result<ClusterConfig
 async fn connect_with(config: ClusterConfig) -> anyhow::Result<FileSystem> {
     let asked = config.namenodes.join(", ");
     let patience = config.timeouts.patience;
-    let connected = waiting::said_after(FileSystem::connect(config), || {
-        format!("no answer yet of {asked}; trying for up to {patience:?} (--timeout)")
+    let mut brief = config.clone();
+    brief.timeouts.patience = LOOK;
+    brief.timeouts.connect = LOOK;
+    let connecting = FileSystem::connect(config);
+    let connected = waiting::unless_hopeless(connecting, async || {
+        // Why, which the one that goes on trying tells nobody.
+        let error = FileSystem::connect(brief).await.err()?;
+        if is_another_program(error.code()) {
+            return Some(error);
+        }
+        complain(format_args!(
+            "no answer yet of {asked}; trying for up to {patience:?} (--timeout)"
+        ));
+        None
     });
     connected.await.map_err(|error| no_namenode(&asked, error))
+}
+
+/// What answers there will never be a namenode, whatever the patience.
+fn is_another_program(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotSupported | ErrorCode::Malformed | ErrorCode::VersionMismatch
+    )
 }
 
 /// Something accepts connections there, and is no namenode that answers.

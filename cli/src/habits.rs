@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 
-
 use crate::arguments::grammar;
 
 /// Options before the command that have a value behind them.

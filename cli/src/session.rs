@@ -408,7 +408,10 @@ mod tests {
             failure: Failure::from(ErrorCode::Unavailable),
         };
         let told = about_member("datanode", 7, &silent);
-        assert!(told.starts_with("datanode 7: no answer within 5s"), "{told}");
+        assert!(
+            told.starts_with("datanode 7: no answer within 5s"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -157,7 +157,9 @@ impl List {
 /// `rw-`.
 pub fn letters(permissions: u16) -> String {
     let letter = |bit: u16, letter: char| if permissions & bit == 0 { '-' } else { letter };
-    [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')].iter().collect()
+    [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')]
+        .iter()
+        .collect()
 }
 
 /// An entry as HDFS writes it: `user:ada:rw-`.

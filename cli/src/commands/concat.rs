@@ -28,7 +28,12 @@ impl Concat {
             let places = sources.iter().cloned().map(Place::from);
             let joined = session.fs.concat(&target, places).await;
             let all = || sources.iter().map(Vec::as_slice);
-            let all = || [target.as_slice()].into_iter().chain(all()).collect::<Vec<_>>();
+            let all = || {
+                [target.as_slice()]
+                    .into_iter()
+                    .chain(all())
+                    .collect::<Vec<_>>()
+            };
             session.check(joined.map_err(|error| about_any(&all(), &error)));
         }
         Ok(())

@@ -32,7 +32,12 @@ impl Count {
         let mut paths = expand(session, &self.paths).await.into_iter().peekable();
         if self.verbose && paths.peek().is_some() {
             let quotas = ["QUOTA", "REM_QUOTA", "SPACE_QUOTA", "REM_SPACE_QUOTA"];
-            self.line(session, quotas, ["DIR_COUNT", "FILE_COUNT", "CONTENT_SIZE"], b"PATHNAME")?;
+            self.line(
+                session,
+                quotas,
+                ["DIR_COUNT", "FILE_COUNT", "CONTENT_SIZE"],
+                b"PATHNAME",
+            )?;
         }
         for path in paths {
             let found = session.fs.stat(&path).await;

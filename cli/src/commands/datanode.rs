@@ -40,27 +40,32 @@ enum DatanodeCommand {
     /// Copy all its replicas elsewhere, so that it can go for good; `dfs datanode list` tells when that is done.
     Decommission {
         /// Which, see `dfs datanode list`.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = datanode_number)]
         ids: Vec<u64>,
     },
     /// Back into service, from decommissioning or maintenance.
     Recommission {
         /// Which, see `dfs datanode list`.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = datanode_number)]
         ids: Vec<u64>,
     },
     /// Away for a while on purpose: its replicas are not copied meanwhile.
     Maintenance {
         /// Which, see `dfs datanode list`.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = datanode_number)]
         ids: Vec<u64>,
     },
     /// Forget one that is dead or decommissioned.
     Forget {
         /// Which, see `dfs datanode list`.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = datanode_number)]
         ids: Vec<u64>,
     },
+}
+
+fn datanode_number(text: &str) -> Result<u64, String> {
+    let number = text.parse();
+    number.map_err(|_| "not a number; `dfs datanode list` shows those of the datanodes".to_owned())
 }
 
 impl Datanode {

@@ -7,7 +7,7 @@ mod expression;
 use std::ffi::OsString;
 use std::io::Write;
 
-use cairn_client::Place;
+use cairn_client::{Error, Place};
 use cairn_protocol::ids::InodeId;
 use clap::Args;
 
@@ -122,11 +122,7 @@ async fn act(
 }
 
 /// Removes what was found from the directory that it was found in: a link that takes a directory's place leads nowhere else.
-async fn delete(
-    session: &Session,
-    found: &Found,
-    holder: Option<InodeId>,
-) -> Result<(), String> {
+async fn delete(session: &Session, found: &Found, holder: Option<InodeId>) -> Result<(), String> {
     let normal = cairn_client::normalise(&found.path);
     let is_home = normal.is_ok_and(|normal| Ok(normal) == cairn_client::normalise(&session.home));
     let place = match holder {
@@ -140,7 +136,11 @@ async fn delete(
     } else {
         session.fs.unlink(place).await
     };
-    removed
-        .map(|_| ())
-        .map_err(|error| about(&found.path, &error))
+    removed.map(|_| ()).map_err(|error| match error {
+        // Its directory was asked about, by a number that means nothing to people.
+        Error::Refused { failure, .. } => {
+            format!("{}: {}", escape(&found.path), failure.code.text())
+        }
+        other => about(&found.path, &other),
+    })
 }

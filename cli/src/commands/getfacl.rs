@@ -72,12 +72,7 @@ pub(super) fn decoded(kept: &AccessLists) -> Lists {
     }
 }
 
-fn print(
-    out: &mut impl Write,
-    path: &[u8],
-    kept: &AccessLists,
-    users: &Users,
-) -> io::Result<()> {
+fn print(out: &mut impl Write, path: &[u8], kept: &AccessLists, users: &Users) -> io::Result<()> {
     let attributes = &kept.attributes;
     writeln!(out, "# file: {}", escape(path))?;
     writeln!(out, "# owner: {}", users.user_name(attributes.uid))?;

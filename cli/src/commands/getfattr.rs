@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
+use cairn_client::Error;
+use cairn_protocol::ErrorCode;
 use clap::Args;
 
 use super::expand;
@@ -37,18 +39,23 @@ impl Getfattr {
                     session.check(names).unwrap_or_default()
                 }
             };
-            if !self.only_values && !names.is_empty() {
-                writeln!(session.out, "# file: {}", escape(&path))?;
-            }
+            let mut header = (!self.only_values).then(|| format!("# file: {}\n", escape(&path)));
             for name in names {
                 if !self.dump && self.name.is_none() {
+                    session
+                        .out
+                        .write_all(header.take().unwrap_or_default().as_bytes())?;
                     writeln!(session.out, "{}", escape(&name))?;
                     continue;
                 }
                 let value = session.fs.get_xattr(&path, name.as_slice(), true).await;
+                let value = value.map_err(|error| about_xattr(&path, &name, &error));
                 let Some(value) = session.check(value) else {
                     continue;
                 };
+                session
+                    .out
+                    .write_all(header.take().unwrap_or_default().as_bytes())?;
                 if self.only_values {
                     session.out.write_all(&value)?;
                 } else {
@@ -57,6 +64,19 @@ impl Getfattr {
             }
         }
         Ok(())
+    }
+}
+
+/// An error about an attribute: names it, and says what names there can be.
+pub(super) fn about_xattr(path: &[u8], name: &[u8], error: &Error) -> String {
+    let named = || format!("{}: {}", escape(path), escape(name));
+    match error.code() {
+        ErrorCode::NoAttribute => format!("{}: No such attribute", named()),
+        ErrorCode::NotSupported => format!(
+            "{}: the name of an attribute begins with user., trusted. or security.",
+            named()
+        ),
+        _ => error.to_string(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cairn_client::{ClusterConfig, found_cluster};
+use cairn_client::{ClusterConfig, Error, found_cluster};
 use cairn_protocol::ids::NamenodeId;
 use cairn_protocol::net;
 use clap::{Args, Subcommand};
@@ -57,19 +57,26 @@ enum NamenodeCommand {
         #[arg(value_name = "HOST:PORT")]
         address: String,
         /// Remove this one in the same step.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = namenode_number)]
         replace: Option<u64>,
     },
     /// Remove a namenode.
     Remove {
         /// Which, see `dfs namenode list`.
+        #[arg(value_parser = namenode_number)]
         id: u64,
     },
     /// Hand leadership over.
     Transfer {
         /// To which; without it, to the one that is furthest.
+        #[arg(value_parser = namenode_number)]
         id: Option<u64>,
     },
+}
+
+fn namenode_number(text: &str) -> Result<u64, String> {
+    let number = text.parse();
+    number.map_err(|_| "not a number; `dfs namenode list` shows those of the namenodes".to_owned())
 }
 
 impl Namenode {
@@ -110,6 +117,17 @@ async fn found(global: &Global, address: Option<String>) -> anyhow::Result<Endin
         founded.namenodes.join(", ")
     )?;
     Ok(Ending::Done)
+}
+
+/// Why leadership was not handed over.
+fn about_leadership(to: Option<u64>, error: &Error) -> String {
+    match (to, error) {
+        (Some(id), _) => about_member("namenode", id, error),
+        (None, Error::Refused { failure, .. }) if !failure.message.is_empty() => {
+            format!("leadership stays where it is: {}", failure.message)
+        }
+        (None, _) => error.to_string(),
+    }
 }
 
 /// Whether somebody listens there, as seen from here.
@@ -158,10 +176,7 @@ impl NamenodeCommand {
             }
             Self::Transfer { id } => {
                 let handed = session.fs.transfer_leadership(id.map(NamenodeId)).await;
-                let handed = handed.map_err(|error| match id {
-                    Some(id) => about_member("namenode", id, &error),
-                    None => error.to_string(),
-                });
+                let handed = handed.map_err(|error| about_leadership(id, &error));
                 if session.check(handed).is_some() {
                     writeln!(session.out, "leadership handed over")?;
                 }

@@ -118,7 +118,12 @@ async fn changed(fs: &FileSystem, found: &Found, change: &Change) -> Result<(), 
     let (old, is_directory) = (decoded(&kept), is_directory(&kept.attributes));
     let new = change.apply(&old, is_directory, found.depth > 0);
     let checked = new.check(is_directory);
-    checked.map_err(|why| format!("{}: invalid access control list: {why}", escape(&found.path)))?;
+    checked.map_err(|why| {
+        format!(
+            "{}: invalid access control list: {why}",
+            escape(&found.path)
+        )
+    })?;
     for (kind, new, old) in [
         (AccessListKind::Access, new.access, old.access),
         (AccessListKind::Default, new.default, old.default),

@@ -8,6 +8,7 @@ use cairn_protocol::messages::operation::XattrMode;
 use clap::Args;
 
 use super::expand;
+use super::getfattr::about_xattr;
 use crate::session::{Session, Usage};
 
 /// Set or remove an extended attribute, such as user.origin.
@@ -39,18 +40,23 @@ impl Setfattr {
             Err(error) => return Usage::error(format!("{error:#}")),
         };
         for path in expand(session, &self.paths).await {
+            let name = self.name.as_ref().or(self.remove.as_ref());
+            let name = name
+                .map(|name| name.as_bytes().to_vec())
+                .unwrap_or_default();
             let done = match (&self.name, &self.remove) {
-                (Some(name), _) => {
-                    let (name, value) = (name.as_bytes(), value.clone());
+                (Some(_), _) => {
+                    let set = XattrMode::Set;
+                    let value = value.clone();
                     session
                         .fs
-                        .set_xattr(&path, name, value, XattrMode::Set, true)
+                        .set_xattr(&path, name.as_slice(), value, set, true)
                         .await
                 }
-                (None, Some(name)) => session.fs.remove_xattr(&path, name.as_bytes(), true).await,
+                (None, Some(_)) => session.fs.remove_xattr(&path, name.as_slice(), true).await,
                 (None, None) => return Usage::error("setfattr needs -n or -x"),
             };
-            session.check(done);
+            session.check(done.map_err(|error| about_xattr(&path, &name, &error)));
         }
         Ok(())
     }

@@ -41,9 +41,8 @@ pub(crate) struct Setrep {
 
 /// Datanodes that can hold a replica each.
 fn takes_replicas(status: &StatusReply) -> usize {
-    let able = |one: &&DatanodeStatus| {
-        one.alive && one.state == DatanodeAdminState::InService as i32
-    };
+    let able =
+        |one: &&DatanodeStatus| one.alive && one.state == DatanodeAdminState::InService as i32;
     status.datanodes.iter().filter(able).count()
 }
 

@@ -159,7 +159,8 @@ impl Hello {
 }
 
 fn hex(id: &[u8; 16]) -> String {
-    uuid::Uuid::from_bytes(*id).to_string()
+    // As `dfs status` shows it.
+    uuid::Uuid::from_bytes(*id).simple().to_string()
 }
 
 /// The process at the other end of a connection.

@@ -2,10 +2,13 @@
 //!
 //! `make test` builds `dfs` before it runs these tests, which look for it beside their own target directory.
 
+mod access_lists;
 mod administration;
+mod blame;
 mod commands;
 mod console;
 mod failures;
+mod fingers;
 mod guards;
 mod habits;
 mod mount_files;
@@ -19,5 +22,6 @@ mod mounted;
 mod program;
 mod security;
 mod settings;
+mod waits;
 mod watch;
 mod webhdfs;

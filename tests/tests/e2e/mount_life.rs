@@ -1,12 +1,15 @@
 //! How a mount comes and goes: by hand and by mount(8), killed, taken over, and while its cluster is away.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use crate::mounted::{Mounted, can_mount, is_mounted, shell, tool};
 use crate::program::{Cluster, Running, eventually, finish, signal};
+
+/// A number that owns nothing.
+const NOBODY: u32 = 65_534;
 
 /// Ends what a command left mounted, also if the test fails.
 struct Unmount<'a>(&'a Path);
@@ -82,6 +85,46 @@ fn what_cannot_be_mounted_is_said_in_a_sentence() {
     let nobody = ["--cluster", "127.0.0.1:9"];
     mount("empty", &nobody).fails(1, "no namenode answers at 127.0.0.1:9");
     assert!(!is_mounted(Path::new(&path("empty"))));
+}
+
+#[test]
+fn who_cannot_mount_is_told_why_and_what_to_do() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(&work, &[]);
+    let folder = work.path().join("mnt");
+    fs::create_dir(&folder).expect("make the mount point");
+    let dfs = cluster.command(["mount"]).get_program().to_owned();
+
+    // A machine, or a container, without the device.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c"]);
+    command.arg("mount -t tmpfs none /dev && exec \"$0\" mount -f \"$1\"");
+    command.arg(&dfs).arg(&folder);
+    command.env("CAIRN_CLUSTER", &cluster.address);
+    finish(&mut command, b"").fails(1, "this machine has no /dev/fuse: load the kernel's module");
+
+    // Somebody who may not, on a machine without the program that may. They reach neither our program nor the folder by themselves.
+    let program = work.path().join("dfs");
+    fs::copy(&dfs, &program).expect("copy the program");
+    for path in [work.path(), &program, &folder] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("open it for all");
+    }
+    chown(&folder, Some(NOBODY), Some(NOBODY)).expect("give it away");
+    let mut command = Command::new("setpriv");
+    let id = NOBODY.to_string();
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    command.arg(&program).args(["mount", "-f"]).arg(&folder);
+    command
+        .env("CAIRN_CLUSTER", &cluster.address)
+        .env("PATH", "/nowhere:/usr/bin");
+    let refused = finish(&mut command, b"");
+    if !Path::new("/usr/bin/fusermount3").exists() {
+        refused.fails(1, "only root may mount; run it as root, or install fuse3");
+    }
+    assert!(!is_mounted(&folder));
 }
 
 #[test]

@@ -114,6 +114,12 @@ fn users_are_their_tokens(cluster: &Cluster, ca: &Path) {
     assert_eq!(ada(&["cat", "/of-ada"], b"").ok(), b"hello");
     let owner = cluster.run(["stat", "--format", "%u", "/of-ada"]).text();
     assert_eq!(owner.trim(), ADA);
+    // Home is hers, whoever runs this.
+    ada(&["ls"], b"").fails(1, "/user/4321, your home directory");
+    cluster.run(["mkdir", "-p", "/user/4321"]).ok();
+    cluster.run(["chown", ADA, "/user/4321"]).ok();
+    ada(&["put", "-", "note"], b"mine").ok();
+    assert_eq!(cluster.run(["cat", "/user/4321/note"]).ok(), b"mine");
     ada(&["token", "issue", "0"], b"").fails(1, "only the superuser may");
     ada(&["fsck"], b"").fails(1, "only the superuser may");
 }
@@ -158,6 +164,15 @@ fn nobody_gets_in_without_proof(cluster: &Cluster, ca: &Path, work: &Path) {
     cluster.run(["admin", "ca", "init", "--dir", &dir]).text();
     let stranger = user(cluster, &other.join("ca.pem"), Some(&short), &["ls", "/"]);
     finish(&mut { stranger }, b"").fails(1, "is not accepted");
+
+    // An operator of another cluster is told so at once, not when the patience is over.
+    let request = ["admin", "ca", "issue", "op", "--role", "operator"];
+    let words = request.into_iter().chain(["--dir", &dir, "--out", &dir]);
+    cluster.run(words).text();
+    let mut operator = user(cluster, ca, None, &["ls", "/", "--timeout", "1h"]);
+    operator.env("CAIRN_CERTIFICATE", other.join("op.pem"));
+    operator.env("CAIRN_KEY", other.join("op.key"));
+    finish(&mut operator, b"").fails(1, "refused: it is not of this cluster's CA");
 }
 
 /// Status and body.

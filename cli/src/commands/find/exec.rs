@@ -72,7 +72,11 @@ impl Run {
     }
 
     /// Runs it and waits. That it failed is said; the search goes on.
-    pub(super) async fn run(&self, session: &mut Session, paths: Vec<Vec<u8>>) -> anyhow::Result<()> {
+    pub(super) async fn run(
+        &self,
+        session: &mut Session,
+        paths: Vec<Vec<u8>>,
+    ) -> anyhow::Result<()> {
         session.out.flush()?;
         let words = self.words_for(&paths);
         let Some((program, arguments)) = words.split_first() else {

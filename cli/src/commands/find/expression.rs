@@ -80,7 +80,8 @@ impl Expression {
 impl Search {
     pub(super) fn parse(words: Vec<OsString>) -> anyhow::Result<Self> {
         let mut words = words.into_iter().peekable();
-        let is_path = |word: &OsString| !(word.as_bytes().starts_with(b"-") || word == "!" || word == "(");
+        let is_path =
+            |word: &OsString| !(word.as_bytes().starts_with(b"-") || word == "!" || word == "(");
         let mut paths = Vec::new();
         while let Some(path) = words.next_if(is_path) {
             paths.push(path);

@@ -114,7 +114,11 @@ fn what_is_done_stands_where_it_holds() {
     directory.attributes.kind = InodeKind::Directory as i32;
     assert!(search("/ -depth").unwrap().is_later(&directory));
     assert!(!search("/ -depth").unwrap().is_later(&a));
-    assert!(!search("/ -delete -maxdepth 1").unwrap().is_later(&directory));
+    assert!(
+        !search("/ -delete -maxdepth 1")
+            .unwrap()
+            .is_later(&directory)
+    );
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! What is waited for is said: a cluster that does not answer, replicas that cannot be.
+
+use std::net::TcpListener;
+use std::thread;
+
+use tempfile::tempdir;
+
+use super::program::{Cluster, Running, dfs, eventually, finish, free_ports};
+
+#[test]
+fn without_a_quorum_everybody_is_told_what_is_waited_for() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--namenodes", "3", "--processes"]);
+    cluster.run_with(["put", "-", "/f"], b"f").ok();
+    let leader = cluster.leader();
+    let all = ["namenode-1", "namenode-2", "namenode-3"];
+    let left = *all.iter().find(|role| **role != leader).unwrap();
+    for role in all.iter().filter(|role| **role != left) {
+        cluster.kill(role);
+    }
+    // All at once: each of them waits.
+    let ask = |line: &'static str| {
+        let words = line.split(' ').chain(["--timeout", "5s"]);
+        (line, Running::start(&mut cluster.command(words)))
+    };
+    let asked = ["ls /", "df", "fsck", "put - /g", "namenode list"].map(ask);
+    for (line, running) in asked {
+        let finished = running.finish();
+        let told = &finished.err;
+        assert_eq!(
+            (finished.status, finished.out.len()),
+            (Some(1), 0),
+            "{line}: {told}"
+        );
+        let notices = told.matches("no answer yet: ").count();
+        assert_eq!(notices, 1, "{line}: {told}");
+        assert!(
+            told.contains("1 of 3 namenodes answers (127.0.0.1:")
+                && told.contains("and 2 are needed; not 127.0.0.1:")
+                && told.contains("tried for up to 5s (--timeout)"),
+            "{line}: {told}"
+        );
+    }
+    let status = cluster.run(["status"]);
+    assert!(
+        status.err.contains("1 of 3 namenodes answers"),
+        "{}",
+        status.err
+    );
+    let told = String::from_utf8_lossy(&status.out).into_owned();
+    assert!(
+        status.status == Some(1) && told.starts_with("NO QUORUM"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_dead_namenode_is_waited_for_with_a_word() {
+    let work = tempdir().unwrap();
+    let port = free_ports().to_string();
+    let dead = format!("127.0.0.1:{port}");
+    let asked = finish(dfs(work.path()).args(["ls", "/", "--cluster", &dead]), b"");
+    let yet =
+        format!("dfs: no namenode answers yet at {dead} (Connection refused); trying for 6s\n");
+    assert_eq!(asked.err.matches(&yet).count(), 1, "{}", asked.err);
+    asked.fails(1, "is the cluster running there?");
+    // One that accepts and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    thread::spawn(move || silent.incoming().map_while(Result::ok).collect::<Vec<_>>());
+    let mut command = dfs(work.path());
+    command.args(["ls", "/", "--timeout", "4s", "--cluster", &address]);
+    let asked = finish(&mut command, b"");
+    let yet = format!("dfs: no answer yet of {address}; trying for up to 4s (--timeout)\n");
+    assert!(asked.err.contains(&yet), "{}", asked.err);
+    asked.fails(1, "does not answer as a namenode does");
+}
+
+#[test]
+fn replicas_that_cannot_be_are_not_waited_for_in_silence() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/f"], b"f").ok();
+    let log = work.path().join("setrep.err");
+    let mut command = cluster.command(["setrep", "-w", "5", "/f"]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut waiting = command.spawn().unwrap();
+    let told = || std::fs::read_to_string(&log).unwrap();
+    eventually("it says what it waits for", || told().ends_with('\n'));
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    let told = told();
+    assert!(
+        told.starts_with("dfs: waiting for 5 replicas of /f: there can be 3 now"),
+        "{told}"
+    );
+    assert_eq!(
+        cluster.run(["stat", "--format", "%r", "/f"]).text(),
+        "5\n",
+        "the wish stays"
+    );
+}
