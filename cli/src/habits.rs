@@ -32,6 +32,56 @@ const LONG: [(&str, &str, &str); 4] = [
     ("getmerge", "-skip-empty-file", "--skip-empty-file"),
 ];
 
+/// Options of `hdfs dfs` that change nothing here, by command, and whether a value stands behind them: no checksum is ever left out, nothing is
+/// written in another way, and there are no snapshots to leave out.
+const IDLE: [(&str, &str, bool); 14] = [
+    ("cat", "-ignoreCrc", false),
+    ("text", "-ignoreCrc", false),
+    ("get", "-ignoreCrc", false),
+    ("get", "-crc", false),
+    ("copyToLocal", "-ignoreCrc", false),
+    ("copyToLocal", "-crc", false),
+    ("put", "-l", false),
+    ("put", "-d", false),
+    ("put", "-t", true),
+    ("copyFromLocal", "-l", false),
+    ("copyFromLocal", "-d", false),
+    ("copyFromLocal", "-t", true),
+    ("count", "-x", false),
+    ("du", "-x", false),
+];
+
+/// What `hdfs dfs` has without an option in front of it, or with an option that is none here. Only behind a dash: without it the words are
+/// those of coreutils.
+fn in_words_of_hdfs(command: &str, words: Vec<OsString>) -> Vec<OsString> {
+    let mut line = Vec::with_capacity(words.len() + 1);
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let text = word.to_str().unwrap_or_default();
+        let idle = IDLE
+            .iter()
+            .find(|(of, option, _)| *of == command && *option == text);
+        if let Some((_, _, has_value)) = idle {
+            if *has_value {
+                words.next();
+            }
+            continue;
+        }
+        let is_first = line.is_empty();
+        match (command, text) {
+            ("cp", text) if text.starts_with("-p") && text.len() > 2 => line.push("-p".into()),
+            // It is done when this returns.
+            ("truncate", "-w") => {}
+            ("truncate", text) if is_first && !text.starts_with('-') => {
+                line.extend(["-s".into(), word])
+            }
+            ("stat", text) if is_first && text.contains('%') => line.extend(["-c".into(), word]),
+            _ => line.push(word),
+        }
+    }
+    line
+}
+
 /// The same line in the words of the grammar.
 pub(crate) fn translated(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut line: Vec<OsString> = line.collect();
@@ -64,7 +114,11 @@ pub(crate) fn translated(line: impl Iterator<Item = OsString>) -> Vec<OsString> 
         Some(_) | None => line.push(command),
     }
     let name = line[place].to_string_lossy().into_owned();
-    extend_with_options(&mut line, &name, rest);
+    let mut rest: Vec<OsString> = rest.collect();
+    if dashed.is_some() {
+        rest = in_words_of_hdfs(&name, rest);
+    }
+    extend_with_options(&mut line, &name, rest.into_iter());
     line
 }
 
@@ -140,6 +194,12 @@ mod tests {
             ("dfs -rmr /x", "dfs rm -r /x"),
             ("dfs moveFromLocal x /y", "dfs put --remove-source x /y"),
             ("dfs -getmerge -nl /x y", "dfs getmerge --newline /x y"),
+            ("dfs -cat -ignoreCrc /x", "dfs cat /x"),
+            ("dfs -put -l -t 4 -f x /y", "dfs put -f x /y"),
+            ("dfs -cp -ptopax /x /y", "dfs cp -p /x /y"),
+            ("dfs -cp -p /x /y", "dfs cp -p /x /y"),
+            ("dfs -truncate -w 5 /x", "dfs truncate -s 5 /x"),
+            ("dfs -stat %n:%s /x /%y", "dfs stat -c %n:%s /x /%y"),
             ("dfs -help ls", "dfs ls --help"),
             ("dfs -help", "dfs --help"),
             ("dfs -frob", "dfs frob"),
@@ -163,6 +223,8 @@ mod tests {
             "dfs rm -- -skipTrash",
             "dfs find / -name -ls",
             "dfs truncate -s -5 /x",
+            "dfs stat %n",
+            "dfs cp -pv /x /y",
         ] {
             assert_eq!(translate(line), line);
         }

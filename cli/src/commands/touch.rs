@@ -29,7 +29,7 @@ pub(crate) struct Touch {
     /// This time instead of now: 2026-01-31, 2026-01-31 12:00 (in this machine's zone), 2026-01-31T12:00:00Z or @SECONDS.
     #[arg(short = 'd', long, value_name = "TIME", group = "time")]
     date: Option<String>,
-    /// The same as touch(1) has it, in this machine's zone: [[CC]YY]MMDDhhmm[.ss].
+    /// The same as touch(1) has it, in this machine's zone: [[CC]YY]MMDDhhmm[.ss]; CCYYMMDD:hhmmss as in HDFS.
     #[arg(short = 't', value_name = "STAMP", group = "time")]
     stamp: Option<String>,
     /// The times of this file of the cluster.
@@ -115,8 +115,16 @@ impl Times {
     }
 }
 
-/// `[[CC]YY]MMDDhhmm[.ss]`: a year of two digits is between 1969 and 2068.
+/// `[[CC]YY]MMDDhhmm[.ss]`, where a year of two digits is between 1969 and 2068, or `CCYYMMDD:hhmmss`, as HDFS has it.
 fn parse_stamp(text: &str) -> anyhow::Result<u64> {
+    let of_hdfs = text
+        .split_once(':')
+        .filter(|(day, time)| day.len() == 8 && time.len() == 6);
+    if let Some((day, time)) = of_hdfs
+        && let Some((minute, seconds)) = time.split_at_checked(4)
+    {
+        return parse_stamp(&format!("{day}{minute}.{seconds}"));
+    }
     let (digits, seconds) = text.split_once('.').unwrap_or((text, "00"));
     let all = digits.bytes().chain(seconds.bytes());
     let fits = matches!(digits.len(), 8 | 10 | 12) && seconds.len() == 2;
@@ -175,6 +183,7 @@ mod tests {
             ("202601311200", "2026-01-31 12:00"),
             ("2601311200.59", "2026-01-31 12:00:59"),
             ("9901311200", "1999-01-31 12:00"),
+            ("20260131:120059", "2026-01-31 12:00:59"),
         ] {
             assert_eq!(
                 parse_stamp(stamp).unwrap(),
