@@ -95,6 +95,7 @@ pub(crate) fn translated(line: impl Iterator<Item = OsString>) -> Vec<OsString> 
         .iter()
         .find(|(name, _)| *name == word.trim_start_matches('-'));
     let dashed = word.strip_prefix('-').filter(|name| name.len() > 1);
+    let is_dashed = dashed.is_some();
     if let Some((_, words)) = joined {
         line.extend(words.map(OsString::from));
         line.extend(rest);
@@ -115,7 +116,7 @@ pub(crate) fn translated(line: impl Iterator<Item = OsString>) -> Vec<OsString> 
     }
     let name = line[place].to_string_lossy().into_owned();
     let mut rest: Vec<OsString> = rest.collect();
-    if dashed.is_some() {
+    if is_dashed {
         rest = in_words_of_hdfs(&name, rest);
     }
     extend_with_options(&mut line, &name, rest.into_iter());
