@@ -24,6 +24,7 @@ use crate::error::{Result, Subject};
 use crate::namenode::{Namenode, Waiting, lock};
 use crate::open_file::OpenFiles;
 use crate::read::hedging::Hedging;
+use crate::read::local::LocalReplicas;
 use crate::session::Sessions;
 use crate::write::replication::Wishes;
 use crate::write::small::SmallFiles;
@@ -94,6 +95,7 @@ pub(crate) struct Core {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) datanodes: Datanodes,
     pub(crate) hedging: Hedging,
+    pub(crate) local: Arc<LocalReplicas>,
     /// One permit per byte that is sent and not yet committed, over all writers.
     pub(crate) in_flight: Arc<Semaphore>,
     /// Somebody waits for `in_flight`.
@@ -189,6 +191,7 @@ impl FileSystem {
         let core = Arc::new(Core {
             datanodes: Datanodes::new(hello, options, config.host.clone()),
             hedging: Hedging::new(config.timeouts.hedge),
+            local: Arc::default(),
             has_written: AtomicBool::new(false),
             in_flight: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             shortage: Shortage::default(),

@@ -165,6 +165,15 @@ impl Replicas {
         read().map_err(|error| self.noted(error))
     }
 
+    /// In which file a sealed replica is, and the checksum blocks around a range.
+    pub(crate) async fn locate(
+        &self,
+        chunk: ChunkId,
+        range: Range<u64>,
+    ) -> Result<(PathBuf, Vec<BlockChecksum>), Failure> {
+        self.run(move |store| store.locate(chunk, range)).await
+    }
+
     /// A reader's bytes did not match: looks at the place again, so that what is bad is remembered and reported.
     pub(crate) async fn suspect(&self, chunk: ChunkId, offset: u64) {
         // What it finds is noted; the reader has its answer already.

@@ -395,6 +395,12 @@ impl Service for DatanodeService {
                 peer.standing.prove();
                 Ok(read)
             }
+            Some(Method::LocateReplica) => {
+                let located = transfer::locate(&self.transfer, &request).await;
+                let located = located.inspect_err(|error| transfer::audit(peer, "read", error))?;
+                peer.standing.prove();
+                Ok(located)
+            }
             Some(Method::Instruct) => {
                 let request: InstructRequest = request.decode()?;
                 Ok(Reply::new(&self.commands.instruct(request).await?))

@@ -25,6 +25,7 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 mod convert;
@@ -53,6 +54,8 @@ pub(crate) struct Adapter {
     pub(crate) fs: Arc<MountedFs>,
     pub(crate) runtime: Handle,
     pub(crate) tasks: TaskTracker,
+    /// One permit for each thread of the mount that may wait for a disk.
+    pub(crate) disk_reads: Semaphore,
 }
 
 /// Replies that can say no.
@@ -92,6 +95,13 @@ impl Adapter {
         if answered.as_mut().poll(&mut context).is_pending() {
             self.tasks.spawn(answered);
         }
+    }
+
+    /// Bytes of a replica on this machine, read by this thread: a few may wait for the disk, the others go on.
+    fn read_here(&self, inode: INodeNo, offset: u64, length: usize) -> Option<Bytes> {
+        let _one = self.disk_reads.try_acquire().ok()?;
+        let _runtime = self.runtime.enter();
+        self.fs.read_here(inode.0, offset, length)
     }
 
     /// Answers when `work` is done.
@@ -456,6 +466,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(bytes) = self.read_here(inode, offset, size as usize) {
+            return reply.data(&bytes);
+        }
         let fs = self.fs.clone();
         let work = async move { fs.read(inode.0, offset, size as usize).await };
         self.answer(reply, work, |reply, bytes| reply.data(&bytes));

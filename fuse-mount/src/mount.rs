@@ -13,10 +13,12 @@ use cairn_client::FileSystem;
 use fuser::{BackgroundSession, INodeNo, Notifier};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use self::attach::DISK_READS_MAX;
 pub use self::attach::{check_mountpoint, remount};
 use crate::caches::{Forget, Forgets, Forgotten, KernelCaches};
 use crate::config::MountConfig;
@@ -54,6 +56,7 @@ impl Mount {
             fs: fs.clone(),
             runtime: runtime.clone(),
             tasks: tasks.clone(),
+            disk_reads: Semaphore::new(DISK_READS_MAX),
         };
         let session = attach::mount(adapter, &config)?;
         let notifier = session.notifier();

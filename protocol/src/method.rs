@@ -68,6 +68,8 @@ methods! {
     PacketAck = 52;
     /// Reads a range of a replica.
     ReadReplica = 53;
+    /// Tells a reader on the same machine which file a replica's bytes are in, and their checksums.
+    LocateReplica = 54;
 
     // Operator to namenode.
     /// Adds a namenode to the group (learner first, then voter).

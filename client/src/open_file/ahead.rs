@@ -20,6 +20,8 @@ use crate::read::replica::READ_BYTES;
 
 /// How far a read may lie from where the ones before ended and still belong to them.
 const NEAR_BYTES: u64 = 2 << 20;
+/// The same in reads of the present size: small ones in the same few megabytes are not in order yet.
+const NEAR_READS: u64 = 16;
 /// Reads in order before anything is read ahead.
 const READS_MIN: u32 = 2;
 /// Blocks that are kept behind the reader, for reads that come late.
@@ -78,14 +80,20 @@ impl Ahead {
         (at < end).then(|| block.slice(at..end))
     }
 
+    /// True if the block around `offset` was read ahead, or is on its way.
+    pub(super) fn has(&self, offset: u64) -> bool {
+        lock(&self.0).blocks.contains_key(&(offset / READ_BYTES))
+    }
+
     /// Notes a read, and asks for what will follow it in a file of `size` committed bytes.
     pub(super) fn note(&self, file: &Arc<Inner>, offset: u64, length: u64, size: u64) {
         let core = file.fs.core();
         let depth = core.config.read_ahead_bytes as u64 / READ_BYTES;
         let end = offset.saturating_add(length);
         let mut run = lock(&self.0);
-        let near = offset <= run.to.saturating_add(NEAR_BYTES / 8)
-            && end.saturating_add(NEAR_BYTES) >= run.to;
+        let reach = NEAR_BYTES.min(length.saturating_mul(NEAR_READS));
+        let near =
+            offset <= run.to.saturating_add(reach / 8) && end.saturating_add(reach) >= run.to;
         if !near {
             run.blocks.clear();
             (run.to, run.reads) = (end, 1);

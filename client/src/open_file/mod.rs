@@ -304,6 +304,12 @@ impl OpenFile {
         self.inner().read(offset, length).await
     }
 
+    /// The same if it can be had without a message: from a replica on this machine. Blocks for the disk, so it is for a thread that may,
+    /// inside a runtime. `None` says nothing: [`OpenFile::read`] knows.
+    pub fn read_here(&self, offset: u64, length: usize) -> Option<Bytes> {
+        self.inner().read_here(offset, length)
+    }
+
     /// The size as this client sees it: committed as last heard of, or larger through writes not yet committed.
     pub fn size(&self) -> u64 {
         lock(&self.inner().state).size()

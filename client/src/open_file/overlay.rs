@@ -236,6 +236,11 @@ impl Overlay {
             .map(|(start, dirty)| (*start, dirty))
     }
 
+    /// True if no byte in `range` is here.
+    pub(super) fn is_empty_in(&self, range: &Range<u64>) -> bool {
+        self.overlapping(range).next().is_none()
+    }
+
     /// The bytes in `range`, in order: where each piece begins, and the piece.
     pub(super) fn slices(&self, range: &Range<u64>) -> Vec<(u64, Bytes)> {
         let slice = |(start, dirty): (u64, &Dirty)| {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Inner;
+use super::state::State;
 use crate::error::Result;
 use crate::namenode::lock;
 use crate::read::reader::Pinned;
@@ -18,6 +19,9 @@ use crate::read::replica::READ_BYTES;
 
 /// How often a read decides anew without a pause.
 const PLANS_AT_ONCE: u32 = 3;
+
+/// Most bytes that a thread of its own reads while it blocks: more are on their way together, ahead of the reader.
+const HERE_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the bytes of a read are.
 struct Plan {
@@ -47,6 +51,30 @@ impl Inner {
                 self.reader.wait_for_calm(&mut backoff).await?;
             }
         }
+    }
+
+    /// Bytes that lie in one extent, with nothing above them, and can be read on this machine. As with a plan, where they are is
+    /// decided at one moment, at which neither the file nor the overlay changes; bytes of a chunk do not.
+    pub(super) fn read_here(self: &Arc<Self>, offset: u64, length: usize) -> Option<Bytes> {
+        let length = length as u64;
+        let range = offset..offset.checked_add(length)?;
+        if length == 0 || length > HERE_BYTES_MAX {
+            return None;
+        }
+        let changes = lies_below(&lock(&self.state), &range)?;
+        if self.ahead.has(offset) {
+            return None;
+        }
+        let bytes = self.reader.read_local(offset, length)?;
+        let size = {
+            let state = lock(&self.state);
+            if lies_below(&state, &range) != Some(changes) {
+                return None;
+            }
+            state.committed_size
+        };
+        self.ahead.note(self, offset, length, size);
+        Some(bytes)
     }
 
     /// `None` if the file changed meanwhile.
@@ -229,4 +257,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// How often the file has changed, if all of a range is committed and nothing lies above it.
+fn lies_below(state: &State, range: &Range<u64>) -> Option<u64> {
+    let below = state.stale().is_none()
+        && range.end <= state.committed_size
+        && state.overlay.is_empty_in(range);
+    below.then(|| state.changes())
 }

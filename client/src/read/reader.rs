@@ -10,6 +10,7 @@ use cairn_protocol::messages::common::{Attributes, InodeKind};
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::extents::{ExtentPage, PageExtent, Piece};
+use super::local::{Found, LocalReplicas};
 use super::replica::{self, READ_BYTES};
 use super::sequential::ReadStream;
 use crate::error::{Error, Result, Subject};
@@ -341,6 +342,41 @@ impl Reader {
             offset,
             self.inner.fs.core().config.read_ahead_bytes,
         )
+    }
+
+    /// A range as it is known to be, if it is in one extent whose replica on this machine can be read. Blocks for the disk. Where nobody knows yet whether it can, that is asked in the background.
+    pub(crate) fn read_local(&self, offset: u64, length: u64) -> Option<Bytes> {
+        let core = self.inner.fs.core();
+        let page = lock(&self.inner.pages).find(offset, core.namenode.cluster_time_ms())?;
+        let Piece::Bytes {
+            extent,
+            offset_in_extent,
+            length: found,
+        } = page.piece(offset, length)
+        else {
+            return None;
+        };
+        if found < length {
+            return None;
+        }
+        let range = match core.local.find(&extent.extent) {
+            Found::Here(range) => range,
+            Found::NotHere => return None,
+            Found::Unknown => {
+                LocalReplicas::want(core, extent);
+                return None;
+            }
+        };
+        let begin = extent.extent.offset_in_chunk + offset_in_extent;
+        match range.read(begin..begin + length) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let chunk = extent.extent.chunk;
+                tracing::warn!(chunk, %error, "replica cannot be read from its file");
+                LocalReplicas::refuse(core, &extent.extent, &range);
+                None
+            }
+        }
     }
 
     /// Bytes of one extent or hole from `offset`, at most `length` and at most 1 MiB; none only at the end of the file.

@@ -232,7 +232,7 @@ fn verify(request: &ReadReplica, header: &ReadReply, payload: &Bytes) -> Result<
 }
 
 /// Tells the namenode, in the background, which replicas failed. It checks for itself.
-fn report(core: &Core, replicas: Vec<FailedReplica>) {
+pub(super) fn report(core: &Core, replicas: Vec<FailedReplica>) {
     if replicas.is_empty() {
         return;
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn_daemon::disk::{Caching, OpenMode};
@@ -84,6 +85,32 @@ impl Volume {
             buffer: buffer_range,
             blocks,
         })
+    }
+
+    /// In which file the bytes of a sealed replica are, and the checksum blocks around a range: for a reader that opens the file
+    /// itself. Sealed bytes stay what they are for as long as it holds the file, also when the replica is deleted.
+    pub fn locate(
+        &self,
+        chunk: ChunkId,
+        range: Range<u64>,
+    ) -> Result<(PathBuf, Vec<BlockChecksum>), StoreError> {
+        let source = self.source(chunk)?;
+        if matches!(source, Source::Open(_)) {
+            let reason = "the replica is not sealed";
+            return Err(StoreError::InvalidArgument { chunk, reason });
+        }
+        let blocks = source.cover(chunk, range.clone())?;
+        if let Some(bad) = self.known_bad(chunk, &range) {
+            return Err(StoreError::BadBlock {
+                chunk,
+                offset: bad.start,
+                end: bad.end,
+            });
+        }
+        let path = std::path::absolute(self.files_of(chunk).0);
+        let reason = "the working directory is not known";
+        let path = path.map_err(|_| StoreError::InvalidArgument { chunk, reason })?;
+        Ok((path, blocks))
     }
 
     /// Reads a range of whole blocks, known to be bad or not. `BadBlock` if it cannot be read.

@@ -1,5 +1,7 @@
 //! All volumes of a datanode as one store: finds replicas, places new ones, leaves out volumes that failed.
 
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
@@ -8,7 +10,7 @@ use super::error::StoreError;
 use super::replica::Appender;
 use super::scrub::VerifyStep;
 use super::volume::{Volume, VolumeStatus};
-use super::{ReadRange, ReplicaInfo, ReplicaState, SealOutcome};
+use super::{BlockChecksum, ReadRange, ReplicaInfo, ReplicaState, SealOutcome};
 
 /// What an open replica is expected to grow by, when room for new ones is compared.
 const GROWTH_BYTES: u64 = 128 << 20;
@@ -167,6 +169,15 @@ impl ChunkStore {
     ) -> Result<ReadRange, StoreError> {
         self.volume_of(chunk)?
             .read(chunk, offset, length, buffer, verify)
+    }
+
+    /// See [`Volume::locate`].
+    pub fn locate(
+        &self,
+        chunk: ChunkId,
+        range: Range<u64>,
+    ) -> Result<(PathBuf, Vec<BlockChecksum>), StoreError> {
+        self.volume_of(chunk)?.locate(chunk, range)
     }
 
     /// See [`Volume::verify`].

@@ -23,7 +23,8 @@ use cairn_protocol::messages::datanode::{
     InstructReply, InstructRequest, Instruction, InstructionKind, ReplicaState, SealReplica,
 };
 use cairn_protocol::messages::transfer::{
-    OpenWrite, OpenWriteReply, PacketAck, PacketHeader, ReadReplica, ReadReply,
+    LocateReplica, LocateReply, OpenWrite, OpenWriteReply, PacketAck, PacketHeader, ReadReplica,
+    ReadReply,
 };
 use cairn_protocol::net;
 use cairn_protocol::rpc::{
@@ -294,6 +295,19 @@ impl Cluster {
             .call_typed(Method::ReadReplica.into(), &request, Bytes::new(), TIMEOUT)
             .await;
         reply.map_err(|error| error.code())
+    }
+
+    pub(super) async fn locate_with(
+        &self,
+        index: usize,
+        request: LocateReplica,
+    ) -> Result<LocateReply, ErrorCode> {
+        let connection = self.connection(index).await;
+        let method = Method::LocateReplica.into();
+        let reply = connection
+            .call_typed(method, &request, Bytes::new(), TIMEOUT)
+            .await;
+        reply.map(|(reply, _)| reply).map_err(|error| error.code())
     }
 
     /// Reads a whole replica in pieces of 1 MiB, several at once, and verifies them.

@@ -4,7 +4,9 @@ use std::os::unix::fs::FileExt;
 
 use super::harness::{Cluster, data, verify};
 use cairn_protocol::ErrorCode;
+use cairn_protocol::checksum::crc32c;
 use cairn_protocol::ids::ChunkId;
+use cairn_protocol::messages::transfer::LocateReplica;
 use cairn_protocol::token::GrantKind;
 
 #[tokio::test]
@@ -132,4 +134,53 @@ async fn bytes_that_changed_on_disk_are_never_served_as_good_and_are_reported() 
         .until(|heard| heard.changed.get(&(id, 1)).is_some_and(|state| state.bad))
         .await;
     assert!(cluster.read(0, 1, 0, 65_536).await == data(200_000, 3)[..65_536]);
+}
+
+#[tokio::test]
+async fn a_sealed_replica_is_located_with_the_checksums_that_the_token_covers() {
+    let cluster = Cluster::start(1).await;
+    let written = data(200_000, 4);
+    cluster.write(1, &[0], &written).await;
+    let locate = |offset, length, granted| {
+        let (offset_granted, len) = granted;
+        let offset_granted: u64 = offset_granted;
+        let kind = GrantKind::Read {
+            offset: offset_granted,
+            len,
+        };
+        let token = cluster.token(1, kind);
+        cluster.locate_with(
+            0,
+            LocateReplica {
+                chunk: 1,
+                offset,
+                length,
+                token,
+            },
+        )
+    };
+    let open = locate(0, 200_000, (0, 200_000)).await.unwrap_err();
+    assert_eq!(open, ErrorCode::InvalidArgument);
+    cluster.seal(0, 1, 200_000).await;
+    for (offset, length) in [(100, 200_000), (0, 0), (99, 1), (199_000, u64::MAX)] {
+        let refused = locate(offset, length, (100, 190_000)).await.unwrap_err();
+        assert_eq!(refused, ErrorCode::BadToken, "{length} bytes at {offset}");
+    }
+    // Nothing of a block that reaches into a neighbour's bytes, not even its CRC.
+    let reply = locate(100, 190_000, (100, 190_000)).await.unwrap();
+    assert_eq!(
+        (reply.offset, &reply.block_lengths[..]),
+        (65_536, &[65_536; 1][..])
+    );
+    let file = std::fs::File::open(std::path::Path::new(
+        std::str::from_utf8(&reply.path).unwrap(),
+    ));
+    let mut bytes = vec![0; 65_536];
+    file.unwrap()
+        .read_exact_at(&mut bytes, reply.offset)
+        .unwrap();
+    assert!(bytes == written[65_536..131_072]);
+    assert_eq!(reply.block_crcs, [crc32c(&bytes)]);
+    let whole = locate(0, 200_000, (0, 200_000)).await.unwrap();
+    assert_eq!((whole.offset, whole.block_crcs.len()), (0, 4));
 }

@@ -3,13 +3,14 @@
 //! ```text
 //! open_write   checks and opens a pipeline      receiver    one write stream         downstream  its next hop
 //! packet       decoded and verified             progress    what may be acknowledged
-//! budget       the memory of streams
+//! budget       the memory of streams           locate      for readers on the same machine
 //! sender       reads                            read_queue  their way to the disks       copy        replicas made from other datanodes' replicas
 //! ```
 
 mod budget;
 mod copy;
 mod downstream;
+mod locate;
 mod open_write;
 mod packet;
 mod progress;
@@ -31,6 +32,7 @@ use crate::replicas::Replicas;
 pub(crate) use budget::Budget;
 pub(crate) use copy::{Copies, CopyOrder, CopySource, Piece};
 pub(crate) use downstream::downstream_options;
+pub(crate) use locate::locate;
 pub(crate) use open_write::serve as serve_write;
 pub(crate) use packet::Packet;
 pub(crate) use read_queue::ReadQueue;

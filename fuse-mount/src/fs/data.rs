@@ -57,6 +57,12 @@ impl MountedFs {
         self.file(inode)?.read(offset, length).await.map_err(number)
     }
 
+    /// The same without a message to anybody, if that can be. Blocks for the disk.
+    pub fn read_here(&self, inode: u64, offset: u64, length: usize) -> Option<Bytes> {
+        self.check_locks(inode).ok()?;
+        self.file(inode).ok()?.read_here(offset, length)
+    }
+
     /// Takes bytes over. `drop_set_ids`: the writer may not keep set-user-id and set-group-id.
     pub async fn write(
         &self,

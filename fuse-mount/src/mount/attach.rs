@@ -15,8 +15,11 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use crate::config::MountConfig;
 use crate::fuse::Adapter;
 
-/// Threads that take requests from the kernel.
-const THREADS: usize = 2;
+/// Threads that take requests from the kernel. Two are never kept waiting, see [`DISK_READS_MAX`].
+const THREADS: usize = DISK_READS_MAX + 2;
+
+/// Threads that may wait for a disk: as many small reads of replicas on this machine are on their way at once.
+pub(super) const DISK_READS_MAX: usize = 16;
 
 /// What the table of mounts says of ours.
 const KIND: &str = "fuse.cairn";

@@ -163,7 +163,8 @@ impl NamenodeService {
             | Method::OpenWrite
             | Method::Packet
             | Method::PacketAck
-            | Method::ReadReplica => {
+            | Method::ReadReplica
+            | Method::LocateReplica => {
                 let message = format!("{} is not for a namenode", method.name());
                 Err(RpcError::new(ErrorCode::NotSupported, message))
             }

@@ -123,3 +123,66 @@ pub struct ReadReply {
     #[prost(bool, tag = "4")]
     pub recomputed: bool,
 }
+
+/// Asks in which file of the datanode's machine a sealed replica's bytes are. Who can open that file reads it there, and has to verify what
+/// it reads.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LocateReplica {
+    /// Chunk id.
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// First byte.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Bytes, at least 1.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// Read token that covers the range.
+    #[prost(bytes = "vec", tag = "4")]
+    pub token: Vec<u8>,
+}
+
+/// The file, and the checksum blocks that lie entirely in the range asked for. Offsets in the chunk are offsets in the file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LocateReply {
+    /// Absolute path, as the datanode sees it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Where in the chunk the first block begins; each begins where the one before ends.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Length of each checksum block.
+    #[prost(uint32, repeated, tag = "3")]
+    pub block_lengths: Vec<u32>,
+    /// CRC32C of each.
+    #[prost(fixed32, repeated, tag = "4")]
+    pub block_crcs: Vec<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::{LocateReplica, LocateReply};
+
+    #[test]
+    fn bytes_are_golden() {
+        let request = LocateReplica {
+            chunk: 1,
+            offset: 2,
+            length: 3,
+            token: vec![4],
+        };
+        assert_eq!(request.encode_to_vec(), [8, 1, 16, 2, 24, 3, 34, 1, 4]);
+        let reply = LocateReply {
+            path: b"/a".to_vec(),
+            offset: 2,
+            block_lengths: vec![3, 4096],
+            block_crcs: vec![5, 6],
+        };
+        let golden = [
+            10, 2, b'/', b'a', 16, 2, 26, 3, 3, 0x80, 32, 34, 8, 5, 0, 0, 0, 6, 0, 0, 0,
+        ];
+        assert_eq!(reply.encode_to_vec(), golden);
+    }
+}

@@ -13,6 +13,7 @@ mod files;
 mod fuzz;
 mod leader;
 mod linearizable;
+mod local_reads;
 mod locks;
 mod members;
 mod mount;
