@@ -56,6 +56,8 @@ struct LocalFile {
     file: File,
     /// Whose it is.
     datanode: u64,
+    /// When it is closed: the replica may have been deleted, and its bytes take space until then.
+    until: Instant,
 }
 
 /// A range of one replica that can be read here.
@@ -137,15 +139,6 @@ impl LocalReplicas {
 
     /// Asks in the background where the bytes of an extent are, if a replica is on this machine and there is room to remember it.
     pub(crate) fn want(core: &Arc<Core>, wanted: &PageExtent) {
-        let now = Instant::now();
-        let extent = wanted.extent;
-        {
-            let mut state = lock(&core.local.0);
-            if !state.make_room(now) {
-                return;
-            }
-            state.put(key(&extent), None, now, now + REFUSED_LIFE);
-        }
         let host = core.datanodes.host();
         let here = |replica: &&DatanodeAddress| {
             !host.is_empty() && replica.host == host && !core.datanodes.is_avoided(&replica.address)
@@ -153,6 +146,19 @@ impl LocalReplicas {
         let Some(datanode) = wanted.replicas.iter().find(here).cloned() else {
             return;
         };
+        let (now, extent) = (Instant::now(), wanted.extent);
+        {
+            let mut state = lock(&core.local.0);
+            let key = key(&extent);
+            let asked = state
+                .ranges
+                .get(&key)
+                .is_some_and(|known| now < known.until);
+            if asked || !state.make_room(now) {
+                return;
+            }
+            state.put(key, None, now, now + REFUSED_LIFE);
+        }
         let (task_core, token) = (core.clone(), wanted.token.to_vec());
         core.background.spawn(async move {
             let core = task_core;
@@ -166,11 +172,12 @@ impl LocalReplicas {
     }
 
     fn file_of(&self, chunk: u64, datanode: u64) -> Option<Arc<LocalFile>> {
+        let now = Instant::now();
         let state = lock(&self.0);
         let mut of_chunk = state.ranges.range((chunk, 0)..=(chunk, u64::MAX));
         let file = of_chunk.find_map(|(_, known)| {
             let file = &known.range.as_ref()?.file;
-            (file.datanode == datanode).then_some(file)
+            (file.datanode == datanode && now < file.until).then_some(file)
         });
         file.cloned()
     }
@@ -244,10 +251,10 @@ fn key(extent: &Extent) -> Key {
 
 /// Remembers a range, and sees to it that it is forgotten.
 fn keep(core: &Arc<Core>, extent: &Extent, range: LocalRange) {
-    let now = Instant::now();
+    let (now, until) = (Instant::now(), range.file.until);
     let sweep = {
         let mut state = lock(&core.local.0);
-        state.put(key(extent), Some(Arc::new(range)), now, now + LIFE);
+        state.put(key(extent), Some(Arc::new(range)), now, until);
         !std::mem::replace(&mut state.sweeping, true)
     };
     if !sweep {
@@ -304,6 +311,7 @@ async fn locate(
             Arc::new(LocalFile {
                 file: opened?,
                 datanode: datanode.datanode,
+                until: Instant::now() + LIFE,
             })
         }
     };

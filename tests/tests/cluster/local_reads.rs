@@ -14,6 +14,8 @@ const ROT: &[u8] = b"what should not be here";
 const CHUNK_BYTES: usize = 4 << 20;
 /// More than one chunk, so that all but the last are full and sealed.
 const FILE_BYTES: usize = 3 * CHUNK_BYTES;
+/// Far from everything else that is read.
+const FAR: u64 = 2 * CHUNK_BYTES as u64 + 12_345;
 
 /// A client on the machine of the first datanode, and a file on it that is open twice.
 async fn started() -> (MiniCluster, FileSystem, OpenFile, Bytes) {
@@ -43,6 +45,8 @@ async fn read_until_here(file: &OpenFile, offset: u64, expected: &[u8]) {
         loop {
             let read = file.read(offset, expected.len()).await.unwrap();
             assert!(read == expected, "{offset}");
+            // Reads of the same place are read ahead of, and then come from memory.
+            file.read(FAR, 1).await.unwrap();
             match file.read_here(offset, expected.len()) {
                 Some(read) => return assert!(read == expected, "{offset}"),
                 None => tokio::task::yield_now().await,
@@ -105,6 +109,7 @@ async fn what_changed_on_the_disk_is_read_elsewhere_and_replaced() {
     replica
         .write_all_at(ROT, extent.offset_in_chunk + 5000)
         .unwrap();
+    file.read(FAR, 1).await.unwrap();
     assert_eq!(file.read_here(4096, 4096), None);
     assert!(file.read(4096, 4096).await.unwrap() == bytes[4096..8192]);
     // Not for the bytes around it either, for a while.

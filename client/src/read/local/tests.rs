@@ -37,7 +37,11 @@ fn range(offset: u64, lengths: &[u32]) -> (LocalRange, Vec<u8>) {
         ..LocateReplica::default()
     };
     let range = LocalRange {
-        file: Arc::new(LocalFile { file, datanode: 1 }),
+        file: Arc::new(LocalFile {
+            file,
+            datanode: 1,
+            until: Instant::now(),
+        }),
         offset,
         blocks: blocks(&request, &reply).unwrap(),
     };
