@@ -86,13 +86,6 @@ async fn what_is_read_from_files_is_what_the_file_is() {
     assert_eq!(file.read(100_000, 3).await.unwrap(), "new");
 
     // Others' changes are asked for before anything more is read.
-    fs.write_file(
-        "/file",
-        Bytes::from_static(b"short"),
-        &WriteOptions::default(),
-    )
-    .await
-    .unwrap();
     file.invalidate();
     assert_eq!(here(90_000, 3), None);
     drop(file);
