@@ -77,6 +77,8 @@ codes! {
     Deadlock = 23, "Resource deadlock avoided";
     /// The session that held locks on a file has ended: nothing is written under them any more.
     LockLost = 24, "Locks were lost";
+    /// A directory is delegated to another session. Namenodes have it given back before they answer; nobody else sees this.
+    Delegated = 25, "Delegated to another client";
     /// The session has expired or is unknown: pending mutations are `OutcomeUnknown`.
     SessionExpired = 30, "Session expired";
     /// The mutation may or may not have happened, and can no longer be asked.

@@ -15,3 +15,5 @@ mod snapshot;
 pub mod state;
 pub(crate) mod state_machine;
 pub mod types;
+
+pub(crate) use proposer::Proposed;

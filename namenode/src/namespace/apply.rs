@@ -1,7 +1,8 @@
 //! A batch of the log into outcomes. Each command has a savepoint: what fails changes nothing but its
 //! session's memory.
 
-use cairn_protocol::ids::SessionId;
+use cairn_protocol::ids::{InodeId, SessionId};
+use cairn_protocol::messages::common::Caller;
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::command::{Batch, ClientCommand, Command, CommandKind, Outcome};
@@ -75,15 +76,22 @@ fn apply_client(
         Ok(None) => {}
         Ok(Some(remembered)) => return Ok(remembered),
         Err(OpError::Failure(failure)) => return Ok(failed(failure)),
+        Err(OpError::Delegated(directory)) => return Ok(delegated(directory)),
         Err(OpError::Store(error)) => return Err(error),
     }
     let ctx = Context {
         stamp,
-        caller: command.caller.clone(),
+        caller: Caller {
+            session: command.session,
+            ..command.caller.clone()
+        },
         session: command.session.into(),
+        inode: None,
     };
     let outcome = attempt(txn, |txn| apply_operation(txn, command, &ctx))?;
-    if outcome.code != 0 || !retry::ends_session(command) {
+    let goes_on = outcome.code == ErrorCode::Delegated as u32;
+    let closed = outcome.code == 0 && retry::ends_session(command);
+    if !goes_on && !closed {
         retry::remember(txn, command, &outcome)?;
     }
     Ok(outcome)
@@ -122,10 +130,23 @@ fn attempt(
             txn.rollback_to_savepoint();
             Ok(failed(failure))
         }
+        Err(OpError::Delegated(directory)) => {
+            txn.rollback_to_savepoint();
+            Ok(delegated(directory))
+        }
         Err(OpError::Store(error)) => {
             txn.rollback_to_savepoint();
             Err(error)
         }
+    }
+}
+
+/// The proposer has the directory given back and proposes the same again.
+fn delegated(directory: InodeId) -> Outcome {
+    Outcome {
+        code: ErrorCode::Delegated as u32,
+        id: directory.0,
+        ..Outcome::default()
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Command {
     /// Which.
     #[prost(
         oneof = "CommandKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub kind: Option<CommandKind>,
 }
@@ -80,6 +80,8 @@ pub enum CommandKind {
     IssueUserToken(IssueUserToken),
     #[prost(message, tag = "21")]
     ChangeUserToken(ChangeUserToken),
+    #[prost(message, tag = "22")]
+    RecallDelegation(RecallDelegation),
 }
 
 /// A client's mutation, exactly once under (session, sequence).
@@ -383,6 +385,14 @@ pub struct ChangeUserToken {
     pub lifetime_ms: u64,
 }
 
+/// Somebody waits for the names in a directory: the session that it is delegated to hears so in the feed.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct RecallDelegation {
+    /// The directory.
+    #[prost(uint64, tag = "1")]
+    pub directory: u64,
+}
+
 /// Replaces the cluster's settings.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SetSettings {
@@ -437,7 +447,7 @@ pub struct Outcome {
     /// Answer to a client's operation.
     #[prost(message, optional, tag = "3")]
     pub value: Option<cairn_protocol::messages::operation::OutcomeValue>,
-    /// Id that an internal command gave out (session, datanode, incarnation, chunk).
+    /// Id that an internal command gave out (session, datanode, incarnation, chunk); of `Delegated` the directory.
     #[prost(uint64, tag = "4")]
     pub id: u64,
     /// Sweep, Repoint: whether anything is left to do.

@@ -1,6 +1,6 @@
 //! What an operation knows beside the state and its own message: when, who, and in which session.
 
-use cairn_protocol::ids::SessionId;
+use cairn_protocol::ids::{InodeId, SessionId};
 use cairn_protocol::messages::common::Caller;
 
 /// When a command happens, the same on every namenode.
@@ -21,6 +21,8 @@ pub struct Context {
     pub caller: Caller,
     /// In which session; 0 for the leader's own commands.
     pub session: SessionId,
+    /// The number that a new inode gets; the next of the cluster without one.
+    pub inode: Option<InodeId>,
 }
 
 impl Context {
@@ -32,11 +34,13 @@ impl Context {
             groups: Vec::new(),
             umask: 0,
             token: Vec::new(),
+            session: 0,
         };
         Self {
             stamp,
             caller,
             session: SessionId(0),
+            inode: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong inside apply and inside a query: an outcome for the caller, or a fault of ours.
 
+use cairn_protocol::ids::InodeId;
 use cairn_protocol::{ErrorCode, Failure};
 
 use crate::store::StoreError;
@@ -10,6 +11,10 @@ pub enum OpError {
     /// The caller's business: it becomes an outcome, and the command changes nothing.
     #[error(transparent)]
     Failure(#[from] Failure),
+    /// The names in a directory are another session's: to be asked again when it has given them back. Changes nothing, and is not
+    /// remembered.
+    #[error("directory {0} is delegated to another client")]
+    Delegated(InodeId),
     /// Ours or the disk's: the process must stop, for its state may differ from that of its peers.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -28,7 +33,7 @@ impl OpError {
             Self::Failure(failure) => {
                 Self::new(failure.code, format!("{nouns}: {}", failure.message))
             }
-            Self::Store(error) => Self::Store(error),
+            Self::Delegated(_) | Self::Store(_) => self,
         }
     }
 }

@@ -110,7 +110,9 @@ pub(super) fn set_atime(inode: &mut InodeRecord, time_ns: u64) {
 /// Marks a change of the inode: ctime and version. The version grows with every change, also with two in one
 /// log entry: a compare-and-swap on it must notice both.
 pub(super) fn touch(inode: &mut InodeRecord, stamp: Stamp) {
-    inode.ctime_delta_ns = delta(stamp.time_ns, inode.mtime_ns);
+    // What a client did by itself may be told after what others did meanwhile.
+    let time_ns = stamp.time_ns.max(ctime_ns(inode));
+    inode.ctime_delta_ns = delta(time_ns, inode.mtime_ns);
     inode.version = stamp.index.max(inode.version.saturating_add(1));
 }
 

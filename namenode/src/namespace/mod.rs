@@ -10,6 +10,7 @@
 //! xattr      extended attributes: their names, and who may use them
 //! tree       names come and go: entry counts, link counts, orphans (I2)
 //! extents    which bytes of a file are where (I3);  chunks: who uses a chunk (I4, I5)
+//! delegation directories whose names are one session's alone for a while
 //! locks      advisory locks on ranges (I10)
 //! replication a file's wish for replicas reaches its chunks
 //! ops        what clients ask for; internal: what only the leader proposes; read: queries
@@ -20,6 +21,7 @@ mod apply;
 mod chunks;
 pub mod command;
 mod context;
+mod delegation;
 mod error;
 mod extents;
 mod inode;
@@ -37,6 +39,7 @@ mod xattr;
 
 pub use apply::apply_batch;
 pub use context::{Context, Stamp};
+pub use delegation::is_delegated;
 pub use error::OpError;
 pub(crate) use internal::issue_user_token::GENERATIONS_MAX;
 pub use read::{Interest, Onlooker, check_remove_tree, query};

@@ -14,8 +14,8 @@ use cairn_protocol::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINKS_MAX};
 use cairn_protocol::messages::common::{Caller, InodeKind, Location};
 
 use super::error::OpError;
-use super::inode;
 use super::permission::{self, EXECUTE};
+use super::{delegation, inode};
 use crate::store::records::{DirentRecord, InodeRecord};
 use crate::store::{self, Directory, Found, Read, StoreError};
 
@@ -302,6 +302,7 @@ impl<'a> Walk<'a> {
     pub(super) fn advance(&mut self, read: &impl Read) -> Result<Stop, OpError> {
         while let Some(component) = self.next_component() {
             self.check_search()?;
+            delegation::check(read, self.caller, &self.node)?;
             let name = &self.path[component.start..component.end];
             if name == b".." {
                 self.step_up(read)?;

@@ -127,6 +127,7 @@ mod tests {
             groups: groups.to_vec(),
             umask: 0,
             token: Vec::new(),
+            session: 0,
         }
     }
 

@@ -49,11 +49,14 @@ pub(super) fn check_may_remove(
     Ok(())
 }
 
-/// Gives a new inode its id and counts it; the caller stores it.
-pub(super) fn number(txn: &mut Txn, inode: &InodeRecord) -> InodeId {
+/// Gives a new inode its id, one that was reserved if the command says so, and counts it; the caller stores it.
+pub(super) fn number(txn: &mut Txn, ctx: &Context, inode: &InodeRecord) -> InodeId {
     let cluster = txn.cluster_mut();
-    let id = InodeId(cluster.next_inode);
-    cluster.next_inode += 1;
+    let id = ctx.inode.unwrap_or_else(|| {
+        let next = InodeId(cluster.next_inode);
+        cluster.next_inode += 1;
+        next
+    });
     cluster.inode_count += 1;
     if inode::is_directory(inode) {
         cluster.directory_count += 1;
@@ -167,7 +170,7 @@ pub(super) fn make_directory(
     record.parent = parent.id.0;
     record.replication = parent.inode.replication;
     let node = Node {
-        id: number(txn, &record),
+        id: number(txn, ctx, &record),
         inode: record,
     };
     store::inode::put(txn, node.id, &node.inode);

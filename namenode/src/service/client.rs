@@ -186,15 +186,15 @@ impl NamenodeService {
                 return Err(RpcError::new(ErrorCode::NotSupported, message));
             }
         };
-        let command = CommandKind::Client(ClientCommand {
+        let command = ClientCommand {
             session: request.session,
             sequence: request.sequence,
             lowest_unanswered: request.lowest_unanswered,
             caller,
             operation,
             placement,
-        });
-        let proposed = self.group.propose(command).await?;
+        };
+        let proposed = self.propose_recalling(command).await?;
         if let Some(failure) = outcome_failure(&proposed.outcome) {
             return Err(failure.into());
         }
@@ -245,12 +245,16 @@ impl NamenodeService {
         }
         self.group.linearize().await?;
         let store = self.group.state().store();
-        let (caller, location) = (caller.clone(), location.clone());
-        cairn_daemon::blocking(move || {
-            namespace::check_remove_tree(&store.snapshot(), &caller, &location)
-        })
-        .await
-        .map_err(op_error)
+        loop {
+            let (store, caller, location) = (store.clone(), caller.clone(), location.clone());
+            let checked = cairn_daemon::blocking(move || {
+                namespace::check_remove_tree(&store.snapshot(), &caller, &location)
+            });
+            match checked.await {
+                Err(OpError::Delegated(directory)) => self.recall(directory).await?,
+                checked => return checked.map_err(op_error),
+            }
+        }
     }
 
     pub(super) async fn query(
@@ -259,7 +263,8 @@ impl NamenodeService {
         request: Request,
     ) -> Result<Reply, RpcError> {
         let request: QueryRequest = request.decode()?;
-        let caller = self.caller(principal, request.caller).await?;
+        let mut caller = self.caller(principal, request.caller).await?;
+        caller.session = request.session;
         let Some(kind) = request.kind else {
             let message = "a query without a kind, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -269,12 +274,18 @@ impl NamenodeService {
             Ok(Freshness::Stale) => {}
             Err(_) => return Err(RpcError::new(ErrorCode::Malformed, "unknown freshness")),
         }
-        let applied_index = self.applied_index();
         let store = self.group.state().store();
-        let snapshot = store.snapshot();
-        // After the snapshot: whatever is in it has been noted.
-        let changed_index = self.changed_by_others(request.session);
-        let mut result = namespace::query(&snapshot, &caller, &kind).map_err(op_error)?;
+        let (applied_index, snapshot, changed_index, mut result) = loop {
+            let applied_index = self.applied_index();
+            let snapshot = store.snapshot();
+            // After the snapshot: whatever is in it has been noted.
+            let changed_index = self.changed_by_others(request.session);
+            match namespace::query(&snapshot, &caller, &kind) {
+                Ok(result) => break (applied_index, snapshot, changed_index, result),
+                Err(OpError::Delegated(directory)) => self.recall(directory).await?,
+                Err(error) => return Err(op_error(error)),
+            }
+        };
         match &mut result {
             QueryResult::LocatedExtents(located) => {
                 let bare = matches!(
@@ -412,6 +423,7 @@ pub(super) fn check_caller(caller: &Caller) -> Result<(), RpcError> {
 pub(super) fn op_error(error: OpError) -> RpcError {
     match error {
         OpError::Failure(failure) => failure.into(),
+        OpError::Delegated(_) => RpcError::new(ErrorCode::Unavailable, error.to_string()),
         OpError::Store(error) => Failure::new(ErrorCode::Internal, error.to_string()).into(),
     }
 }

@@ -11,6 +11,7 @@ mod feed;
 mod grants;
 mod locks;
 pub(crate) mod principal;
+mod recall;
 mod tokens;
 
 use std::sync::{Arc, Mutex, PoisonError};

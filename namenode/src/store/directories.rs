@@ -35,10 +35,13 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// What is remembered of an inode; `None` for all but directories, and for those with an access control list.
+    /// What is remembered of an inode; `None` for all but directories, for those with an access control list, and for those that
+    /// are delegated.
     pub fn of(inode: &InodeRecord) -> Option<Self> {
         let (mode, uid, gid) = (inode.mode, inode.uid, inode.gid);
-        let simple = inode.kind == InodeKind::Directory as i32 && inode.acl.is_empty();
+        let simple = inode.kind == InodeKind::Directory as i32
+            && inode.acl.is_empty()
+            && inode.delegated_to == 0;
         simple.then_some(Self { mode, uid, gid })
     }
 }

@@ -39,13 +39,18 @@ pub fn get(
 
 /// Writes one, and notes that its attributes changed.
 pub fn put(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
-    txn.note(change(inode, record, What::Attributes));
+    note_attributes(txn, inode, record);
     put_unnoticed(txn, inode, record);
 }
 
 /// Writes one of which nobody who asks for attributes or bytes can tell the difference: its bytes are elsewhere.
 pub fn put_unnoticed(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
     txn.put(encode(inode), record.encode_to_vec());
+}
+
+/// Notes that attributes changed.
+pub fn note_attributes(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
+    txn.note(change(inode, record, What::Attributes));
 }
 
 /// Notes that the bytes or the size of a file changed.

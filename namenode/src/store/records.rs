@@ -95,6 +95,9 @@ pub struct InodeRecord {
     /// What is made in this directory gets this one.
     #[prost(bytes = "vec", tag = "23")]
     pub default_acl: Vec<u8>,
+    /// Session that this directory is delegated to, as long as that session lives; 0 for none.
+    #[prost(uint64, tag = "24")]
+    pub delegated_to: u64,
 }
 
 /// A directory entry.
@@ -224,6 +227,12 @@ pub struct SessionRecord {
     /// Who may use it, as the service puts it; empty where everybody is believed.
     #[prost(string, tag = "10")]
     pub owner: String,
+    /// First inode number that it has reserved and not used.
+    #[prost(uint64, tag = "11")]
+    pub reserved_next: u64,
+    /// The one after the last that it has reserved.
+    #[prost(uint64, tag = "12")]
+    pub reserved_end: u64,
 }
 
 /// A datanode.

@@ -21,6 +21,9 @@ pub struct Caller {
     /// token says in place of the rest and keep it nowhere.
     #[prost(bytes = "vec", tag = "5")]
     pub token: Vec<u8>,
+    /// Its session: whose delegations are its own. Namenodes put it in, and believe no other.
+    #[prost(uint64, tag = "6")]
+    pub session: u64,
 }
 
 impl std::fmt::Debug for Caller {

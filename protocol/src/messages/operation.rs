@@ -442,13 +442,68 @@ pub struct Transaction {
     pub operations: Vec<Operation>,
 }
 
+/// What a client has done by itself in directories that are delegated to its session, in order: all of it happens in one
+/// step, or nothing. A directory that is made by it is delegated to the session, unless it inherits an access control list.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WriteBehind {
+    /// At most 1,024.
+    #[prost(message, repeated, tag = "1")]
+    pub steps: Vec<Step>,
+}
+
+/// One thing that a client has done by itself.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Step {
+    /// What; as in a transaction.
+    #[prost(message, required, tag = "1")]
+    pub operation: Operation,
+    /// Number of the inode that it makes: one that the session has reserved, used in rising order. 0 takes the next of the cluster.
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    /// When it was done, ns since 1970: not before the session was opened and not after the entry, else the nearest of these. 0
+    /// means now.
+    #[prost(fixed64, tag = "3")]
+    pub at_ns: u64,
+}
+
+/// Takes the delegation of directories for the session, or gives it back. Names in a delegated directory are seen and
+/// changed by that session alone; others wait until it is given back or the session is over.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Delegate {
+    /// Directories, at most 1,024: all are delegated, or none.
+    #[prost(uint64, repeated, tag = "1")]
+    pub take: Vec<u64>,
+    /// Directories, at most 1,024. Those that are not delegated to the session, or gone, stay as they are.
+    #[prost(uint64, repeated, tag = "2")]
+    pub give_back: Vec<u64>,
+}
+
+/// Asks for inode numbers that nobody else gets. Those that the session has left are forgotten.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ReserveInodes {
+    /// How many, 1 to 65,536.
+    #[prost(uint32, tag = "1")]
+    pub count: u32,
+}
+
+/// Inode numbers of a session. Answers ReserveInodes.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct InodeRange {
+    /// The first.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    /// The one after the last.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+}
+
 /// One mutation.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Operation {
     /// Which.
     #[prost(
         oneof = "OperationKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub kind: Option<OperationKind>,
 }
@@ -505,6 +560,12 @@ pub enum OperationKind {
     Transaction(Transaction),
     #[prost(message, tag = "24")]
     SetLock(SetLock),
+    #[prost(message, tag = "25")]
+    WriteBehind(WriteBehind),
+    #[prost(message, tag = "26")]
+    Delegate(Delegate),
+    #[prost(message, tag = "27")]
+    ReserveInodes(ReserveInodes),
 }
 
 impl From<OperationKind> for Operation {
@@ -565,7 +626,7 @@ pub struct ChunkGrant {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Done {}
 
-/// Outcomes of the operations of a transaction, in order.
+/// Outcomes of the operations of a transaction, or of the steps of a `WriteBehind`, in order.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TransactionOutcome {
     /// One for each operation.
@@ -577,7 +638,7 @@ pub struct TransactionOutcome {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OutcomeValue {
     /// Which.
-    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<OutcomeKind>,
 }
 
@@ -595,6 +656,8 @@ pub enum OutcomeKind {
     Transaction(TransactionOutcome),
     #[prost(message, tag = "5")]
     Lock(LockOutcome),
+    #[prost(message, tag = "6")]
+    Inodes(InodeRange),
 }
 
 impl From<OutcomeKind> for OutcomeValue {

@@ -18,6 +18,7 @@ mod forget_datanode;
 mod found_cluster;
 pub(super) mod issue_user_token;
 mod open_session;
+mod recall_delegation;
 mod register_datanode;
 mod remove_replica;
 mod repoint;
@@ -62,5 +63,6 @@ pub(super) fn apply(txn: &mut Txn, kind: &CommandKind, ctx: &Context) -> Result<
         CommandKind::DeclareLost(cmd) => declare_lost::apply(txn, cmd),
         CommandKind::IssueUserToken(cmd) => issue_user_token::apply(txn, cmd, ctx),
         CommandKind::ChangeUserToken(cmd) => change_user_token::apply(txn, cmd, ctx),
+        CommandKind::RecallDelegation(cmd) => recall_delegation::apply(txn, *cmd),
     }
 }

@@ -72,6 +72,8 @@ pub(super) fn apply(txn: &mut Txn, cmd: &OpenSession, ctx: &Context) -> Result<O
         owner: cmd.owner.clone(),
         lock_count: 0,
         host: cmd.host.clone(),
+        reserved_next: 0,
+        reserved_end: 0,
     };
     store::session::put(txn, id, &session);
     store::session_nonce::put(txn, &cmd.nonce, id);

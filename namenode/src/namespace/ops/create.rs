@@ -114,7 +114,7 @@ fn make_inode(
         _ => 0,
     };
     let mut node = Node {
-        id: tree::number(txn, &record),
+        id: tree::number(txn, ctx, &record),
         inode: record,
     };
     let mut synced = Synced(false);

@@ -45,7 +45,7 @@ fn apply_with_parents(txn: &mut Txn, cmd: &Mkdir, ctx: &Context) -> Result<Outco
     };
     match found {
         Ok(node) if inode::is_directory(&node.inode) => Ok(answer(&node, false)),
-        Err(OpError::Store(error)) => Err(error.into()),
+        Err(error @ (OpError::Store(_) | OpError::Delegated(_))) => Err(error),
         Ok(_) | Err(OpError::Failure(_)) => {
             Err(path::failure(ErrorCode::AlreadyExists, &cmd.location))
         }

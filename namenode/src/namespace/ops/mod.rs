@@ -15,6 +15,7 @@ mod close_session;
 mod commit;
 mod concat;
 mod create;
+mod delegate;
 mod link;
 mod mkdir;
 mod punch_hole;
@@ -22,6 +23,7 @@ mod release_inode;
 mod remove_tree;
 mod remove_xattr;
 mod rename;
+mod reserve_inodes;
 mod return_chunk;
 mod rmdir;
 mod seal_chunk;
@@ -32,6 +34,7 @@ mod symlink;
 mod transaction;
 mod truncate;
 mod unlink;
+mod write_behind;
 
 /// Applies one operation. `placement` is what the leader chose for a new chunk.
 pub(super) fn apply(
@@ -65,5 +68,8 @@ pub(super) fn apply(
         OperationKind::ReturnChunk(cmd) => return_chunk::apply(txn, cmd, ctx),
         OperationKind::SealChunk(cmd) => seal_chunk::apply(txn, cmd, ctx),
         OperationKind::SetLock(cmd) => set_lock::apply(txn, cmd, ctx),
+        OperationKind::WriteBehind(cmd) => write_behind::apply(txn, cmd, ctx),
+        OperationKind::Delegate(cmd) => delegate::apply(txn, cmd, ctx),
+        OperationKind::ReserveInodes(cmd) => reserve_inodes::apply(txn, *cmd, ctx),
     }
 }

@@ -5,7 +5,7 @@ use cairn_protocol::messages::operation::{OutcomeValue, RemoveXattr};
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::path::{self, Node};
-use crate::namespace::{inode, xattr};
+use crate::namespace::{delegation, inode, xattr};
 use crate::store::{self, Txn};
 
 /// Fails with `NoAttribute` if there is none of this name.
@@ -15,6 +15,7 @@ pub(super) fn apply(
     ctx: &Context,
 ) -> Result<OutcomeValue, OpError> {
     let mut node = path::resolve(txn, &ctx.caller, &cmd.location, cmd.follow)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     xattr::check_write(&ctx.caller, &cmd.location, &node.inode, &cmd.name)?;
     match xattr::remove_acl(&mut node.inode, &cmd.name) {
         Some(true) => {}

@@ -9,7 +9,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::path::{self, Ancestry, Entry, Node};
 use crate::namespace::permission::{self, WRITE};
-use crate::namespace::{inode, tree};
+use crate::namespace::{delegation, inode, tree};
 use crate::store::{self, Txn};
 
 /// One side of a rename: a name, and the inode behind it.
@@ -182,6 +182,7 @@ fn replace(
     check_may_leave(ctx, &target)?;
     check_kinds(&source, &target)?;
     check_new_parent(ctx, &source, from, to)?;
+    delegation::check(txn, &ctx.caller, &target.node)?;
     if inode::is_directory(&target.node.inode) && !tree::is_empty(&target.node.inode) {
         return Err(path::failure(ErrorCode::NotEmpty, target.location));
     }

@@ -5,7 +5,7 @@ use cairn_protocol::messages::operation::{OutcomeValue, Rmdir};
 
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
-use crate::namespace::{inode, path, tree};
+use crate::namespace::{delegation, inode, path, tree};
 use crate::store::Txn;
 
 /// Fails with `NotEmpty` if anything is in it, and with `InvalidArgument` for the root.
@@ -17,6 +17,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Rmdir, ctx: &Context) -> Result<Outcome
     if !inode::is_directory(&node.inode) {
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
+    delegation::check(txn, &ctx.caller, &node)?;
     if !tree::is_empty(&node.inode) {
         return Err(path::failure(ErrorCode::NotEmpty, &cmd.location));
     }

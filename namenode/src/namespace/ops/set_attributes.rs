@@ -9,7 +9,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::inode::REPLICATION_MAX;
 use crate::namespace::permission::{self, MODE_MASK, SETGID, WRITE};
-use crate::namespace::{acl, inode, path, replication};
+use crate::namespace::{acl, delegation, inode, path, replication};
 use crate::store::records::InodeRecord;
 use crate::store::{self, Txn};
 
@@ -23,6 +23,7 @@ pub(super) fn apply(
     if changes_nothing(cmd) {
         return Ok(inode::answer(&node));
     }
+    delegation::check(txn, &ctx.caller, &node)?;
     check_owner(cmd, ctx, &node.inode)?;
     check_mode(cmd, ctx, &node.inode)?;
     check_times(cmd, ctx, &node.inode)?;

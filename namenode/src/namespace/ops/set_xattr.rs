@@ -6,7 +6,7 @@ use cairn_protocol::messages::operation::{OutcomeValue, SetXattr, XattrMode};
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::xattr::{COUNT_MAX, INODE_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::namespace::{inode, path, xattr};
+use crate::namespace::{delegation, inode, path, xattr};
 use crate::store::records::InodeRecord;
 use crate::store::{self, Txn};
 
@@ -17,6 +17,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &SetXattr, ctx: &Context) -> Result<Outc
         OpError::new(ErrorCode::InvalidArgument, message)
     })?;
     let mut node = path::resolve(txn, &ctx.caller, &cmd.location, cmd.follow)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     xattr::check_write(&ctx.caller, &cmd.location, &node.inode, &cmd.name)?;
     let acl = xattr::acl(&node.inode, &cmd.name);
     let old = match acl {
@@ -34,6 +35,9 @@ pub(super) fn apply(txn: &mut Txn, cmd: &SetXattr, ctx: &Context) -> Result<Outc
     if acl.is_some() {
         let named = (&cmd.name[..], &cmd.value[..]);
         xattr::set_acl(&ctx.caller, &cmd.location, &mut node.inode, named)?;
+        if !delegation::is_possible(&node.inode) {
+            node.inode.delegated_to = 0;
+        }
     } else {
         account(cmd, &mut node.inode, old.as_deref())?;
         store::xattr::put(txn, node.id, &cmd.name, cmd.value.clone());

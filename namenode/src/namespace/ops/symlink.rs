@@ -29,7 +29,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Symlink, ctx: &Context) -> Result<Outco
     record.parent = entry.parent.id.0;
     record.symlink_target.clone_from(&cmd.target);
     let node = Node {
-        id: tree::number(txn, &record),
+        id: tree::number(txn, ctx, &record),
         inode: record,
     };
     store::inode::put(txn, node.id, &node.inode);

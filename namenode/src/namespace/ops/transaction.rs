@@ -13,7 +13,7 @@ use crate::namespace::{inode, path, tree};
 use crate::store::Txn;
 
 /// Most preconditions, and most operations.
-const ITEMS_MAX: usize = 1024;
+pub(super) const ITEMS_MAX: usize = 1024;
 
 /// A failure names the item that failed. The caller's savepoint undoes those before it.
 pub(super) fn apply(
@@ -86,7 +86,12 @@ fn check(txn: &Txn, precondition: &Precondition, ctx: &Context) -> Result<(), Op
     Ok(())
 }
 
-fn apply_one(txn: &mut Txn, operation: &Operation, ctx: &Context) -> Result<OutcomeValue, OpError> {
+/// One operation among several.
+pub(super) fn apply_one(
+    txn: &mut Txn,
+    operation: &Operation,
+    ctx: &Context,
+) -> Result<OutcomeValue, OpError> {
     let Some(kind) = &operation.kind else {
         return Err(OpError::new(
             ErrorCode::Malformed,
@@ -150,6 +155,9 @@ fn may_be_inside(kind: &OperationKind) -> bool {
         | OperationKind::ReleaseInode(_)
         | OperationKind::CloseSession(_)
         | OperationKind::SetLock(_)
+        | OperationKind::WriteBehind(_)
+        | OperationKind::Delegate(_)
+        | OperationKind::ReserveInodes(_)
         | OperationKind::Transaction(_) => false,
     }
 }

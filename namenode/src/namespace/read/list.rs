@@ -7,9 +7,9 @@ use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::query::{List, Listing, ListingEntry};
 
 use crate::namespace::error::OpError;
-use crate::namespace::inode;
 use crate::namespace::path::{self, Node};
 use crate::namespace::permission::{self, EXECUTE, READ};
+use crate::namespace::{delegation, inode};
 use crate::store::{self, Read, StoreError};
 
 const LIMIT_DEFAULT: usize = 1_000;
@@ -24,6 +24,7 @@ pub(super) fn query(read: &impl Read, caller: &Caller, query: &List) -> Result<L
     if !permission::allows(caller, &node.inode, READ) {
         return Err(path::failure(ErrorCode::PermissionDenied, &query.location));
     }
+    delegation::check(read, caller, &node)?;
     let with_attributes = query.attributes && permission::allows(caller, &node.inode, EXECUTE);
     let limit = match query.limit as usize {
         0 => LIMIT_DEFAULT,

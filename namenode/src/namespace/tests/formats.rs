@@ -37,6 +37,7 @@ fn a_batch_with_a_clients_command_has_these_bytes() {
             groups: vec![6],
             umask: 0,
             token: Vec::new(),
+            session: 0,
         },
         operation: OperationKind::Mkdir(mkdir).into(),
         placement: Some(Placement {

@@ -101,6 +101,7 @@ pub(super) fn caller() -> impl Strategy<Value = Caller> {
             groups: vec![1],
             umask: 0,
             token: Vec::new(),
+            session: 0,
         },
     ])
 }

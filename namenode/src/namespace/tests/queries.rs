@@ -257,7 +257,7 @@ fn a_tree_is_removed_only_by_who_may_remove_each_part() {
         match check_remove_tree(&world.store.snapshot(), &user(who), &at) {
             Ok(()) => Ok(()),
             Err(OpError::Failure(failure)) => Err(failure.code),
-            Err(OpError::Store(error)) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
         }
     };
     world.change(&user(1), mkdir("/d", 0o777)).unwrap();

@@ -43,6 +43,7 @@ pub(super) fn user(uid: u32) -> Caller {
         groups: Vec::new(),
         umask: 0,
         token: Vec::new(),
+        session: 0,
     }
 }
 
@@ -175,6 +176,7 @@ impl World {
         match query(&self.store.snapshot(), caller, kind) {
             Ok(result) => Ok(result),
             Err(OpError::Failure(failure)) => Err(failure.code),
+            Err(OpError::Delegated(_)) => Err(ErrorCode::Delegated),
             Err(OpError::Store(error)) => panic!("{error}"),
         }
     }
