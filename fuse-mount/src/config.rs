@@ -17,6 +17,8 @@ pub struct MountConfig {
     /// How long the kernel may answer from names, attributes and pages that it knows, while it would be told if others changed
     /// them. An open always asks. Default 1 h.
     pub cache: Duration,
+    /// Directories are delegated to this mount, so that what it does in them is told to the cluster later, many things at once.
+    pub delegations: bool,
     /// Options that the kernel understands by itself: `nosuid`, `nodev`, `noexec`, `noatime` …
     pub kernel_options: Vec<String>,
 }
@@ -30,6 +32,7 @@ impl MountConfig {
             read_only: false,
             allow_other: false,
             cache: Duration::from_secs(3600),
+            delegations: true,
             kernel_options: Vec::new(),
         }
     }

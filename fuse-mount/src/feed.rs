@@ -184,6 +184,8 @@ impl MountedFs {
         for &inode in &changed.pages {
             self.inodes.invalidate(inode);
         }
+        // Nobody else changes a delegated directory: whoever is said to waits for it.
+        self.behind.wanted(&changed.attributes);
         let told = self.told.note(&changed.keys());
         let now = Instant::now();
         let mut forget = Vec::with_capacity(told.len());

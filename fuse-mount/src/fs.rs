@@ -4,6 +4,7 @@
 //! The kernel checks permissions with the identity of the process (`default_permissions`), so requests run as whoever
 //! mounted; only what makes an inode runs in the name of the process, for its owner and group.
 
+mod behind;
 mod data;
 mod keeper;
 mod locks;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use cairn_client::{AttributeChange, Error, FileSystem, Place};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, InodeKind};
-use cairn_protocol::messages::operation::{IfExists, RenameMode};
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::operation::{IfExists, RenameMode, SetAttributes};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 
 pub use self::locks::LockCall;
 use self::locks::Locks;
+use crate::behind::{Behind, Moved, Named, New};
 use crate::caches::{Forgotten, KernelCaches};
 use crate::errno::errno;
 use crate::handles::{Directories, OpenDirectory};
@@ -47,6 +49,9 @@ pub struct MountedFs {
     last_handle: AtomicU64,
     pub(crate) caches: KernelCaches,
     pub(crate) told: Told,
+    pub(crate) behind: Arc<Behind>,
+    /// Held by whoever gets inode numbers for all.
+    numbers: tokio::sync::Mutex<()>,
 }
 
 /// What `setattr` changes.
@@ -77,12 +82,16 @@ impl MountedFs {
             locks: Locks::default(),
             last_handle: AtomicU64::new(0),
             told: Told::new(keep),
+            behind: Arc::default(),
+            numbers: tokio::sync::Mutex::default(),
         }
     }
 
     /// How long the kernel may keep these attributes: not at all if something is on its way that will change them.
     pub(crate) fn keep_attributes(&self, answer: &Answer<'_>, attributes: &Attributes) -> Duration {
-        if self.inodes.is_settled(attributes) {
+        // What changes of an own inode is told by whoever changes it: the kernel.
+        let own = self.behind.attributes(attributes.inode).is_some();
+        if own || self.inodes.is_settled(attributes) {
             answer.attributes(attributes.inode)
         } else {
             Duration::ZERO
@@ -152,6 +161,12 @@ impl MountedFs {
 
     /// A name in a directory.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Outcome<Attributes> {
+        if self.is_ours(parent, false).await?
+            && let Some(found) = self.behind.find(parent, name)
+        {
+            let Named { inode, .. } = found.ok_or(libc::ENOENT)?;
+            return self.attributes(inode).await;
+        }
         let found = self.ask(entry(parent, name)).await?;
         let gathers = self.inodes.file(found.inode).is_some_and(|f| f.is_dirty());
         if gathers {
@@ -163,6 +178,11 @@ impl MountedFs {
 
     /// Attributes of an inode.
     pub async fn attributes(&self, inode: u64) -> Outcome<Attributes> {
+        if self.is_ours(inode, false).await?
+            && let Some(here) = self.attributes_here(inode).await?
+        {
+            return Ok(here);
+        }
         if let Some(known) = self.told.remembered(inode) {
             return Ok(known);
         }
@@ -221,6 +241,14 @@ impl MountedFs {
         inode: u64,
         mut new: NewAttributes,
     ) -> Outcome<Attributes> {
+        if self.is_ours(inode, true).await? {
+            if new.size.is_none()
+                && let Some(set) = self.set_attributes_here(inode, &new.change).await?
+            {
+                return Ok(set);
+            }
+            self.let_common(inode).await?;
+        }
         let file = self.inodes.file(inode);
         let mut attributes = None;
         if let Some(size) = new.size {
@@ -254,11 +282,46 @@ impl MountedFs {
         }
     }
 
+    /// The same for an own inode; `None` if that is not done here.
+    async fn set_attributes_here(
+        &self,
+        inode: u64,
+        change: &AttributeChange,
+    ) -> Outcome<Option<Attributes>> {
+        if self.attributes_here(inode).await?.is_none() {
+            return Ok(None);
+        }
+        if *change == AttributeChange::default() {
+            return Ok(self.own_attributes(inode));
+        }
+        let set = SetAttributes {
+            location: Location {
+                inode,
+                path: Vec::new(),
+            },
+            follow: false,
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            atime_ns: change.atime_ns,
+            mtime_ns: change.mtime_ns,
+            atime_now: change.atime_now,
+            mtime_now: change.mtime_now,
+            replication: change.replication,
+        };
+        if self.behind.set_attributes(set).is_none() {
+            return Ok(None);
+        }
+        self.changed_here(inode, None);
+        Ok(self.own_attributes(inode))
+    }
+
     /// Takes set-user-id and set-group-id away from a file that somebody changes who may not keep them.
     async fn drop_set_ids(&self, inode: u64) -> Outcome<()> {
         let Some(mode) = self.inodes.mode(inode).and_then(without_set_ids) else {
             return Ok(());
         };
+        self.let_common(inode).await?;
         let change = AttributeChange {
             mode: Some(mode),
             ..AttributeChange::default()
@@ -275,6 +338,9 @@ impl MountedFs {
 
     /// Where a symbolic link points.
     pub async fn readlink(&self, inode: u64) -> Outcome<Vec<u8>> {
+        if let Some(own) = self.behind.attributes(inode) {
+            return Ok(own.symlink_target);
+        }
         let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
         Ok(attributes.symlink_target)
     }
@@ -289,13 +355,44 @@ impl MountedFs {
         mode: u32,
         rdev: u32,
     ) -> Outcome<Attributes> {
+        let new = New {
+            mode,
+            rdev: rdev.into(),
+            ..self.new_in(parent, name, kind)
+        };
+        if let Some(made) = self.make_here(who, &new).await? {
+            return Ok(made);
+        }
         self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move {
             let place = entry(parent, name);
             fs.make_node(place, kind, mode, rdev.into()).await
         };
-        self.change_name(parent, Effect::Made, self.on_behalf(who, mode, make))
-            .await
+        let made = self.change_name(parent, Effect::Made, self.on_behalf(who, mode, make));
+        let made = made.await?;
+        self.note_made(parent, name, &made);
+        Ok(made)
+    }
+
+    fn new_in<'a>(&self, parent: u64, name: &'a [u8], kind: InodeKind) -> New<'a> {
+        New {
+            parent,
+            name,
+            kind,
+            mode: 0,
+            rdev: 0,
+            target: b"",
+            replication: self.fs.settings().replication,
+        }
+    }
+
+    /// The cluster has made something, perhaps in a directory that is delegated.
+    fn note_made(&self, parent: u64, name: &[u8], made: &Attributes) {
+        let named = Named {
+            inode: made.inode,
+            kind: made.kind,
+        };
+        self.behind.note_name(parent, name, Some(named));
     }
 
     /// Makes a directory.
@@ -307,10 +404,24 @@ impl MountedFs {
         mode: u32,
     ) -> Outcome<Attributes> {
         let asked = self.told.asked();
+        let new = New {
+            mode,
+            ..self.new_in(parent, name, InodeKind::Directory)
+        };
+        if let Some(made) = self.make_here(who, &new).await? {
+            self.told.answer_change(asked).new_directory(&made);
+            return Ok(made);
+        }
         self.told.name_comes(parent, name);
-        let make = |fs: FileSystem| async move { fs.mkdir(entry(parent, name), mode).await };
-        let made = self.on_behalf(who, mode, make);
+        let made = async {
+            if let Some(made) = self.mkdir_delegated(who, parent, name, mode).await? {
+                return Ok(made);
+            }
+            let make = |fs: FileSystem| async move { fs.mkdir(entry(parent, name), mode).await };
+            self.on_behalf(who, mode, make).await
+        };
         let made = self.change_name(parent, Effect::Made, made).await?;
+        self.note_made(parent, name, &made);
         self.told.answer_change(asked).new_directory(&made);
         Ok(made)
     }
@@ -323,20 +434,37 @@ impl MountedFs {
         name: &[u8],
         target: &[u8],
     ) -> Outcome<Attributes> {
+        let new = New {
+            mode: 0o777,
+            target,
+            ..self.new_in(parent, name, InodeKind::Symlink)
+        };
+        if (1..=4095).contains(&target.len())
+            && let Some(made) = self.make_here(Requester { umask: 0, ..who }, &new).await?
+        {
+            return Ok(made);
+        }
         self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move { fs.symlink(target, entry(parent, name)).await };
-        self.change_name(parent, Effect::Made, self.on_behalf(who, 0o777, make))
-            .await
+        let made = self.change_name(parent, Effect::Made, self.on_behalf(who, 0o777, make));
+        let made = made.await?;
+        self.note_made(parent, name, &made);
+        Ok(made)
     }
 
     /// Another name for an inode.
     pub async fn link(&self, inode: u64, parent: u64, name: &[u8]) -> Outcome<Attributes> {
+        if self.is_ours(parent, true).await? {
+            self.tell_all().await?;
+        }
+        self.let_common(inode).await?;
         self.told.name_comes(parent, name);
         let link = async {
             let linked = self.fs.link(InodeId(inode), entry(parent, name)).await;
             linked.map_err(number)
         };
         let linked = self.change_name(parent, Effect::Made, link).await?;
+        self.note_made(parent, name, &linked);
         self.seen(linked).await
     }
 
@@ -350,6 +478,19 @@ impl MountedFs {
         mode: u32,
         exclusive: bool,
     ) -> Outcome<Attributes> {
+        let new = New {
+            mode,
+            ..self.new_in(parent, name, InodeKind::File)
+        };
+        let stale = |errno| match errno {
+            libc::EEXIST if !exclusive => libc::ESTALE,
+            errno => errno,
+        };
+        if let Some(made) = self.make_here(who, &new).await.map_err(stale)? {
+            self.inodes.open(&self.fs, &made);
+            self.take_care_of(made.inode);
+            return Ok(made);
+        }
         self.told.name_comes(parent, name);
         let make = |fs: FileSystem| async move {
             let place = entry(parent, name);
@@ -358,10 +499,8 @@ impl MountedFs {
         };
         let made = self.on_behalf(who, mode, make);
         let made = self.change_name(parent, Effect::Made, made).await;
-        let attributes = made.map_err(|errno| match errno {
-            libc::EEXIST if !exclusive => libc::ESTALE,
-            errno => errno,
-        })?;
+        let attributes = made.map_err(stale)?;
+        self.note_made(parent, name, &attributes);
         // New, so nothing newer is known of it.
         self.inodes.open(&self.fs, &attributes);
         Ok(attributes)
@@ -369,11 +508,27 @@ impl MountedFs {
 
     /// Removes a name of anything but a directory.
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Outcome<()> {
+        if self.is_ours(parent, true).await? {
+            self.attributes_here(parent).await?;
+            let is_open = |inode| self.inodes.is_open(inode);
+            match self.behind.unlink(parent, name, is_open) {
+                Moved::Here(inode) => {
+                    self.changed_here(parent, Some(inode));
+                    return Ok(());
+                }
+                Moved::Refused(errno) => return Err(errno),
+                Moved::Elsewhere => self.tell_all().await?,
+            }
+            if let Some(Some(Named { inode, .. })) = self.behind.find(parent, name) {
+                self.let_common(inode).await?;
+            }
+        }
         let unlink = async {
             let removed = self.fs.unlink(entry(parent, name)).await;
             removed.map_err(number)
         };
         let removed = self.change_name(parent, Effect::Unlinked, unlink).await?;
+        self.behind.note_name(parent, name, None);
         if removed.nlink == 0 {
             self.keep_unlinked(removed.inode).await;
         }
@@ -382,11 +537,27 @@ impl MountedFs {
 
     /// Removes an empty directory.
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Outcome<()> {
+        if self.is_ours(parent, true).await? {
+            self.attributes_here(parent).await?;
+            match self.behind.rmdir(parent, name) {
+                Moved::Here(inode) => {
+                    self.changed_here(parent, Some(inode));
+                    self.told.directory_goes(inode);
+                    return Ok(());
+                }
+                Moved::Refused(errno) => return Err(errno),
+                Moved::Elsewhere => {}
+            }
+        }
+        // What is done in it may not be told yet.
+        self.tell_all().await?;
         let remove = async {
             let removed = self.fs.rmdir(entry(parent, name)).await;
             removed.map_err(number)
         };
         let removed = self.change_inode(parent, remove).await?;
+        self.behind.note_name(parent, name, None);
+        self.behind.forget_directory(removed.inode);
         self.told.directory_goes(removed.inode);
         Ok(())
     }
@@ -398,6 +569,31 @@ impl MountedFs {
         (new_parent, new_name): (u64, &[u8]),
         mode: RenameMode,
     ) -> Outcome<()> {
+        let ours = self.is_ours(parent, true).await? && self.is_ours(new_parent, true).await?;
+        if ours {
+            self.attributes_here(parent).await?;
+            self.attributes_here(new_parent).await?;
+            let is_open = |inode| self.inodes.is_open(inode);
+            let target = (new_parent, new_name);
+            match self.behind.rename((parent, name), target, mode, is_open) {
+                Moved::Here(inode) => {
+                    self.told.name_comes(new_parent, new_name);
+                    self.changed_here(parent, Some(inode));
+                    self.changed_here(new_parent, None);
+                    return Ok(());
+                }
+                Moved::Refused(errno) => return Err(errno),
+                Moved::Elsewhere => {}
+            }
+        }
+        self.tell_all().await?;
+        for (directory, name) in [(parent, name), (new_parent, new_name)] {
+            if let Some(Some(Named { inode, .. })) = self.behind.find(directory, name) {
+                self.let_common(inode).await?;
+            }
+        }
+        let moved = self.behind.find(parent, name).flatten();
+        let replaced = self.behind.find(new_parent, new_name).flatten();
         self.told.name_comes(new_parent, new_name);
         if mode == RenameMode::Exchange {
             self.told.name_comes(parent, name);
@@ -410,6 +606,17 @@ impl MountedFs {
         };
         let rename = self.change_inode(new_parent, rename);
         let renamed = self.change_inode(parent, rename).await?;
+        let moved = moved.unwrap_or(Named {
+            inode: renamed.inode,
+            kind: renamed.kind,
+        });
+        self.note_moved(
+            (parent, name),
+            (new_parent, new_name),
+            mode,
+            moved,
+            replaced,
+        );
         self.is_moved(renamed.inode);
         if mode == RenameMode::Exchange {
             match self.fs.stat_link(entry(parent, name)).await {
@@ -421,6 +628,35 @@ impl MountedFs {
             }
         }
         Ok(())
+    }
+
+    /// The cluster has moved a name; directories that are delegated know it.
+    fn note_moved(
+        &self,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
+        mode: RenameMode,
+        moved: Named,
+        replaced: Option<Named>,
+    ) {
+        // Two names of one inode stay as they are.
+        if mode != RenameMode::Exchange && replaced.is_some_and(|it| it.inode == moved.inode) {
+            return;
+        }
+        if mode == RenameMode::Exchange {
+            match replaced {
+                Some(replaced) => self.behind.note_name(parent, name, Some(replaced)),
+                // Its name was not known here: nor is what it is.
+                None if self.behind.is_delegated(parent) => drop(self.behind.want_back()),
+                None => {}
+            }
+        } else {
+            self.behind.note_name(parent, name, None);
+            if let Some(replaced) = replaced {
+                self.behind.forget_directory(replaced.inode);
+            }
+        }
+        self.behind.note_name(new_parent, new_name, Some(moved));
     }
 
     /// Another name: its time of change is another one, and of a directory the one above.
@@ -449,8 +685,21 @@ impl MountedFs {
         attributes: bool,
     ) -> Outcome<Vec<ListingEntry>> {
         let directory = self.directories.get(handle).ok_or(libc::EBADF)?;
+        let inode = directory.inode.0;
+        if index == 0 {
+            let ours = self.is_ours(inode, false).await?;
+            directory
+                .begin(ours.then(|| self.behind.list(inode)).flatten())
+                .await;
+        }
         let page = directory.page(&self.fs, index, attributes).await;
         let mut page = page.map_err(number)?;
+        if directory.is_known().await {
+            for entry in &mut page {
+                entry.attributes = self.own_attributes(entry.inode);
+            }
+            return Ok(page);
+        }
         for entry in &mut page {
             let attributes = entry.attributes.take();
             entry.attributes = attributes.and_then(|attributes| self.inodes.see(attributes));
@@ -487,6 +736,9 @@ impl MountedFs {
         let mut first = Ok(());
         for file in self.inodes.files() {
             first = first.and(file.flush().await.map(drop));
+        }
+        if self.give_all_back().await.is_err() {
+            tracing::error!("what was done last could not be told to the cluster in time");
         }
         first.and(self.fs.clone().close().await)
     }

@@ -676,8 +676,10 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        // Names are on the disks of a majority before anyone hears of them.
-        reply.ok();
+        // What the cluster has been told is on the disks of a majority.
+        let fs = self.fs.clone();
+        let work = async move { fs.sync_names().await };
+        self.answer(reply, work, |reply, ()| reply.ok());
     }
 
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {

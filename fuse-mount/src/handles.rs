@@ -34,9 +34,28 @@ pub(crate) struct Listed {
     more: bool,
     /// How many entries with attributes the kernel took from an answer.
     fits: usize,
+    /// All names were known when it was read from the beginning.
+    known: bool,
 }
 
 impl OpenDirectory {
+    /// It is read from the beginning; these are all entries, if they are known.
+    pub(crate) async fn begin(&self, known: Option<Vec<ListingEntry>>) {
+        let mut listed = self.listed.lock().await;
+        *listed = Listed {
+            more: known.is_none(),
+            fits: listed.fits.max(ENTRIES_FIRST),
+            known: known.is_some(),
+            next: known.unwrap_or_default(),
+            ..Listed::default()
+        };
+    }
+
+    /// True if all names were known when it was read from the beginning.
+    pub(crate) async fn is_known(&self) -> bool {
+        self.listed.lock().await.known
+    }
+
     /// Some entries from this index on; none at the end. Index 0 begins anew. Entries that were told before come without
     /// attributes.
     pub(crate) async fn page(
@@ -46,18 +65,11 @@ impl OpenDirectory {
         attributes: bool,
     ) -> Result<Vec<ListingEntry>, Error> {
         let mut listed = self.listed.lock().await;
-        if index == 0 {
-            *listed = Listed {
-                more: true,
-                fits: listed.fits.max(ENTRIES_FIRST),
-                ..Listed::default()
-            };
-        }
         if index < listed.told.len() {
             return Ok(listed.told[index..].to_vec());
         }
         // What the kernel did not take then is asked for again, unless names are all it wants.
-        let aged = attributes && !listed.next.is_empty();
+        let aged = attributes && !listed.next.is_empty() && !listed.known;
         if aged || (listed.next.is_empty() && listed.more) {
             let after = listed.told.last().map(|entry| entry.name.clone());
             let limit = if attributes { listed.fits } else { NAMES_MAX };
@@ -72,7 +84,12 @@ impl OpenDirectory {
             listed.more = page.more && !page.entries.is_empty();
             listed.next = page.entries;
         }
-        Ok(listed.next.clone())
+        let some = if listed.known {
+            listed.fits.min(listed.next.len())
+        } else {
+            listed.next.len()
+        };
+        Ok(listed.next[..some].to_vec())
     }
 
     /// For saying what the kernel takes of what [`OpenDirectory::page`] returned. It may ask for what comes next as soon as it is

@@ -28,6 +28,7 @@ impl Requester {
             groups: Vec::new(),
             umask: self.umask,
             token: Vec::new(),
+            session: 0,
         }
     }
 

@@ -226,6 +226,14 @@ impl Inodes {
         self.lock().open.get(&inode).map(|open| open.mode)
     }
 
+    /// True if somebody has it open.
+    pub(crate) fn is_open(&self, inode: u64) -> bool {
+        self.lock()
+            .open
+            .get(&inode)
+            .is_some_and(|open| open.handles > 0)
+    }
+
     /// The file, if it is open.
     pub(crate) fn file(&self, inode: u64) -> Option<OpenFile> {
         self.lock().open.get(&inode).map(|open| open.file.clone())

@@ -13,6 +13,7 @@
 //! | `errno` | failures as the kernel's numbers |
 //! | `mount`, `mount::attach`, `config` | the life of a mount, mount(2), its settings |
 
+mod behind;
 mod caches;
 mod config;
 mod errno;

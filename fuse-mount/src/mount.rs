@@ -38,6 +38,8 @@ pub struct Mount {
     keeper: JoinHandle<()>,
     /// Listens to changes; ended with the keeper.
     listener: JoinHandle<()>,
+    /// Tells the cluster what is done in delegated directories; ended after all is given back.
+    teller: JoinHandle<()>,
     config: MountConfig,
 }
 
@@ -70,6 +72,15 @@ impl Mount {
             let fs = fs.clone();
             async move { fs.follow_changes().await }
         });
+        let teller = runtime.spawn({
+            let fs = fs.clone();
+            let delegations = config.delegations;
+            async move {
+                if delegations {
+                    fs.tell_changes().await;
+                }
+            }
+        });
         raise_read_ahead(&mountpoint);
         Ok(Self {
             fs,
@@ -77,6 +88,7 @@ impl Mount {
             tasks,
             keeper,
             listener,
+            teller,
             config,
         })
     }
@@ -105,7 +117,9 @@ impl Mount {
         self.tasks.wait().await;
         self.keeper.abort();
         self.listener.abort();
-        self.fs.shut_down().await.context("commit what was written")
+        let committed = self.fs.shut_down().await;
+        self.teller.abort();
+        committed.context("commit what was written")
     }
 }
 

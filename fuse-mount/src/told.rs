@@ -352,6 +352,11 @@ impl Told {
         self.noted.store(gate.noted, Ordering::SeqCst);
     }
 
+    /// True while changes are heard of.
+    pub(crate) fn hears(&self) -> bool {
+        self.reached.borrow().is_some()
+    }
+
     /// The kernel has been told of all changes up to this entry of the log.
     pub(crate) fn reach(&self, index: u64) {
         self.reached.send_replace(Some(index));

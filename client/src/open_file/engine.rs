@@ -269,6 +269,7 @@ impl Engine {
         if work.alone && bytes <= STREAM_BYTES_MIN {
             return self.write_small(taken, work.sync).await;
         }
+        self.file.end_custody().await?;
         let last = taken.last().map(|taken| taken.unit);
         for taken in taken {
             let Made {
@@ -336,6 +337,14 @@ impl Engine {
                 ..Commit::default()
             };
             attempts += 1;
+            match file.commit_in_custody(&commit).await {
+                Some(Err(error)) if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX => {
+                    placed.iter().for_each(Placed::mark_stale);
+                    continue;
+                }
+                Some(committed) => return committed,
+                None => {}
+            }
             let version_before = file.version();
             let sessions = &file.fs.core().sessions;
             match sessions

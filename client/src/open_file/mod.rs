@@ -8,6 +8,7 @@
 //! | `overlay` | the bytes that are written and not yet committed |
 //! | `state` | what handles share: the overlay, its memory, who waits |
 //! | `engine` | the task that writes and commits them |
+//! | `custody` | commits that somebody else sees to |
 //! | `doubt` | finds out whether a commit happened whose answer never came |
 //! | `reads`, `ahead` | committed bytes below the overlay; read-ahead |
 //!
@@ -15,6 +16,7 @@
 //! before it is committed.
 
 mod ahead;
+mod custody;
 mod doubt;
 mod engine;
 mod opened;
@@ -34,6 +36,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use self::ahead::Ahead;
+pub use self::custody::Custodian;
 use self::engine::Engine;
 pub(crate) use self::opened::OpenFiles;
 use self::state::{Flushed, Room, State};
@@ -133,6 +136,8 @@ struct Inner {
     room: Arc<Semaphore>,
     /// The room is too small for a stream to commit by itself before it is full.
     commits_for_room: bool,
+    /// Who sees to its commits, if not this client's engine.
+    custodian: Mutex<Option<Arc<dyn Custodian>>>,
 }
 
 impl Follower for Inner {
@@ -216,6 +221,7 @@ impl Inner {
             failed: Notify::new(),
             room: Arc::new(Semaphore::new(room)),
             commits_for_room: room < FILE_BYTES_MAX,
+            custodian: Mutex::new(None),
             fs,
         }
     }
@@ -363,6 +369,20 @@ impl OpenFile {
         Engine::wake(inner);
         // An engine that ended has tried.
         let _ = answered.await;
+    }
+
+    /// Begins to commit all that was written before, as [`OpenFile::try_commit`] does, and returns at once.
+    pub fn commit_soon(&self) {
+        let inner = self.inner();
+        {
+            let mut state = lock(&inner.state);
+            if !state.is_dirty() {
+                return;
+            }
+            // Nobody waits.
+            state.attempts.push(oneshot::channel().0);
+        }
+        Engine::wake(inner);
     }
 
     /// Flushes, and makes the file durable on every replica. Cancel-safe.

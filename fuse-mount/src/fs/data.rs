@@ -25,6 +25,15 @@ impl MountedFs {
     /// that the kernel has of it are as they should be.
     pub async fn open(&self, inode: u64) -> Outcome<bool> {
         let asked = self.told.asked();
+        if self.is_ours(inode, false).await?
+            && let Some(own) = self.behind.attributes(inode)
+            && own.kind == InodeKind::File as i32
+            && let Some(Opened { unchanged }) = self.inodes.open(&self.fs, &own)
+        {
+            self.take_care_of(inode);
+            let watched = self.told.answer(asked).pages(inode);
+            return Ok(unchanged || watched);
+        }
         let unchanged = self.open_newest(inode).await?;
         let reached = self.hear_changes().await;
         let watched = self.told.answer(asked).pages(inode);
@@ -54,6 +63,9 @@ impl MountedFs {
     /// Bytes, fewer only at the end.
     pub async fn read(&self, inode: u64, offset: u64, length: usize) -> Outcome<Bytes> {
         self.check_locks(inode)?;
+        if self.behind.is_committed(inode) {
+            self.let_common(inode).await?;
+        }
         self.file(inode)?.read(offset, length).await.map_err(number)
     }
 
@@ -75,7 +87,12 @@ impl MountedFs {
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }
-        self.file(inode)?.write(offset, bytes).await.map_err(number)
+        self.file(inode)?
+            .write(offset, bytes)
+            .await
+            .map_err(number)?;
+        self.behind.written(inode);
+        Ok(())
     }
 
     /// Puts bytes at the end, wherever that is by now, in one piece. The kernel took them to be at `expected`, and forgets
@@ -91,6 +108,7 @@ impl MountedFs {
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }
+        self.let_common(inode).await?;
         let appended = self.file(inode)?.append(bytes).await.map_err(number);
         self.doubt_if_unknown(&appended);
         let appended = appended?;
@@ -116,6 +134,7 @@ impl MountedFs {
 
     /// Commits, and waits until it is on disks.
     pub async fn sync(&self, inode: u64) -> Outcome<()> {
+        self.sync_names().await?;
         let synced = self.file(inode)?.sync().await;
         self.forget_if_lost(inode, &synced).await;
         synced.map(drop).map_err(number)
@@ -138,6 +157,9 @@ impl MountedFs {
     /// Commits, and waits until it is on disks, for one open file.
     pub async fn sync_for(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
+        if !file.is_dirty() {
+            self.sync_names().await?;
+        }
         let synced = file.sync().await;
         self.forget_if_lost(inode, &synced).await;
         synced.map(drop).map_err(number)
@@ -165,6 +187,7 @@ impl MountedFs {
         mode: i32,
     ) -> Outcome<()> {
         let file = self.file(inode)?;
+        self.let_common(inode).await?;
         let (offset, length) = range;
         let end = offset.checked_add(length).ok_or(libc::EFBIG)?;
         if end > i64::MAX as u64 {
@@ -190,6 +213,7 @@ impl MountedFs {
     /// Where data (or else a hole) begins, at or after `offset`.
     pub async fn seek(&self, inode: u64, offset: u64, data: bool) -> Outcome<u64> {
         let file = self.file(inode)?;
+        self.let_common(inode).await?;
         let found = if data {
             file.seek_data(offset).await
         } else {
@@ -207,6 +231,8 @@ impl MountedFs {
         length: u64,
     ) -> Outcome<u64> {
         let target_file = self.file(target)?;
+        self.let_common(source).await?;
+        self.let_common(target).await?;
         self.flush(source).await?;
         target_file.flush().await.map_err(number)?;
         let length = length.min(COPY_BYTES_MAX);

@@ -33,6 +33,7 @@ impl MountedFs {
     /// forget what was written and is lost, and lets go of locks that could not be released.
     pub async fn look_after_open_files(&self) {
         self.release_left_locks().await;
+        self.give_idle_back();
         let looked = self
             .inodes
             .look(Instant::now(), |inode| self.fs.is_dirty(InodeId(inode)));
@@ -55,6 +56,10 @@ impl MountedFs {
 
     async fn look_after(&self, kept: Kept) {
         let Kept { inode, claimed } = kept;
+        if self.behind.attributes(inode).is_some() {
+            // Nobody else knows it, and it may not exist yet elsewhere.
+            return;
+        }
         let unlinked = claimed
             || match self.fs.stat_link(InodeId(inode)).await {
                 Ok(attributes) => {

@@ -182,6 +182,7 @@ impl MountedFs {
 
     /// Locks or unlocks; `waits` as long as it takes, until the thread gets a signal.
     pub async fn set_lock(&self, call: LockCall, thread: Thread, waits: bool) -> Outcome<()> {
+        self.let_common(call.inode).await?;
         let space = self.lock_space(&call, thread).await;
         let (inode, request) = (InodeId(call.inode), call.request(space));
         if call.mode == LockMode::Unlocked {
@@ -246,6 +247,7 @@ impl MountedFs {
 
     /// A lock that is in the way of this one, if any is. Its process is told if it is one of this mount's.
     pub async fn get_lock(&self, call: LockCall) -> Outcome<Option<LockHolder>> {
+        self.let_common(call.inode).await?;
         let request = call.request(LockSpace::Posix);
         let found = self.fs.test_lock(InodeId(call.inode), request).await;
         let mut found = found.map_err(number)?;
@@ -308,7 +310,12 @@ impl MountedFs {
     }
 
     /// A process closes a descriptor: what it wrote is committed, and its `fcntl` locks on the file go, as POSIX wants it.
+    ///
+    /// What was written to an own file is stored soon: until then nobody else can look for it.
     pub async fn flush_for(&self, inode: u64, handle: u64, owner: u64) -> Outcome<()> {
+        if self.store_soon(inode) {
+            return Ok(());
+        }
         let flushed = self.flush_as(inode, handle).await;
         let gone = (LockSpace::Posix, owner);
         let owners = self.locks.leave(inode, |owner, _| owner == gone);
@@ -318,12 +325,26 @@ impl MountedFs {
 
     /// An open file is closed for good, and what was locked through it and is not unlocked yet goes.
     pub async fn release_for(&self, inode: u64, handle: u64) -> Outcome<()> {
+        if self.store_soon(inode) {
+            self.inodes.close_as(handle);
+            self.let_close(inode).await;
+            return Ok(());
+        }
         let owners = self.locks.leave(inode, |_, through| through == handle);
         self.release_owners(inode, owners).await;
         let flushed = self.flush_as(inode, handle).await;
         self.inodes.close_as(handle);
         self.let_close(inode).await;
         flushed
+    }
+
+    /// Begins to store what was written to an own file; false for any other.
+    fn store_soon(&self, inode: u64) -> bool {
+        let own = self.behind.attributes(inode).is_some();
+        if own && let Some(file) = self.inodes.file(inode) {
+            file.commit_soon();
+        }
+        own
     }
 
     /// Fails if locks on the file were lost: nothing is read or written under them any more.

@@ -27,12 +27,18 @@ impl MountedFs {
 
     /// A value.
     pub async fn get_xattr(&self, inode: u64, name: &[u8]) -> Outcome<Vec<u8>> {
+        if self.behind.attributes(inode).is_some() {
+            return Err(libc::ENODATA);
+        }
         let value = self.fs.get_xattr(InodeId(inode), name, false).await;
         value.map_err(number)
     }
 
     /// All names, each with a NUL behind it.
     pub async fn list_xattrs(&self, inode: u64) -> Outcome<Vec<u8>> {
+        if self.behind.attributes(inode).is_some() {
+            return Ok(Vec::new());
+        }
         let names = self.fs.list_xattrs(InodeId(inode), false).await;
         let mut list = Vec::new();
         for name in names.map_err(number)? {
@@ -57,6 +63,7 @@ impl MountedFs {
         if is_refused(name) {
             return Err(libc::EOPNOTSUPP);
         }
+        self.prepare_xattr(inode, name).await?;
         if !is_acl(name) {
             let set = self.fs.set_xattr(InodeId(inode), name, value, mode, false);
             let set = async { set.await.map_err(number) };
@@ -71,11 +78,20 @@ impl MountedFs {
         self.ask(InodeId(inode).into()).await.map(drop)
     }
 
+    /// What is made in a directory with an access control list depends on it, so such a directory is not kept.
+    async fn prepare_xattr(&self, inode: u64, name: &[u8]) -> Outcome<()> {
+        if is_acl(name) && self.behind.is_delegated(inode) {
+            self.give_all_back().await?;
+        }
+        self.let_common(inode).await
+    }
+
     /// Removes a value.
     pub async fn remove_xattr(&self, inode: u64, name: &[u8]) -> Outcome<()> {
         if is_refused(name) {
             return Err(libc::EOPNOTSUPP);
         }
+        self.prepare_xattr(inode, name).await?;
         let removed = async {
             let removed = self.fs.remove_xattr(InodeId(inode), name, false).await;
             match removed {

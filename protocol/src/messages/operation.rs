@@ -1,6 +1,6 @@
 //! Mutations of a client: the same messages travel in `Mutate` and in the Raft log. Outcomes beside them.
 
-use super::common::{Attributes, InodeKind, Location, ReplicaTarget};
+use super::common::{Attributes, Caller, InodeKind, Location, ReplicaTarget};
 use super::lock::{LockOutcome, SetLock};
 
 /// A directory.
@@ -464,6 +464,9 @@ pub struct Step {
     /// means now.
     #[prost(fixed64, tag = "3")]
     pub at_ns: u64,
+    /// In whose name, if not in that of the request: only the superuser speaks for others.
+    #[prost(message, optional, tag = "4")]
+    pub caller: Option<Caller>,
 }
 
 /// Takes the delegation of directories for the session, or gives it back. Names in a delegated directory are seen and

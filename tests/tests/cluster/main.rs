@@ -17,6 +17,7 @@ mod local_reads;
 mod locks;
 mod members;
 mod mount;
+mod mount_delegated;
 mod mount_locks;
 mod open_file;
 mod permissions;

@@ -3,6 +3,7 @@
 
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::operation::{
     Done, OperationKind, OutcomeKind, OutcomeValue, Step, WriteBehind,
 };
@@ -54,6 +55,7 @@ fn take(
             ..ctx.stamp
         },
         inode: number(step, session)?,
+        caller: caller_of(step, ctx)?,
         ..ctx.clone()
     };
     let outcome = transaction::apply_one(txn, &step.operation, &ctx)?;
@@ -64,6 +66,20 @@ fn take(
         delegate(txn, &ctx, InodeId(made.attributes.inode))?;
     }
     Ok(outcome)
+}
+
+fn caller_of(step: &Step, ctx: &Context) -> Result<Caller, OpError> {
+    match &step.caller {
+        None => Ok(ctx.caller.clone()),
+        Some(caller) if ctx.caller.uid == 0 => Ok(Caller {
+            session: ctx.caller.session,
+            ..caller.clone()
+        }),
+        Some(caller) => {
+            let message = format!("in the name of user {}", caller.uid);
+            Err(OpError::new(ErrorCode::NotPermitted, message))
+        }
+    }
 }
 
 fn time_of(step: &Step, ctx: &Context, session: &SessionRecord) -> u64 {

@@ -1,0 +1,645 @@
+//! Directories whose names are this mount's alone: what is done in them is done here, at once, and told to the cluster later, in
+//! order and many things at a time. Nobody can see the difference: whoever else needs such a directory waits until it is given back,
+//! and that is after all has been told.
+//!
+//! | | |
+//! |---|---|
+//! | *delegated* | a directory whose names are all known here, and are changed by this mount alone |
+//! | *own* | an inode whose attributes are known here, and are changed by this mount alone: what was made in a delegated directory, and such directories |
+//! | *step* | something that was done here and is still to be told |
+//!
+//! An inode stays its own until something is done to it that is not done here (a hard link, a lock, an attribute): then all steps are
+//! told first, and it is an inode like any other. The session that the directories are delegated to is the condition of it all: if
+//! it ends, nothing of this counts any more.
+
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cairn_protocol::messages::common::{Attributes, Caller, InodeKind};
+use cairn_protocol::messages::operation::{OperationKind, SetAttributes, Step};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+pub(crate) use self::names::{Made, Moved, New};
+
+/// Of own inodes. The cluster's are numbers of log entries, and larger.
+const OWN_VERSION: u64 = 1;
+/// Steps that are told at once.
+const BATCH_MAX: usize = 512;
+/// Steps that wait. Beyond that nothing more is done here until some are told.
+pub(crate) const STEPS_MAX: usize = 8192;
+/// Directories and own inodes. Beyond that all are given back.
+const KNOWN_MAX: usize = 1 << 18;
+
+/// A delegated directory.
+#[derive(Debug, Default)]
+struct Directory {
+    /// All names in it.
+    names: BTreeMap<Box<[u8]>, Named>,
+    /// The last step that changed them.
+    step: u64,
+}
+
+/// What a name means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) inode: u64,
+    pub(crate) kind: i32,
+}
+
+/// An own inode.
+#[derive(Clone, Debug)]
+struct Own {
+    attributes: Attributes,
+    /// Bytes of it are committed: to read them the cluster must be asked.
+    committed: bool,
+    /// The last step about it.
+    step: u64,
+}
+
+/// Something that was done and is to be told.
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    step: Step,
+    told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
+}
+
+/// In whose name things can be done here, as the cluster has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Actor {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Nothing is delegated while there is nobody who tells.
+    works: bool,
+    /// 0: nothing is delegated.
+    session: u64,
+    actor: Actor,
+    delegated: HashMap<u64, Directory>,
+    own: HashMap<u64, Own>,
+    /// Own files that lost their name here, and that nobody has open: what was written to them need not arrive.
+    gone: HashSet<u64>,
+    waiting: VecDeque<Waiting>,
+    last: u64,
+    reserved: Range<u64>,
+    /// The cluster's time at some instant, never later than that.
+    clock: Option<(u64, Instant)>,
+    latest_ns: u64,
+    /// Somebody waits for a directory, or there are too many.
+    wanted_back: bool,
+    /// All is being given back: nothing new is done here.
+    giving_back: bool,
+    /// Something could not be told, of which nobody has heard yet.
+    failed: bool,
+    used_at: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    state: Mutex<State>,
+    /// There is something to tell.
+    pub(crate) work: Notify,
+    /// There is something to give back.
+    pub(crate) wanted_back: Notify,
+    /// Steps up to this number are told, or never will be.
+    told: watch::Sender<u64>,
+    /// Woken when things have been given back.
+    pub(crate) settled: Notify,
+}
+
+/// Steps for one message.
+pub(crate) struct Batch {
+    pub(crate) session: u64,
+    pub(crate) steps: Vec<Step>,
+    waiting: Vec<Waiting>,
+}
+
+impl Batch {
+    /// Keeps the first step.
+    pub(crate) fn split_off_rest(&mut self) -> Self {
+        Self {
+            session: self.session,
+            steps: self.steps.split_off(1),
+            waiting: self.waiting.split_off(1),
+        }
+    }
+}
+
+/// How an operation finds the directory or inode that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Not this mount's alone.
+    Common,
+    /// This mount's alone, in this session: if it lives, things are done here.
+    Own(u64),
+    /// It is being given back, or too much waits: to be asked again in a moment.
+    Busy,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            work: Notify::new(),
+            wanted_back: Notify::new(),
+            told: watch::Sender::new(0),
+            settled: Notify::new(),
+        }
+    }
+}
+
+impl Behind {
+    // Each holder leaves what it locks whole, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on there is somebody who tells, or nobody any more.
+    pub(crate) fn set_working(&self, works: bool) {
+        self.lock().works = works;
+    }
+
+    /// Whether directories that are made from now on may be delegated.
+    pub(crate) fn works(&self) -> bool {
+        let state = self.lock();
+        state.works && !state.giving_back && !state.wanted_back
+    }
+
+    /// How things stand with an inode: as a directory, or by itself. `changes`: something is to be done to it.
+    pub(crate) fn condition(&self, inode: u64, changes: bool) -> Condition {
+        let state = self.lock();
+        if state.session == 0 {
+            return Condition::Common;
+        }
+        let known = state.knows(inode);
+        if !known {
+            return Condition::Common;
+        }
+        if state.giving_back || (changes && state.waiting.len() >= STEPS_MAX) {
+            return Condition::Busy;
+        }
+        Condition::Own(state.session)
+    }
+
+    /// A directory was made and delegated in this session: it is empty. False if it is not kept: then it is to be given back.
+    pub(crate) fn begin(&self, session: u64, actor: Actor, made: &Attributes) -> bool {
+        let mut state = self.lock();
+        if !state.works || state.giving_back {
+            return false;
+        }
+        if state.session != session {
+            if state.session != 0 {
+                drop(state);
+                self.end();
+                state = self.lock();
+            }
+            state.session = session;
+        }
+        state.actor = actor;
+        state.set_clock(made.ctime_ns);
+        let own = Own {
+            attributes: made.clone(),
+            committed: false,
+            step: 0,
+        };
+        state.own.insert(made.inode, own);
+        state.delegated.insert(made.inode, Directory::default());
+        state.touch();
+        true
+    }
+
+    /// Somebody else waits for one of these inodes, if it is a delegated directory; true if any is.
+    pub(crate) fn wanted(&self, inodes: &BTreeSet<u64>) -> bool {
+        let mut state = self.lock();
+        if state.session == 0 {
+            return false;
+        }
+        let wanted = inodes
+            .iter()
+            .any(|inode| state.delegated.contains_key(inode));
+        if wanted {
+            state.wanted_back = true;
+            drop(state);
+            self.wanted_back.notify_one();
+        }
+        wanted
+    }
+
+    /// Everything is to be given back; false if that is done.
+    pub(crate) fn want_back(&self) -> bool {
+        let mut state = self.lock();
+        let any = state.session != 0;
+        if any {
+            state.wanted_back = true;
+            drop(state);
+            self.wanted_back.notify_one();
+        }
+        any
+    }
+
+    /// How long nothing has been done here; `None` if nothing is delegated.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.session != 0).then_some(state.used_at).flatten()
+    }
+
+    /// Attributes of an own inode.
+    pub(crate) fn attributes(&self, inode: u64) -> Option<Attributes> {
+        let state = self.lock();
+        state.own.get(&inode).map(|own| own.attributes.clone())
+    }
+
+    /// True for an own inode whose bytes are not all here.
+    pub(crate) fn is_committed(&self, inode: u64) -> bool {
+        let state = self.lock();
+        state.own.get(&inode).is_some_and(|own| own.committed)
+    }
+
+    /// True for a directory whose names are this mount's alone.
+    pub(crate) fn is_delegated(&self, directory: u64) -> bool {
+        self.lock().delegated.contains_key(&directory)
+    }
+
+    /// Makes an inode one like any other, once all that was done to it is told. Cancel-safe.
+    pub(crate) async fn disown(&self, inode: u64) {
+        loop {
+            let step = {
+                let mut state = self.lock();
+                let Some(own) = state.own.get(&inode) else {
+                    return;
+                };
+                let step = own.step;
+                if *self.told.borrow() >= step {
+                    state.own.remove(&inode);
+                    return;
+                }
+                step
+            };
+            self.wait_step(step).await;
+        }
+    }
+
+    /// Returns when the names of a delegated directory are told; the last step about them. Cancel-safe.
+    pub(crate) async fn wait_names(&self, directory: u64) -> Option<u64> {
+        let step = self.lock().delegated.get(&directory)?.step;
+        self.wait_step(step).await;
+        Some(step)
+    }
+
+    /// Attributes of a delegated directory that were asked for when all up to this step was told: nobody else changes them.
+    pub(crate) fn own_again(&self, attributes: &Attributes, step: u64) {
+        let mut state = self.lock();
+        let directory = state.delegated.get(&attributes.inode);
+        if directory.is_some_and(|directory| directory.step == step) {
+            let own = Own {
+                attributes: attributes.clone(),
+                committed: false,
+                step,
+            };
+            state.own.insert(attributes.inode, own);
+        }
+    }
+
+    /// Bytes were written to a file: its times are those of now.
+    pub(crate) fn written(&self, inode: u64) {
+        let mut state = self.lock();
+        let now = state.now();
+        if let Some(own) = state.own.get_mut(&inode) {
+            own.attributes.mtime_ns = now;
+            own.attributes.ctime_ns = now;
+            state.touch();
+        }
+    }
+
+    /// Puts a commit among what is to be told; `None` if the inode is not an own one. The answer comes when it is told.
+    pub(crate) fn commit(
+        &self,
+        mut commit: cairn_protocol::messages::operation::Commit,
+    ) -> Option<(
+        oneshot::Receiver<Result<(), cairn_client::Error>>,
+        Attributes,
+    )> {
+        let mut state = self.lock();
+        let inode = commit.location.inode;
+        let own = state.own.get_mut(&inode)?;
+        let end = commit
+            .extents
+            .iter()
+            .map(|extent| extent.offset_in_file.saturating_add(extent.length))
+            .max()
+            .unwrap_or(0);
+        let attributes = &mut own.attributes;
+        attributes.size = attributes.size.max(end);
+        let added: u64 = commit.extents.iter().map(|extent| extent.length).sum();
+        // Close enough: bytes that are written over are counted twice until the cluster is asked.
+        attributes.allocated = attributes.allocated.saturating_add(added);
+        own.committed = true;
+        commit.mtime_ns = attributes.mtime_ns;
+        let (at_ns, attributes) = (attributes.ctime_ns, attributes.clone());
+        let (told, answer) = oneshot::channel();
+        let step = state.push(OperationKind::Commit(commit), 0, at_ns, None, Some(told));
+        state.note_step(inode, step);
+        drop(state);
+        self.work.notify_one();
+        Some((answer, attributes))
+    }
+
+    /// Changes attributes of an own inode; `None` if that is not done here.
+    pub(crate) fn set_attributes(&self, set: SetAttributes) -> Option<Attributes> {
+        let mut state = self.lock();
+        let now = state.now();
+        let actor = state.actor;
+        let inode = set.location.inode;
+        let own = state.own.get_mut(&inode)?;
+        let attributes = &mut own.attributes;
+        const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
+        let owner = set.uid.is_some() || set.gid.is_some();
+        let is_link = attributes.kind == InodeKind::Symlink as i32;
+        // What becomes of these bits depends on more than is known here.
+        if set.mode.unwrap_or(0) & SET_IDS != 0
+            || (owner && attributes.mode & SET_IDS != 0)
+            || set.replication.is_some()
+            || is_link && set.mode.is_some()
+            || owner && actor.uid != 0
+        {
+            return None;
+        }
+        attributes.mode = set.mode.unwrap_or(attributes.mode);
+        attributes.uid = set.uid.unwrap_or(attributes.uid);
+        attributes.gid = set.gid.unwrap_or(attributes.gid);
+        if let Some(atime_ns) = set.atime_now.then_some(now).or(set.atime_ns) {
+            attributes.atime_ns = atime_ns;
+        }
+        if let Some(mtime_ns) = set.mtime_now.then_some(now).or(set.mtime_ns) {
+            attributes.mtime_ns = mtime_ns;
+        }
+        attributes.ctime_ns = now;
+        let changed = attributes.clone();
+        if !state.merge(&set, now) {
+            let step = state.push(OperationKind::SetAttributes(set), 0, now, None, None);
+            state.note_step(inode, step);
+        }
+        drop(state);
+        self.work.notify_one();
+        Some(changed)
+    }
+
+    /// The next steps to tell, in order; `None` if there are none.
+    pub(crate) fn take_batch(&self) -> Option<Batch> {
+        let mut state = self.lock();
+        let count = state.waiting.len().min(BATCH_MAX);
+        if count == 0 {
+            return None;
+        }
+        let waiting: Vec<Waiting> = state.waiting.drain(..count).collect();
+        let steps = waiting.iter().map(|waiting| waiting.step.clone()).collect();
+        Some(Batch {
+            session: state.session,
+            steps,
+            waiting,
+        })
+    }
+
+    /// A batch has happened.
+    pub(crate) fn told(&self, batch: Batch) {
+        let mut last = 0;
+        for waiting in batch.waiting {
+            last = waiting.number;
+            if let Some(told) = waiting.told {
+                // Whoever has gone does not miss the answer.
+                let _ = told.send(Ok(()));
+            }
+        }
+        self.tell_up_to(last);
+    }
+
+    /// One step of a batch has not happened, and will not.
+    pub(crate) fn failed(&self, batch: Batch, error: &cairn_client::Error) {
+        let mut last = 0;
+        for waiting in batch.waiting {
+            last = waiting.number;
+            match waiting.told {
+                Some(told) => {
+                    let _ = told.send(Err(error.clone()));
+                }
+                None => self.lock().failed = true,
+            }
+        }
+        self.tell_up_to(last);
+    }
+
+    fn tell_up_to(&self, last: u64) {
+        self.told.send_if_modified(|told| {
+            let grows = *told < last;
+            *told = (*told).max(last);
+            grows
+        });
+        self.settled.notify_waiters();
+    }
+
+    /// Returns when all that was done before is told; false if something could not be, of which nobody was told before.
+    /// Cancel-safe.
+    pub(crate) async fn wait_told(&self) -> bool {
+        let last = self.lock().last;
+        self.wait_step(last).await;
+        !std::mem::take(&mut self.lock().failed)
+    }
+
+    /// The same for those whom a failure does not concern. Cancel-safe.
+    pub(crate) async fn wait_all_told(&self) {
+        let last = self.lock().last;
+        self.wait_step(last).await;
+    }
+
+    async fn wait_step(&self, step: u64) {
+        if *self.told.borrow() < step {
+            self.work.notify_one();
+            let mut told = self.told.subscribe();
+            // The sender lives in self.
+            let _ = told.wait_for(|&told| told >= step).await;
+        }
+    }
+
+    /// Begins to give everything back, if that is wanted: the session, and the own files.
+    pub(crate) fn begin_giving_back(&self) -> Option<(u64, Vec<u64>)> {
+        let mut state = self.lock();
+        if !state.wanted_back || state.session == 0 {
+            state.wanted_back = false;
+            return None;
+        }
+        state.giving_back = true;
+        let file = InodeKind::File as i32;
+        let files = state.own.values().map(|own| &own.attributes);
+        let files = files.filter(|attributes| attributes.kind == file);
+        Some((state.session, files.map(|file| file.inode).collect()))
+    }
+
+    /// The directories to give back, all being told.
+    pub(crate) fn directories(&self) -> Vec<u64> {
+        self.lock().delegated.keys().copied().collect()
+    }
+
+    /// The directories are given back. False if there is something new to tell: that comes first.
+    pub(crate) fn finish_giving_back(&self) -> bool {
+        let mut state = self.lock();
+        if *self.told.borrow() < state.last {
+            return false;
+        }
+        state.lose();
+        drop(state);
+        self.settled.notify_waiters();
+        true
+    }
+
+    /// A directory is gone, removed by the cluster.
+    pub(crate) fn forget_directory(&self, inode: u64) {
+        let mut state = self.lock();
+        state.delegated.remove(&inode);
+        state.own.remove(&inode);
+    }
+
+    /// What a commit of a file leaves that lost its name before: nothing is told of it. `None` for any other.
+    pub(crate) fn commit_to_gone(&self, inode: u64, size: u64) -> Option<Attributes> {
+        let gone = self.lock().gone.contains(&inode);
+        gone.then(|| Attributes {
+            inode,
+            kind: InodeKind::File as i32,
+            size,
+            version: OWN_VERSION,
+            ..Attributes::default()
+        })
+    }
+
+    /// Nothing is delegated any more. What was not told is lost: how much that was.
+    pub(crate) fn end(&self) -> usize {
+        let mut state = self.lock();
+        let lost = state.lose();
+        let last = state.last;
+        drop(state);
+        self.tell_up_to(last);
+        lost
+    }
+
+    /// Numbers for new inodes.
+    pub(crate) fn reserve(&self, session: u64, range: Range<u64>) {
+        let mut state = self.lock();
+        if state.session == session {
+            state.reserved = range;
+        }
+    }
+
+    /// The session, if there is no number left for a new inode.
+    pub(crate) fn needs_numbers(&self) -> Option<u64> {
+        let state = self.lock();
+        (state.session != 0 && state.reserved.is_empty()).then_some(state.session)
+    }
+}
+
+impl State {
+    fn knows(&self, inode: u64) -> bool {
+        self.delegated.contains_key(&inode) || self.own.contains_key(&inode)
+    }
+
+    fn touch(&mut self) {
+        self.used_at = Some(Instant::now());
+        if self.own.len() + self.delegated.len() > KNOWN_MAX {
+            self.wanted_back = true;
+        }
+    }
+
+    /// The cluster's time as far as it is known: not later than it really is, and never the same twice.
+    fn now(&mut self) -> u64 {
+        let now = self.clock.map_or(0, |(stamp_ns, at)| {
+            let since = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            stamp_ns.saturating_add(since)
+        });
+        self.latest_ns = now.max(self.latest_ns + 1);
+        self.latest_ns
+    }
+
+    fn set_clock(&mut self, stamp_ns: u64) {
+        if self.now() < stamp_ns {
+            self.clock = Some((stamp_ns, Instant::now()));
+        }
+    }
+
+    fn push(
+        &mut self,
+        operation: OperationKind,
+        inode: u64,
+        at_ns: u64,
+        caller: Option<Caller>,
+        told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
+    ) -> u64 {
+        self.last += 1;
+        let step = Step {
+            operation: operation.into(),
+            inode,
+            at_ns,
+            caller,
+        };
+        let number = self.last;
+        self.waiting.push_back(Waiting { number, step, told });
+        self.touch();
+        number
+    }
+
+    fn note_step(&mut self, inode: u64, step: u64) {
+        if let Some(own) = self.own.get_mut(&inode) {
+            own.step = step;
+        }
+    }
+
+    /// Makes one change of attributes of two in a row.
+    fn merge(&mut self, set: &SetAttributes, at_ns: u64) -> bool {
+        let Some(Waiting { step, .. }) = self.waiting.back_mut() else {
+            return false;
+        };
+        let Some(OperationKind::SetAttributes(before)) = &mut step.operation.kind else {
+            return false;
+        };
+        if before.location != set.location {
+            return false;
+        }
+        before.mode = set.mode.or(before.mode);
+        before.uid = set.uid.or(before.uid);
+        before.gid = set.gid.or(before.gid);
+        // Both as they are known here: "now" was when it was said.
+        if set.atime_now || set.atime_ns.is_some() {
+            (before.atime_now, before.atime_ns) = (set.atime_now, set.atime_ns);
+        } else if before.atime_now {
+            (before.atime_now, before.atime_ns) = (false, Some(step.at_ns));
+        }
+        if set.mtime_now || set.mtime_ns.is_some() {
+            (before.mtime_now, before.mtime_ns) = (set.mtime_now, set.mtime_ns);
+        } else if before.mtime_now {
+            (before.mtime_now, before.mtime_ns) = (false, Some(step.at_ns));
+        }
+        step.at_ns = at_ns;
+        true
+    }
+
+    /// Forgets everything; returns how many steps were not told.
+    fn lose(&mut self) -> usize {
+        let lost = self.waiting.len();
+        self.failed |= lost > 0;
+        // Those who wait hear that nobody will answer.
+        self.waiting.clear();
+        self.delegated.clear();
+        self.own.clear();
+        self.gone.clear();
+        self.reserved = 0..0;
+        self.session = 0;
+        self.wanted_back = false;
+        self.giving_back = false;
+        lost
+    }
+}

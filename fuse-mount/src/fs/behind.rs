@@ -1,0 +1,385 @@
+//! What is done in delegated directories is told to the cluster here, and the directories are given back when somebody else needs them
+//! (`crate::behind`).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_client::{Custodian, Error, FileSystem, Subject};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::operation::{Commit, Mkdir, OperationKind, OutcomeKind, Step};
+use cairn_protocol::{ErrorCode, Failure};
+use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
+use tokio::time::{sleep, timeout};
+
+use super::{MountedFs, Outcome, Requester, number};
+use crate::behind::{Actor, Batch, Behind, Condition, Made, New};
+
+/// Pause before what could not be told is told again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long giving back waits for the bytes of closed files. Those that cannot be stored by then follow later.
+const FILES_WAIT: Duration = Duration::from_secs(10);
+/// Files that are committed at the same time.
+const FILES_MAX: usize = 64;
+/// Directories that are given back in one message.
+const DIRECTORIES_MAX: usize = 1024;
+/// Inode numbers that are reserved at once.
+const NUMBERS: u32 = 65_536;
+/// So long directories are kept in which nothing is done.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// Sees to the commits of one file.
+#[derive(Debug)]
+struct InOrder {
+    behind: Arc<Behind>,
+    inode: u64,
+}
+
+impl Custodian for InOrder {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<Result<Attributes, Error>>> {
+        Box::pin(async move {
+            let end = |commit: &Commit| {
+                let ends = commit
+                    .extents
+                    .iter()
+                    .map(|it| it.offset_in_file + it.length);
+                ends.max().unwrap_or(0)
+            };
+            let size = end(&commit);
+            if let Some((told, attributes)) = self.behind.commit(commit) {
+                let told = told.await.unwrap_or_else(|_| Err(session_over(self.inode)));
+                return Some(told.map(|()| attributes));
+            }
+            if let Some(attributes) = self.behind.commit_to_gone(self.inode, size) {
+                return Some(Ok(attributes));
+            }
+            // It is made before it is committed.
+            self.behind.wait_all_told().await;
+            None
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.behind.disown(self.inode).await;
+            Ok(())
+        })
+    }
+}
+
+fn session_over(inode: u64) -> Error {
+    let message = "the session that directories were delegated to has ended";
+    Error::Refused {
+        subject: Subject::Inode(InodeId(inode)),
+        failure: Failure::new(ErrorCode::SessionExpired, message),
+    }
+}
+
+/// While this lives there is somebody who tells.
+struct Working<'a>(&'a Behind);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.set_working(false);
+    }
+}
+
+impl MountedFs {
+    /// Tells the cluster what is done in delegated directories, for as long as it runs. Directories are delegated only meanwhile.
+    pub async fn tell_changes(&self) {
+        self.behind.set_working(true);
+        let _working = Working(&self.behind);
+        tokio::join!(self.tell_steps(), self.give_back_if_wanted());
+    }
+
+    async fn tell_steps(&self) {
+        loop {
+            while let Some(batch) = self.behind.take_batch() {
+                self.tell(batch).await;
+            }
+            self.behind.work.notified().await;
+        }
+    }
+
+    async fn tell(&self, mut batch: Batch) {
+        loop {
+            let steps = batch.steps.clone();
+            let told = self.fs.write_behind(batch.session, steps).await;
+            let error = match told {
+                Ok(()) => return self.behind.told(batch),
+                Err(error) => error,
+            };
+            if !self.fs.session_may_live(batch.session) {
+                return self.lose(&error);
+            }
+            let code = error.code();
+            let passes = code.is_retryable()
+                || code == ErrorCode::SessionExpired
+                || code == ErrorCode::NoSpace;
+            if passes {
+                tracing::debug!(%error, "changes not told yet");
+                sleep(PAUSE).await;
+                continue;
+            }
+            if batch.steps.len() == 1 {
+                tracing::warn!(%error, step = ?batch.steps, "a change that was made here was refused");
+                self.told.doubt();
+                return self.behind.failed(batch, &error);
+            }
+            // All or nothing: which one it is shows when they go one by one.
+            let rest = batch.split_off_rest();
+            Box::pin(self.tell(batch)).await;
+            batch = rest;
+        }
+    }
+
+    /// The session is over, and with it all delegations.
+    fn lose(&self, error: &Error) {
+        let lost = self.behind.end();
+        tracing::error!(%error, lost, "the session ended: changes that were made here are lost");
+        // The kernel forgets what it was told.
+        self.told.doubt();
+    }
+
+    async fn give_back_if_wanted(&self) {
+        loop {
+            if let Some((session, files)) = self.behind.begin_giving_back() {
+                self.give_back(session, files).await;
+            }
+            let _ = timeout(Duration::from_secs(1), self.behind.wanted_back.notified()).await;
+        }
+    }
+
+    async fn give_back(&self, session: u64, files: Vec<u64>) {
+        let commit = stream::iter(files).for_each_concurrent(FILES_MAX, |inode| async move {
+            if let Some(file) = self.fs.opened_file(InodeId(inode)) {
+                file.try_commit().await;
+            }
+        });
+        if timeout(FILES_WAIT, commit).await.is_err() {
+            tracing::warn!(
+                "directories are given back before the last bytes of closed files are stored"
+            );
+        }
+        self.behind.wait_all_told().await;
+        let directories = self.behind.directories();
+        for some in directories.chunks(DIRECTORIES_MAX) {
+            let some: Vec<InodeId> = some.iter().copied().map(InodeId).collect();
+            while let Err(error) = self.fs.delegate(session, Vec::new(), some.clone()).await {
+                if !self.fs.session_may_live(session) {
+                    return self.lose(&error);
+                }
+                tracing::debug!(%error, "directories not given back yet");
+                sleep(PAUSE).await;
+            }
+        }
+        while !self.behind.finish_giving_back() {
+            self.behind.wait_all_told().await;
+        }
+    }
+
+    /// Gives everything back, and waits until that is done.
+    pub(super) async fn give_all_back(&self) -> Outcome<()> {
+        let given_back = async {
+            while self.behind.want_back() {
+                let settled = self.behind.settled.notified();
+                let _ = timeout(PAUSE, settled).await;
+            }
+        };
+        self.in_time(given_back).await
+    }
+
+    /// As long as operations wait for the cluster.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Outcome<T> {
+        let done = timeout(self.fs.patience(), work).await;
+        done.map_err(|_| libc::EIO)
+    }
+
+    /// Waits until all is told that was done here.
+    pub(super) async fn tell_all(&self) -> Outcome<()> {
+        self.in_time(self.behind.wait_all_told()).await
+    }
+
+    /// Gives back what nobody works in any more.
+    pub(super) fn give_idle_back(&self) {
+        let idle = self.behind.idle_since();
+        if idle.is_some_and(|since| since.elapsed() > IDLE) {
+            self.behind.want_back();
+        }
+    }
+
+    /// Whether an inode, or what is in a directory, is this mount's alone, now that something is asked or (`changes`) done about it.
+    pub(super) async fn is_ours(&self, inode: u64, changes: bool) -> Outcome<bool> {
+        let decide = async {
+            loop {
+                match self.behind.condition(inode, changes) {
+                    Condition::Common => return false,
+                    Condition::Own(session) if self.fs.session() == session => return true,
+                    Condition::Own(session) if self.fs.session_may_live(session) => {
+                        sleep(PAUSE).await;
+                    }
+                    Condition::Own(_) => {
+                        self.lose(&session_over(inode));
+                        return false;
+                    }
+                    Condition::Busy => {
+                        let _ = timeout(PAUSE, self.behind.settled.notified()).await;
+                    }
+                }
+            }
+        };
+        self.in_time(decide).await
+    }
+
+    /// True if the names in a directory are this mount's alone now.
+    pub fn is_delegated(&self, directory: u64) -> bool {
+        self.behind.is_delegated(directory)
+    }
+
+    /// Makes an inode one like any other: before something is done to it that is not done here.
+    pub(super) async fn let_common(&self, inode: u64) -> Outcome<()> {
+        self.in_time(self.behind.disown(inode)).await
+    }
+
+    /// Waits until all is told that was done here, for one who wants it on disks.
+    pub async fn sync_names(&self) -> Outcome<()> {
+        if self.in_time(self.behind.wait_told()).await? {
+            Ok(())
+        } else {
+            Err(libc::EIO)
+        }
+    }
+
+    /// As this mount sees an own inode.
+    pub(super) fn own_attributes(&self, inode: u64) -> Option<Attributes> {
+        let mut attributes = self.behind.attributes(inode)?;
+        if attributes.kind == InodeKind::File as i32
+            && let Some(file) = self.inodes.file(inode)
+        {
+            attributes.size = file.size();
+        }
+        Some(attributes)
+    }
+
+    /// Attributes of an own inode, or of a delegated directory, which then is one; `None` for any other.
+    pub(super) async fn attributes_here(&self, inode: u64) -> Outcome<Option<Attributes>> {
+        if let Some(own) = self.own_attributes(inode) {
+            return Ok(Some(own));
+        }
+        let Some(step) = self.in_time(self.behind.wait_names(inode)).await? else {
+            return Ok(None);
+        };
+        let attributes = self.ask(InodeId(inode).into()).await?;
+        self.behind.own_again(&attributes, step);
+        Ok(Some(attributes))
+    }
+
+    /// Makes something in a delegated directory; `None` if that is not done here, all being told.
+    pub(super) async fn make_here(
+        &self,
+        who: Requester,
+        new: &New<'_>,
+    ) -> Outcome<Option<Attributes>> {
+        if !self.is_ours(new.parent, true).await? {
+            return Ok(None);
+        }
+        self.attributes_here(new.parent).await?;
+        let caller = match who.uid {
+            0 => who.caller(),
+            _ => who.caller_with_groups(),
+        };
+        let new = New {
+            mode: new.mode & !who.umask,
+            ..new.clone()
+        };
+        loop {
+            match self.behind.make(&caller, &new) {
+                Made::Here(attributes) => {
+                    self.told.name_comes(new.parent, new.name);
+                    self.changed_here(new.parent, Some(attributes.inode));
+                    return Ok(Some(attributes));
+                }
+                Made::Exists => return Err(libc::EEXIST),
+                Made::NoNumber => self.get_numbers().await?,
+                Made::Elsewhere => {
+                    self.tell_all().await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// What was answered before this is not kept by the kernel.
+    pub(super) fn changed_here(&self, directory: u64, other: Option<u64>) {
+        self.told.begin_change(directory);
+        self.told.end_change(directory, other, None);
+    }
+
+    async fn get_numbers(&self) -> Outcome<()> {
+        let _turn = self.numbers.lock().await;
+        let Some(session) = self.behind.needs_numbers() else {
+            return Ok(());
+        };
+        // Numbers that are left are given up with the next ones.
+        self.tell_all().await?;
+        let range = self.fs.reserve_inodes(session, NUMBERS).await;
+        self.behind.reserve(session, range.map_err(number)?);
+        Ok(())
+    }
+
+    /// Commits of this file happen in order with all else.
+    pub(super) fn take_care_of(&self, inode: u64) {
+        if let Some(file) = self.inodes.file(inode) {
+            let behind = self.behind.clone();
+            file.entrust(Arc::new(InOrder { behind, inode }));
+        }
+    }
+
+    /// Makes a directory that is delegated to this mount, if that can be; `None` if it cannot.
+    pub(super) async fn mkdir_delegated(
+        &self,
+        who: Requester,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+    ) -> Outcome<Option<Attributes>> {
+        let set_ids = mode & (libc::S_ISGID | libc::S_ISUID) != 0;
+        // Who waits for it is heard of as a change.
+        if set_ids || !self.behind.works() || !self.told.hears() {
+            return Ok(None);
+        }
+        let make = |fs: FileSystem| async move {
+            let location = Location {
+                inode: parent,
+                path: name.to_vec(),
+            };
+            let mkdir = Mkdir {
+                location,
+                mode,
+                parents: false,
+            };
+            let step = Step {
+                operation: OperationKind::Mkdir(mkdir).into(),
+                ..Step::default()
+            };
+            fs.write_through(step).await
+        };
+        let (session, outcome) = self.on_behalf(who, mode, make).await?;
+        let OutcomeKind::Inode(made) = outcome else {
+            return Err(libc::EIO);
+        };
+        let made = made.attributes;
+        let (uid, gid) = self.fs.identity();
+        // Who is believed to be who they are.
+        let believed = made.uid == who.uid && !made.has_acl;
+        if !made.has_acl && !(believed && self.behind.begin(session, Actor { uid, gid }, &made)) {
+            let given_back = self
+                .fs
+                .delegate(session, Vec::new(), vec![InodeId(made.inode)]);
+            given_back.await.map_err(number)?;
+        }
+        Ok(Some(made))
+    }
+}

@@ -1,0 +1,348 @@
+//! Directories that are delegated to a mount: what it does there by itself is what others see when they look.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_client::{AttributeChange, FileSystem};
+use cairn_fuse_mount::{KernelCaches, MountedFs, NewAttributes, Requester};
+use cairn_protocol::ids::InodeId;
+use cairn_protocol::messages::common::InodeKind;
+use cairn_protocol::messages::operation::{RenameMode, XattrMode};
+use cairn_tests::harness::{ClusterOptions, MiniCluster};
+use tokio::task::JoinSet;
+
+const ROOT: u64 = 1;
+const KEEP: Duration = Duration::from_secs(3600);
+const SUPERUSER: Requester = Requester {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+    umask: 0o022,
+};
+
+/// A mount that hears of changes and tells its own, as long as its tasks run.
+struct Delegate {
+    mount: Arc<MountedFs>,
+    tasks: JoinSet<()>,
+}
+
+impl Delegate {
+    async fn start(fs: FileSystem) -> Self {
+        let (caches, mut forgets) = KernelCaches::new();
+        let mount = Arc::new(MountedFs::new(fs, caches, KEEP));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Some(forget) = forgets.next().await {
+                forget.done();
+            }
+        });
+        let (listens, tells) = (mount.clone(), mount.clone());
+        tasks.spawn(async move { listens.follow_changes().await });
+        tasks.spawn(async move { tells.tell_changes().await });
+        Self { mount, tasks }
+    }
+
+    /// Makes a directory that is delegated to it.
+    async fn directory(&self, name: &str) -> u64 {
+        for attempt in 0.. {
+            let name = if attempt == 0 {
+                name.to_owned()
+            } else {
+                // Not before it hears of changes.
+                self.mount.rmdir(ROOT, name.as_bytes()).await.unwrap();
+                name.to_owned()
+            };
+            let made = self.mount.mkdir(SUPERUSER, ROOT, name.as_bytes(), 0o755);
+            let made = made.await.unwrap().inode;
+            if self.mount.is_delegated(made) {
+                return made;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        unreachable!("it tries again");
+    }
+
+    /// Makes a file with this content, and closes it.
+    async fn put(&self, parent: u64, name: &str, bytes: &str) -> u64 {
+        let made = self
+            .mount
+            .create(SUPERUSER, parent, name.as_bytes(), 0o644, true);
+        let inode = made.await.unwrap().inode;
+        let handle = self.mount.new_handle();
+        self.mount.opened_as(inode, handle);
+        let bytes = Bytes::copy_from_slice(bytes.as_bytes());
+        self.mount.write(inode, 0, bytes, false).await.unwrap();
+        self.mount.flush_for(inode, handle, 0).await.unwrap();
+        self.mount.release_for(inode, handle).await.unwrap();
+        inode
+    }
+}
+
+/// Everything below a directory as another client sees it: kinds, modes, and contents or targets.
+async fn tree(fs: &FileSystem, path: &str) -> BTreeMap<String, (i32, u32, String)> {
+    let mut all = BTreeMap::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(directory) = open.pop() {
+        let entries = fs.list_all(directory.as_str()).await.unwrap();
+        for entry in entries {
+            let name = String::from_utf8(entry.name.clone()).unwrap();
+            let path = format!("{directory}/{name}");
+            let found = fs.stat_link(path.as_str()).await.unwrap();
+            assert_eq!(found.inode, entry.inode, "{path}");
+            let content = match found.kind {
+                kind if kind == InodeKind::File as i32 => {
+                    let bytes = fs.read_file(path.as_str()).await.unwrap();
+                    String::from_utf8(bytes.to_vec()).unwrap()
+                }
+                _ => String::from_utf8(found.symlink_target.clone()).unwrap(),
+            };
+            if found.kind == InodeKind::Directory as i32 {
+                open.push(path.clone());
+            }
+            all.insert(path, (found.kind, found.mode, content));
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_see_what_was_done_in_a_delegated_directory() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    let sub = mount.mkdir(SUPERUSER, top, b"sub", 0o777).await.unwrap();
+    assert_eq!(sub.mode & 0o7777, 0o755, "the umask counts");
+    assert!(mount.is_delegated(sub.inode));
+    for index in 0..20 {
+        a.put(
+            sub.inode,
+            &format!("f{index:02}"),
+            &format!("content {index}"),
+        )
+        .await;
+    }
+    let target = b"f00";
+    mount
+        .symlink(SUPERUSER, sub.inode, b"link", target)
+        .await
+        .unwrap();
+    mount.unlink(sub.inode, b"f01").await.unwrap();
+    let (from, to) = ((sub.inode, &b"f02"[..]), (top, &b"moved"[..]));
+    mount.rename(from, to, RenameMode::Replace).await.unwrap();
+    let over = (sub.inode, &b"f04"[..]);
+    let from = (sub.inode, &b"f03"[..]);
+    mount.rename(from, over, RenameMode::Replace).await.unwrap();
+    let private = NewAttributes {
+        change: AttributeChange {
+            mode: Some(0o600),
+            mtime_ns: Some(1_000_000_007),
+            ..AttributeChange::default()
+        },
+        size: None,
+    };
+    let f05 = mount.lookup(sub.inode, b"f05").await.unwrap();
+    let set = mount.set_attributes(SUPERUSER, f05.inode, private).await;
+    let set = set.unwrap();
+    assert_eq!((set.mode & 0o7777, set.mtime_ns), (0o600, 1_000_000_007));
+    let told_here = mount.attributes(sub.inode).await.unwrap();
+    assert_eq!(told_here.size, 18, "20 files and a link, less 3");
+
+    let seen = tree(&fs, "/top").await;
+    let file = |content: &str| (InodeKind::File as i32, 0o644, content.to_owned());
+    assert_eq!(seen["/top/moved"], file("content 2"));
+    assert_eq!(seen["/top/sub/f04"], file("content 3"));
+    assert_eq!(seen["/top/sub/f05"].1, 0o600);
+    assert_eq!(seen["/top/sub/link"].2, "f00");
+    assert_eq!(seen.len(), 2 + 18);
+    // What was told here is what is there.
+    let found = fs.stat("/top/sub/f05").await.unwrap();
+    assert_eq!((found.size, found.mtime_ns), (9, 1_000_000_007));
+    assert_eq!(found.ctime_ns, set.ctime_ns);
+    let found = fs.stat("/top/sub").await.unwrap();
+    assert_eq!((found.size, found.nlink), (18, 2));
+    assert_eq!(found.mtime_ns, told_here.mtime_ns);
+    // Nobody has it alone any more.
+    fs.create(
+        "/top/sub/other",
+        0o644,
+        cairn_protocol::messages::operation::IfExists::Fail,
+    )
+    .await
+    .unwrap();
+    mount.lookup(sub.inode, b"other").await.unwrap();
+    assert!(!mount.is_delegated(sub.inode));
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn things_that_are_not_done_here_are_done_after_what_was() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    let file = a.put(top, "file", "abc").await;
+    let linked = mount.link(file, top, b"second").await.unwrap();
+    assert_eq!((linked.inode, linked.nlink), (file, 2));
+    mount
+        .set_xattr(SUPERUSER, file, b"user.a", b"b", XattrMode::Set)
+        .await
+        .unwrap();
+    assert_eq!(mount.get_xattr(file, b"user.a").await.unwrap(), b"b");
+    let cut = NewAttributes {
+        size: Some(2),
+        ..NewAttributes::default()
+    };
+    let other = a.put(top, "other", "xyz").await;
+    let cut = mount.set_attributes(SUPERUSER, other, cut).await.unwrap();
+    assert_eq!(cut.size, 2);
+    mount.open(other).await.unwrap();
+    assert_eq!(mount.read(other, 0, 10).await.unwrap(), "xy");
+    let appended = mount.append(other, 2, "!".into(), false).await.unwrap();
+    assert_eq!(appended, 2);
+    mount.release(other).await.unwrap();
+    let both = ((top, &b"file"[..]), (top, &b"other"[..]));
+    mount
+        .rename(both.0, both.1, RenameMode::Exchange)
+        .await
+        .unwrap();
+    assert_eq!(mount.lookup(top, b"other").await.unwrap().inode, file);
+    assert_eq!(mount.lookup(top, b"file").await.unwrap().inode, other);
+    let sub = mount.mkdir(SUPERUSER, top, b"sub", 0o755).await.unwrap();
+    a.put(sub.inode, "in", "it").await;
+    let (from, to) = ((top, &b"sub"[..]), (top, &b"named"[..]));
+    mount.rename(from, to, RenameMode::Replace).await.unwrap();
+    assert_eq!(mount.rmdir(top, b"named").await, Err(libc::ENOTEMPTY));
+    mount.unlink(sub.inode, b"in").await.unwrap();
+    mount.rmdir(top, b"named").await.unwrap();
+    assert_eq!(
+        mount.lookup(top, b"named").await.map(drop),
+        Err(libc::ENOENT)
+    );
+    mount.unlink(top, b"second").await.unwrap();
+    let seen = tree(&fs, "/top").await;
+    assert_eq!(seen["/top/file"].2, "xy!");
+    assert_eq!(seen["/top/other"].2, "abc");
+    assert_eq!(seen.len(), 2);
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_open_is_written_and_read_as_anywhere() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    let made = mount.create(SUPERUSER, top, b"open", 0o644, true).await;
+    let inode = made.unwrap().inode;
+    mount.write(inode, 0, "first".into(), false).await.unwrap();
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "first");
+    assert_eq!(mount.attributes(inode).await.unwrap().size, 5);
+    mount.sync(inode).await.unwrap();
+    assert_eq!(mount.read(inode, 0, 10).await.unwrap(), "first");
+    mount
+        .write(inode, 5, " second".into(), false)
+        .await
+        .unwrap();
+    assert_eq!(mount.read(inode, 0, 20).await.unwrap(), "first second");
+    // Its name goes while it is open.
+    mount.unlink(top, b"open").await.unwrap();
+    mount
+        .write(inode, 12, " third".into(), false)
+        .await
+        .unwrap();
+    mount.sync(inode).await.unwrap();
+    assert_eq!(
+        mount.read(inode, 0, 20).await.unwrap(),
+        "first second third"
+    );
+    mount.release(inode).await.unwrap();
+    // More than goes into a chunk that files share.
+    let made = mount.create(SUPERUSER, top, b"large", 0o644, true).await;
+    let inode = made.unwrap().inode;
+    let large = Bytes::from(vec![7; 6 << 20]);
+    mount.write(inode, 0, large.clone(), false).await.unwrap();
+    mount.release(inode).await.unwrap();
+    assert_eq!(fs.read_file("/top/large").await.unwrap(), large);
+    assert!(tree_names(&fs, "/top").await == ["large"]);
+}
+
+async fn tree_names(fs: &FileSystem, path: &str) -> Vec<String> {
+    let entries = fs.list_all(path).await.unwrap();
+    let names = entries.into_iter().map(|entry| entry.name);
+    names.map(|name| String::from_utf8(name).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_dies_leaves_what_it_told_and_keeps_nobody_waiting_for_ever() {
+    let options = ClusterOptions {
+        session_ttl: Duration::from_secs(2),
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let mut a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    a.put(top, "told", "abc").await;
+    a.mount.sync_names().await.unwrap();
+    let synced = fs.stat(InodeId(a.mount.lookup(top, b"told").await.unwrap().inode));
+    synced.await.unwrap();
+    // Nobody tells or gives back any more.
+    a.tasks.shutdown().await;
+    for index in 0..10 {
+        let name = format!("lost{index}");
+        let made = a.mount.create(SUPERUSER, top, name.as_bytes(), 0o644, true);
+        made.await.unwrap();
+    }
+    drop(a);
+    assert_eq!(tree_names(&fs, "/top").await, ["told"]);
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_things_are_told_in_few_entries() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    let before = fs.changed_index();
+    for index in 0..2000 {
+        let name = format!("d{index}");
+        let made = a.mount.mkdir(SUPERUSER, top, name.as_bytes(), 0o755).await;
+        a.mount.rmdir(top, name.as_bytes()).await.unwrap();
+        made.unwrap();
+    }
+    a.mount.sync_names().await.unwrap();
+    assert!(tree_names(&fs, "/top").await.is_empty());
+    let entries = fs.changed_index().max(before) - before;
+    assert!(entries < 1000, "{entries} entries for 4,000 changes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_may_die_meanwhile() {
+    let mut cluster = MiniCluster::start(ClusterOptions {
+        namenodes: 3,
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    for index in 0..50 {
+        a.put(top, &format!("f{index:02}"), "abc").await;
+        if index == 25 {
+            let leader = cluster.leader().await.unwrap();
+            cluster.kill_namenode(leader).await;
+        }
+    }
+    a.mount.sync_names().await.unwrap();
+    let seen = tree(&fs, "/top").await;
+    assert_eq!(seen.len(), 50);
+    assert!(seen.values().all(|(_, _, content)| content == "abc"));
+}
