@@ -17,6 +17,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cairn_protocol::messages::common::{Attributes, Caller, InodeKind};
 use cairn_protocol::messages::operation::{OperationKind, SetAttributes, Step};
@@ -68,6 +69,14 @@ struct Waiting {
     told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
 }
 
+/// Changes in a directory, within [`WORKED_IN`], after which it is asked for.
+const WORKED_IN_OFTEN: u32 = 3;
+const WORKED_IN: Duration = Duration::from_secs(10);
+/// So long a directory is not asked for that somebody else wanted.
+const CONTENDED: Duration = Duration::from_secs(30);
+/// Directories that are watched for this.
+const WORKED_IN_MAX: usize = 16_384;
+
 /// In whose name things can be done here, as the cluster has shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Actor {
@@ -77,11 +86,10 @@ pub(crate) struct Actor {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Nothing is delegated while there is nobody who tells.
-    works: bool,
+    /// In whose name things are done here; nothing is delegated while there is nobody who tells.
+    works: Option<Actor>,
     /// 0: nothing is delegated.
     session: u64,
-    actor: Actor,
     delegated: HashMap<u64, Directory>,
     own: HashMap<u64, Own>,
     /// Own files that lost their name here, and that nobody has open: what was written to them need not arrive.
@@ -98,6 +106,10 @@ struct State {
     giving_back: bool,
     /// Something could not be told, of which nobody has heard yet.
     failed: bool,
+    /// Directories in which this mount works and that are not delegated: how often it did, and since when.
+    worked_in: HashMap<u64, (u32, Instant)>,
+    /// Directories that somebody else wanted, and when.
+    contended: HashMap<u64, Instant>,
     used_at: Option<Instant>,
 }
 
@@ -162,15 +174,15 @@ impl Behind {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on there is somebody who tells, or nobody any more.
-    pub(crate) fn set_working(&self, works: bool) {
+    /// From now on there is somebody who tells, in this name, or nobody any more.
+    pub(crate) fn set_working(&self, works: Option<Actor>) {
         self.lock().works = works;
     }
 
     /// Whether directories that are made from now on may be delegated.
     pub(crate) fn works(&self) -> bool {
         let state = self.lock();
-        state.works && !state.giving_back && !state.wanted_back
+        state.works.is_some() && !state.giving_back && !state.wanted_back
     }
 
     /// How things stand with an inode: as a directory, or by itself. `changes`: something is to be done to it.
@@ -190,9 +202,19 @@ impl Behind {
     }
 
     /// A directory was made and delegated in this session: it is empty. False if it is not kept: then it is to be given back.
-    pub(crate) fn begin(&self, session: u64, actor: Actor, made: &Attributes) -> bool {
+    pub(crate) fn begin(&self, session: u64, made: &Attributes) -> bool {
+        self.adopt(session, made, BTreeMap::new())
+    }
+
+    /// A directory is delegated in this session, and has these names. False if it is not kept: then it is to be given back.
+    pub(crate) fn adopt(
+        &self,
+        session: u64,
+        made: &Attributes,
+        names: BTreeMap<Box<[u8]>, Named>,
+    ) -> bool {
         let mut state = self.lock();
-        if !state.works || state.giving_back {
+        if state.works.is_none() || state.giving_back {
             return false;
         }
         if state.session != session {
@@ -203,7 +225,6 @@ impl Behind {
             }
             state.session = session;
         }
-        state.actor = actor;
         state.set_clock(made.ctime_ns);
         let own = Own {
             attributes: made.clone(),
@@ -211,7 +232,10 @@ impl Behind {
             step: 0,
         };
         state.own.insert(made.inode, own);
-        state.delegated.insert(made.inode, Directory::default());
+        let step = state.last;
+        state
+            .delegated
+            .insert(made.inode, Directory { names, step });
         state.touch();
         true
     }
@@ -222,15 +246,58 @@ impl Behind {
         if state.session == 0 {
             return false;
         }
-        let wanted = inodes
+        let wanted: Vec<u64> = inodes
             .iter()
-            .any(|inode| state.delegated.contains_key(inode));
+            .copied()
+            .filter(|inode| state.delegated.contains_key(inode))
+            .collect();
+        let now = Instant::now();
+        if state.contended.len() >= WORKED_IN_MAX {
+            state.contended.clear();
+        }
+        state
+            .contended
+            .extend(wanted.iter().map(|&inode| (inode, now)));
+        let wanted = !wanted.is_empty();
         if wanted {
             state.wanted_back = true;
             drop(state);
             self.wanted_back.notify_one();
         }
         wanted
+    }
+
+    /// This mount changes a name in a directory that is not delegated. True if it has done so often that it is worth asking for it.
+    pub(crate) fn works_in(&self, directory: u64) -> bool {
+        let mut state = self.lock();
+        if state.works.is_none() || state.giving_back || state.wanted_back {
+            return false;
+        }
+        let now = Instant::now();
+        if let Some(&at) = state.contended.get(&directory) {
+            if now < at + CONTENDED {
+                return false;
+            }
+            state.contended.remove(&directory);
+        }
+        if state.worked_in.len() >= WORKED_IN_MAX {
+            state.worked_in.clear();
+        }
+        let (count, since) = state.worked_in.entry(directory).or_insert((0, now));
+        if now > *since + WORKED_IN {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        let often = *count >= WORKED_IN_OFTEN;
+        if often {
+            state.worked_in.remove(&directory);
+        }
+        often
+    }
+
+    /// It cannot be had, or only now: it is not asked for again soon.
+    pub(crate) fn contend(&self, directory: u64) {
+        self.lock().contended.insert(directory, Instant::now());
     }
 
     /// Everything is to be given back; false if that is done.
@@ -356,7 +423,7 @@ impl Behind {
     pub(crate) fn set_attributes(&self, set: SetAttributes) -> Option<Attributes> {
         let mut state = self.lock();
         let now = state.now();
-        let actor = state.actor;
+        let is_superuser = state.works.is_some_and(|actor| actor.uid == 0);
         let inode = set.location.inode;
         let own = state.own.get_mut(&inode)?;
         let attributes = &mut own.attributes;
@@ -368,7 +435,7 @@ impl Behind {
             || (owner && attributes.mode & SET_IDS != 0)
             || set.replication.is_some()
             || is_link && set.mode.is_some()
-            || owner && actor.uid != 0
+            || owner && !is_superuser
         {
             return None;
         }

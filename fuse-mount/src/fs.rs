@@ -508,7 +508,7 @@ impl MountedFs {
 
     /// Removes a name of anything but a directory.
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        if self.is_ours(parent, true).await? {
+        if self.can_change(parent).await? {
             self.attributes_here(parent).await?;
             let is_open = |inode| self.inodes.is_open(inode);
             match self.behind.unlink(parent, name, is_open) {
@@ -537,7 +537,7 @@ impl MountedFs {
 
     /// Removes an empty directory.
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        if self.is_ours(parent, true).await? {
+        if self.can_change(parent).await? {
             self.attributes_here(parent).await?;
             match self.behind.rmdir(parent, name) {
                 Moved::Here(inode) => {
@@ -569,7 +569,7 @@ impl MountedFs {
         (new_parent, new_name): (u64, &[u8]),
         mode: RenameMode,
     ) -> Outcome<()> {
-        let ours = self.is_ours(parent, true).await? && self.is_ours(new_parent, true).await?;
+        let ours = self.can_change(parent).await? && self.can_change(new_parent).await?;
         if ours {
             self.attributes_here(parent).await?;
             self.attributes_here(new_parent).await?;

@@ -44,7 +44,7 @@ pub(crate) struct Mount {
     /// Where a mount in the background says what goes wrong. It is appended to.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Options as of mount(8): ro, suid, dev, noexec, noatime, sync, dirsync, allow_other, remount; hard, timeout=TIME and
+    /// Options as of mount(8): ro, suid, dev, noexec, noatime, sync, dirsync, allow_other, remount; wsync (names are told to the cluster before calls return, as with sync and dirsync); hard, timeout=TIME and
     /// log=FILE as above. Unless it says otherwise nosuid and nodev hold.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
@@ -90,6 +90,8 @@ impl Mount {
         let mut config = MountConfig::new(mountpoint, source);
         config.allow_other = options.allow_other || rustix::process::geteuid().is_root();
         config.read_only = options.read_only;
+        let in_step = |word: &String| word == "sync" || word == "dirsync";
+        config.delegations = !options.wsync && !options.kernel.iter().any(in_step);
         config.kernel_options.clone_from(&options.kernel);
         Ok(config)
     }

@@ -258,7 +258,7 @@ impl State {
 
     /// In whose name a step is told; the outer `None` if it cannot be.
     fn caller(&self, who: &Caller) -> Option<Option<Caller>> {
-        let Actor { uid, gid } = self.actor;
+        let Actor { uid, gid } = self.works?;
         if (who.uid, who.gid) == (uid, gid) {
             Some(None)
         } else if uid == 0 {

@@ -1,6 +1,7 @@
 //! What is done in delegated directories is told to the cluster here, and the directories are given back when somebody else needs them
 //! (`crate::behind`).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use futures::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use super::{MountedFs, Outcome, Requester, number};
-use crate::behind::{Actor, Batch, Behind, Condition, Made, New};
+use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New};
 
 /// Pause before what could not be told is told again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -27,6 +28,10 @@ const FILES_MAX: usize = 64;
 const DIRECTORIES_MAX: usize = 1024;
 /// Inode numbers that are reserved at once.
 const NUMBERS: u32 = 65_536;
+/// Most names of a directory that is asked for.
+const NAMES_MAX: u64 = 20_000;
+/// Names that are listed at once.
+const PAGE: u32 = 10_000;
 /// So long directories are kept in which nothing is done.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -82,16 +87,34 @@ struct Working<'a>(&'a Behind);
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.set_working(false);
+        self.0.set_working(None);
     }
 }
 
 impl MountedFs {
     /// Tells the cluster what is done in delegated directories, for as long as it runs. Directories are delegated only meanwhile.
     pub async fn tell_changes(&self) {
-        self.behind.set_working(true);
+        let actor = loop {
+            match self.actor().await {
+                Ok(Some(actor)) => break actor,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "not told yet as whom the cluster sees this mount");
+                }
+            }
+            sleep(PAUSE).await;
+        };
+        self.behind.set_working(Some(actor));
         let _working = Working(&self.behind);
         tokio::join!(self.tell_steps(), self.give_back_if_wanted());
+    }
+
+    /// In whose name this mount tells things; `None` where the cluster does not believe it who made them.
+    async fn actor(&self) -> Result<Option<Actor>, Error> {
+        let (uid, gid) = self.fs.identity();
+        let (caller, token) = self.fs.who_am_i().await?;
+        let believed = token.is_none() && (caller.uid, caller.gid) == (uid, gid);
+        Ok(believed.then_some(Actor { uid, gid }))
     }
 
     async fn tell_steps(&self) {
@@ -233,6 +256,11 @@ impl MountedFs {
         self.in_time(decide).await
     }
 
+    /// Whether names in a directory are changed here: it is asked for if this mount works in it.
+    pub(super) async fn can_change(&self, directory: u64) -> Outcome<bool> {
+        Ok(self.is_ours(directory, true).await? || self.take_if_busy(directory).await)
+    }
+
     /// True if the names in a directory are this mount's alone now.
     pub fn is_delegated(&self, directory: u64) -> bool {
         self.behind.is_delegated(directory)
@@ -282,7 +310,7 @@ impl MountedFs {
         who: Requester,
         new: &New<'_>,
     ) -> Outcome<Option<Attributes>> {
-        if !self.is_ours(new.parent, true).await? {
+        if !self.can_change(new.parent).await? {
             return Ok(None);
         }
         self.attributes_here(new.parent).await?;
@@ -371,15 +399,67 @@ impl MountedFs {
             return Err(libc::EIO);
         };
         let made = made.attributes;
-        let (uid, gid) = self.fs.identity();
-        // Who is believed to be who they are.
-        let believed = made.uid == who.uid && !made.has_acl;
-        if !made.has_acl && !(believed && self.behind.begin(session, Actor { uid, gid }, &made)) {
-            let given_back = self
-                .fs
-                .delegate(session, Vec::new(), vec![InodeId(made.inode)]);
-            given_back.await.map_err(number)?;
+        if !made.has_acl && !self.behind.begin(session, &made) {
+            self.give_one_back(session, made.inode).await?;
         }
         Ok(Some(made))
+    }
+
+    async fn give_one_back(&self, session: u64, directory: u64) -> Outcome<()> {
+        let directory = vec![InodeId(directory)];
+        let given_back = self.fs.delegate(session, Vec::new(), directory);
+        given_back.await.map_err(number)
+    }
+
+    /// A name is about to change in a directory that is not delegated: if this mount works there, it asks for it. True if it has
+    /// got it.
+    pub(super) async fn take_if_busy(&self, directory: u64) -> bool {
+        if !self.told.hears() || !self.behind.works_in(directory) {
+            return false;
+        }
+        let session = self.fs.session();
+        let id = InodeId(directory);
+        let taken = session != 0
+            && self
+                .fs
+                .delegate(session, vec![id], Vec::new())
+                .await
+                .is_ok();
+        let kept = taken && self.adopt(session, id).await.unwrap_or(false);
+        if taken && !kept {
+            // If this fails it is given back when the session ends.
+            let _ = self.give_one_back(session, directory).await;
+        }
+        if !kept {
+            self.behind.contend(directory);
+        }
+        kept
+    }
+
+    /// Learns all names of a directory that is delegated by now.
+    async fn adopt(&self, session: u64, id: InodeId) -> Result<bool, Error> {
+        let attributes = self.fs.stat_link(id).await?;
+        if attributes.size > NAMES_MAX || attributes.has_acl {
+            return Ok(false);
+        }
+        let mut names = BTreeMap::new();
+        let mut after = Vec::new();
+        loop {
+            let page = self.fs.list_page(id, after, PAGE, false).await?;
+            let last = page.entries.last();
+            after = last.map(|it| it.name.clone()).unwrap_or_default();
+            let entries = page.entries.into_iter();
+            names.extend(entries.map(|entry| {
+                let named = Named {
+                    inode: entry.inode,
+                    kind: entry.kind,
+                };
+                (entry.name.into_boxed_slice(), named)
+            }));
+            if !page.more || after.is_empty() {
+                break;
+            }
+        }
+        Ok(self.behind.adopt(session, &attributes, names))
     }
 }

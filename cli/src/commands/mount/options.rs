@@ -12,6 +12,8 @@ pub(super) struct Options {
     pub(super) read_only: bool,
     pub(super) allow_other: bool,
     pub(super) hard: bool,
+    /// Names are told to the cluster before calls return.
+    pub(super) wsync: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) log: Option<PathBuf>,
     /// Only change how it is mounted already.
@@ -35,6 +37,7 @@ pub(super) fn parse(words: &[String], sloppy: bool) -> anyhow::Result<Options> {
             ("ro", None) => options.read_only = true,
             ("rw", None) => options.read_only = false,
             ("hard", None) => options.hard = true,
+            ("wsync", None) => options.wsync = true,
             ("soft", None) => options.hard = false,
             ("allow_other", None) => options.allow_other = true,
             ("remount", None) => options.remount = true,
