@@ -261,6 +261,7 @@ fn superuser() -> Caller {
         gid: 0,
         groups: Vec::new(),
         umask: 0,
+        session: 0,
         token: Vec::new(),
     }
 }

@@ -24,6 +24,7 @@ pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outco
     let stamp = Stamp {
         time_ns: batch.stamp_ns.max(last),
         index,
+        at_ns: batch.stamp_ns.max(last),
     };
     if stamp.time_ns > last {
         txn.cluster_mut().last_stamp_ns = stamp.time_ns;

@@ -10,6 +10,9 @@ pub struct Stamp {
     pub time_ns: u64,
     /// Index of the log entry.
     pub index: u64,
+    /// When it is said to have been done: the time that inodes get. The batch's time, or before it for what a client did by itself;
+    /// what is kept for a while is kept from the batch's time on.
+    pub at_ns: u64,
 }
 
 /// The circumstances of one command.

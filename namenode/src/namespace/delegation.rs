@@ -5,40 +5,58 @@
 //! when it ends. Who meets another's delegation is refused ([`OpError::Delegated`]); the service has it given back
 //! (`service/recall.rs`) and asks again. What names mean is protected, inodes are not: who has a file open goes on.
 
+use bytes::Bytes;
 use cairn_protocol::ids::{InodeId, SessionId};
 use cairn_protocol::messages::common::Caller;
 
 use super::error::OpError;
 use super::path::Node;
 use crate::store::records::InodeRecord;
-use crate::store::{self, Read, StoreError};
+use crate::store::{self, Change, Read, StoreError, Txn, What};
 
-/// The session that a directory is delegated to.
-pub(super) fn holder(
-    read: &impl Read,
-    directory: &InodeRecord,
-) -> Result<Option<SessionId>, StoreError> {
-    if directory.delegated_to == 0 {
-        return Ok(None);
+/// Whether a session has a delegation that says so: one that is over has none.
+fn stands(read: &impl Read, delegated_to: u64) -> Result<bool, StoreError> {
+    if delegated_to == 0 {
+        return Ok(false);
     }
-    let id = SessionId(directory.delegated_to);
-    let session = store::session::get(read, id)?;
-    Ok(session.is_some_and(|session| !session.ended).then_some(id))
+    let session = store::session::get(read, SessionId(delegated_to))?;
+    Ok(session.is_some_and(|session| !session.ended))
 }
 
 /// Fails if what is in a directory, or the directory as such, is another session's business. Anything but a directory passes.
 pub(super) fn check(read: &impl Read, caller: &Caller, node: &Node) -> Result<(), OpError> {
-    let to = node.inode.delegated_to;
-    if to == 0 || to == caller.session || holder(read, &node.inode)?.is_none() {
+    check_names(read, caller, node.id, node.inode.delegated_to)
+}
+
+/// The same for a directory of which no more is known.
+pub(super) fn check_names(
+    read: &impl Read,
+    caller: &Caller,
+    directory: InodeId,
+    delegated_to: u64,
+) -> Result<(), OpError> {
+    if delegated_to == caller.session || !stands(read, delegated_to)? {
         return Ok(());
     }
-    Err(OpError::Delegated(node.id))
+    Err(OpError::Delegated(directory))
+}
+
+/// Notes that a session has a directory for itself now: whoever has cached names in it, or that they are missing, is not told of
+/// changes in time any more, and is told to forget them all.
+pub(super) fn note_taken(txn: &mut Txn, directory: &Node) {
+    txn.note(Change {
+        inode: directory.id,
+        kind: directory.inode.kind,
+        parent: directory.id,
+        what: What::Named,
+        name: Bytes::new(),
+    });
 }
 
 /// Whether a directory is delegated to a session that lives. One that is gone is not.
 pub fn is_delegated(read: &impl Read, directory: InodeId) -> Result<bool, StoreError> {
     match store::inode::get(read, directory)? {
-        Some(record) => Ok(holder(read, &record)?.is_some()),
+        Some(record) => stands(read, record.delegated_to),
         None => Ok(false),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn new(kind: InodeKind, mode: u32, uid: u32, gid: u32, stamp: Stamp) 
         mode: mode & permission::MODE_MASK,
         uid,
         gid,
-        mtime_ns: stamp.time_ns,
+        mtime_ns: stamp.at_ns,
         version: stamp.index,
         ..InodeRecord::default()
     }
@@ -107,25 +107,25 @@ pub(super) fn set_atime(inode: &mut InodeRecord, time_ns: u64) {
     inode.atime_delta_ns = delta(time_ns, inode.mtime_ns);
 }
 
+/// The time of a change. It does not go back: what a client did by itself may be told after what others did meanwhile.
+pub(super) fn now(inode: &InodeRecord, stamp: Stamp) -> u64 {
+    stamp.at_ns.max(ctime_ns(inode))
+}
+
 /// Marks a change of the inode: ctime and version. The version grows with every change, also with two in one
 /// log entry: a compare-and-swap on it must notice both.
 pub(super) fn touch(inode: &mut InodeRecord, stamp: Stamp) {
-    // What a client did by itself may be told after what others did meanwhile.
-    let time_ns = stamp.time_ns.max(ctime_ns(inode));
-    inode.ctime_delta_ns = delta(time_ns, inode.mtime_ns);
+    inode.ctime_delta_ns = delta(now(inode, stamp), inode.mtime_ns);
     inode.version = stamp.index.max(inode.version.saturating_add(1));
 }
 
 /// Marks a change of content: mtime (`mtime_ns`, or now if that is 0), ctime and version.
 pub(super) fn touch_content(inode: &mut InodeRecord, stamp: Stamp, mtime_ns: u64) {
-    set_mtime(
-        inode,
-        if mtime_ns == 0 {
-            stamp.time_ns
-        } else {
-            mtime_ns
-        },
-    );
+    let mtime_ns = match mtime_ns {
+        0 => now(inode, stamp),
+        mtime_ns => mtime_ns,
+    };
+    set_mtime(inode, mtime_ns);
     touch(inode, stamp);
 }
 
@@ -221,24 +221,25 @@ pub(super) fn check_write_and_clear_suid(
 
 #[cfg(test)]
 mod tests {
-    use super::{atime_ns, attributes, btime_ns, ctime_ns, new, set_atime, set_mtime, touch};
+    use super::{
+        atime_ns, attributes, btime_ns, ctime_ns, new, set_atime, set_mtime, touch, touch_content,
+    };
     use crate::namespace::context::Stamp;
     use cairn_protocol::ids::InodeId;
     use cairn_protocol::messages::common::InodeKind;
     use proptest::prelude::{any, proptest};
 
+    fn stamp(at_ns: u64, index: u64) -> Stamp {
+        Stamp {
+            time_ns: u64::MAX,
+            index,
+            at_ns,
+        }
+    }
+
     #[test]
     fn a_new_inode_has_one_time_four_times_over() {
-        let inode = new(
-            InodeKind::File,
-            0o17_7777,
-            1,
-            2,
-            Stamp {
-                time_ns: 77,
-                index: 5,
-            },
-        );
+        let inode = new(InodeKind::File, 0o17_7777, 1, 2, stamp(77, 5));
         let seen = attributes(InodeId(9), &inode);
         assert_eq!(
             (seen.mtime_ns, seen.ctime_ns, seen.atime_ns, seen.btime_ns),
@@ -252,29 +253,24 @@ mod tests {
 
     #[test]
     fn the_version_grows_twice_in_one_entry() {
-        let stamp = Stamp {
-            time_ns: 1,
-            index: 5,
-        };
-        let mut inode = new(InodeKind::File, 0, 0, 0, stamp);
-        touch(&mut inode, stamp);
+        let mut inode = new(InodeKind::File, 0, 0, 0, stamp(1, 5));
+        touch(&mut inode, stamp(1, 5));
         assert_eq!(inode.version, 6);
-        touch(
-            &mut inode,
-            Stamp {
-                time_ns: 1,
-                index: 6,
-            },
-        );
+        touch(&mut inode, stamp(1, 6));
         assert_eq!(inode.version, 7);
-        touch(
-            &mut inode,
-            Stamp {
-                time_ns: 1,
-                index: 100,
-            },
-        );
+        touch(&mut inode, stamp(1, 100));
         assert_eq!(inode.version, 100);
+    }
+
+    #[test]
+    fn what_is_told_late_takes_no_time_back() {
+        let mut inode = new(InodeKind::Directory, 0, 0, 0, stamp(10, 1));
+        touch_content(&mut inode, stamp(20, 2), 0);
+        touch_content(&mut inode, stamp(15, 3), 0);
+        assert_eq!((inode.mtime_ns, ctime_ns(&inode)), (20, 20));
+        // Whoever says a time gets it.
+        touch_content(&mut inode, stamp(30, 4), 5);
+        assert_eq!((inode.mtime_ns, ctime_ns(&inode)), (5, 30));
     }
 
     proptest! {
@@ -282,13 +278,13 @@ mod tests {
         fn each_time_is_independent_of_the_others(
             born in any::<u64>(), mtime in any::<u64>(), atime in any::<u64>(), change in any::<u64>(),
         ) {
-            let mut inode = new(InodeKind::File, 0, 0, 0, Stamp { time_ns: born, index: 1 });
+            let mut inode = new(InodeKind::File, 0, 0, 0, stamp(born, 1));
             set_atime(&mut inode, atime);
             set_mtime(&mut inode, mtime);
-            touch(&mut inode, Stamp { time_ns: change, index: 2 });
+            touch(&mut inode, stamp(change, 2));
             assert_eq!(inode.mtime_ns, mtime);
             assert_eq!(atime_ns(&inode), atime);
-            assert_eq!(ctime_ns(&inode), change);
+            assert_eq!(ctime_ns(&inode), change.max(born));
             assert_eq!(btime_ns(&inode), born);
         }
     }

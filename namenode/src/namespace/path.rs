@@ -105,13 +105,13 @@ fn shortcut(
         return Ok(None);
     };
     for component in components {
-        require_search(caller, &directory, location)?;
+        require_names(read, caller, (id, &directory), location)?;
         match known_step(read, id, component)? {
             Some(step) => (id, directory) = step,
             None => return Ok(None),
         }
     }
-    require_search(caller, &directory, location)?;
+    require_names(read, caller, (id, &directory), location)?;
     let dirent = store::dirent::get(read, id, name)?;
     let dirent = dirent.ok_or_else(|| failure(ErrorCode::NotFound, location))?;
     if follow && dirent.kind == InodeKind::Symlink as i32 {
@@ -156,16 +156,17 @@ fn known_step(
     Ok(directory.map(|directory| (node.id, directory)))
 }
 
-fn require_search(
+/// Fails unless the caller may look names up in the directory, and nobody else has it for itself.
+fn require_names(
+    read: &impl Read,
     caller: &Caller,
-    directory: &Directory,
+    (id, directory): (InodeId, &Directory),
     location: &Location,
 ) -> Result<(), OpError> {
-    if permission::may_search(caller, directory) {
-        Ok(())
-    } else {
-        Err(failure(ErrorCode::PermissionDenied, location))
+    if !permission::may_search(caller, directory) {
+        return Err(failure(ErrorCode::PermissionDenied, location));
     }
+    delegation::check_names(read, caller, id, directory.delegated_to)
 }
 
 /// The regular file at a location.

@@ -52,7 +52,7 @@ pub(super) fn allows(caller: &Caller, inode: &InodeRecord, mask: u32) -> bool {
 
 /// Whether the caller may look names up in a directory.
 pub(super) fn may_search(caller: &Caller, directory: &Directory) -> bool {
-    let Directory { mode, uid, gid } = *directory;
+    let Directory { mode, uid, gid, .. } = *directory;
     caller.uid == 0 || class_bits(caller, mode, (uid, gid)) & EXECUTE != 0
 }
 

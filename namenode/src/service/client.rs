@@ -20,7 +20,7 @@ use cairn_protocol::rpc::{Peer, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Failure};
 
 use super::principal::Principal;
-use super::{NamenodeService, grants, internal, outcome_failure};
+use super::{NamenodeService, grants, internal, outcome_failure, recall};
 use crate::consensus::state_machine::operation_is_unknown;
 use crate::namespace::command::{ClientCommand, CommandKind, OpenSession, Placement};
 use crate::namespace::{self, OpError};
@@ -173,6 +173,10 @@ impl NamenodeService {
                 }
             }
             Some(OperationKind::RemoveTree(remove)) => {
+                let caller = Caller {
+                    session: request.session,
+                    ..caller.clone()
+                };
                 let checked = self.check_remove_tree(&caller, &remove.location).await;
                 // A retry of what has happened finds no tree any more: apply answers it from memory.
                 if !self.is_remembered(request.session, request.sequence)? {
@@ -244,6 +248,7 @@ impl NamenodeService {
             return Ok(());
         }
         self.group.linearize().await?;
+        let until = recall::patience();
         let store = self.group.state().store();
         loop {
             let (store, caller, location) = (store.clone(), caller.clone(), location.clone());
@@ -251,7 +256,7 @@ impl NamenodeService {
                 namespace::check_remove_tree(&store.snapshot(), &caller, &location)
             });
             match checked.await {
-                Err(OpError::Delegated(directory)) => self.recall(directory).await?,
+                Err(OpError::Delegated(directory)) => self.recall(directory, until).await?,
                 checked => return checked.map_err(op_error),
             }
         }
@@ -264,7 +269,9 @@ impl NamenodeService {
     ) -> Result<Reply, RpcError> {
         let request: QueryRequest = request.decode()?;
         let mut caller = self.caller(principal, request.caller).await?;
-        caller.session = request.session;
+        if matches!(principal, Principal::Believed) {
+            caller.session = request.session;
+        }
         let Some(kind) = request.kind else {
             let message = "a query without a kind, or one that this version does not know";
             return Err(RpcError::new(ErrorCode::NotSupported, message));
@@ -274,6 +281,7 @@ impl NamenodeService {
             Ok(Freshness::Stale) => {}
             Err(_) => return Err(RpcError::new(ErrorCode::Malformed, "unknown freshness")),
         }
+        let until = recall::patience();
         let store = self.group.state().store();
         let (applied_index, snapshot, changed_index, mut result) = loop {
             let applied_index = self.applied_index();
@@ -282,7 +290,15 @@ impl NamenodeService {
             let changed_index = self.changed_by_others(request.session);
             match namespace::query(&snapshot, &caller, &kind) {
                 Ok(result) => break (applied_index, snapshot, changed_index, result),
-                Err(OpError::Delegated(directory)) => self.recall(directory).await?,
+                Err(OpError::Delegated(directory)) => {
+                    // Whose session it is has to be proved only where it makes a difference.
+                    let unproved = caller.session == 0 && request.session != 0;
+                    if unproved && self.check_session(principal, request.session)? {
+                        caller.session = request.session;
+                    } else {
+                        self.recall(directory, until).await?;
+                    }
+                }
                 Err(error) => return Err(op_error(error)),
             }
         };

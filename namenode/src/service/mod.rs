@@ -83,6 +83,7 @@ pub(crate) struct NamenodeService {
     stopping: CancellationToken,
     /// One permit per call that waits for changes.
     waiting: Semaphore,
+    recalls: recall::Recalls,
 }
 
 impl NamenodeService {
@@ -100,6 +101,7 @@ impl NamenodeService {
             counters,
             stopping: parts.stopping,
             waiting: Semaphore::new(feed::WAITING_MAX),
+            recalls: recall::Recalls::new(),
         }
     }
 

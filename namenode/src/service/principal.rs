@@ -141,6 +141,7 @@ impl NamenodeService {
         mut claimed: Caller,
     ) -> Result<(Caller, Option<(u64, UserTokenRecord)>), RpcError> {
         let token = std::mem::take(&mut claimed.token);
+        claimed.session = 0;
         check_caller(&claimed)?;
         let (id, record) = match principal {
             Principal::Believed => return Ok((claimed, None)),

@@ -1,4 +1,5 @@
-//! Directories that paths lead through, remembered in memory: which directory a name leads to, and who may search it. A read then
+//! Directories that paths lead through, remembered in memory: which directory a name leads to, who may search it and to whom it is
+//! delegated. A read then
 //! looks only its last name up in the tables. What changes with every file in a directory (times, counts) is not remembered.
 //!
 //! A reader's snapshot and this memory must tell the same story. Two numbers see to it. `generation` changes before a batch that
@@ -32,17 +33,20 @@ pub struct Directory {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Session that it is delegated to; whether that session lives is not remembered.
+    pub delegated_to: u64,
 }
 
 impl Directory {
-    /// What is remembered of an inode; `None` for all but directories, for those with an access control list, and for those that
-    /// are delegated.
+    /// What is remembered of an inode; `None` for all but directories, and for those with an access control list.
     pub fn of(inode: &InodeRecord) -> Option<Self> {
-        let (mode, uid, gid) = (inode.mode, inode.uid, inode.gid);
-        let simple = inode.kind == InodeKind::Directory as i32
-            && inode.acl.is_empty()
-            && inode.delegated_to == 0;
-        simple.then_some(Self { mode, uid, gid })
+        let simple = inode.kind == InodeKind::Directory as i32 && inode.acl.is_empty();
+        simple.then_some(Self {
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            delegated_to: inode.delegated_to,
+        })
     }
 }
 
@@ -226,8 +230,12 @@ mod tests {
     const A: InodeId = InodeId(7);
 
     fn facts(mode: u32) -> Directory {
-        let (uid, gid) = (1, 2);
-        Directory { mode, uid, gid }
+        Directory {
+            mode,
+            uid: 1,
+            gid: 2,
+            delegated_to: 0,
+        }
     }
 
     fn record(mode: u32, mtime_ns: u64) -> Vec<u8> {
@@ -276,8 +284,13 @@ mod tests {
 
     #[test]
     fn a_change_is_forgotten_and_older_snapshots_believe_nothing_any_more() {
+        let delegated = InodeRecord {
+            delegated_to: 5,
+            ..InodeRecord::decode(record(0o755, 0).as_slice()).unwrap()
+        };
         let changes = [
             (inode::encode(A), Some(record(0o700, 0))),
+            (inode::encode(A), Some(delegated.encode_to_vec())),
             (inode::encode(A), None),
             (dirent::encode(InodeId::ROOT, b"a"), None),
             (dirent::encode(InodeId::ROOT, b"a"), Some(entry(InodeId(8)))),

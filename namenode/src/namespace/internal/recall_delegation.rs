@@ -15,7 +15,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: RecallDelegation) -> Result<Outcome, OpE
     let Some(record) = store::inode::get(txn, id)? else {
         return Ok(done(0, false));
     };
-    let stands = delegation::holder(txn, &record)?.is_some();
+    let stands = delegation::is_delegated(txn, id)?;
     if stands {
         store::inode::note_attributes(txn, id, &record);
     }

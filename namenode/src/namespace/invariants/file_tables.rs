@@ -96,6 +96,13 @@ fn check_inode(
             );
         }
     }
+    if record.delegated_to != 0 && !inode::is_directory(record) {
+        let message = format!(
+            "inode {id} is delegated to session {} and no directory",
+            record.delegated_to
+        );
+        page.problem("I11", message);
+    }
     if !acl::agrees(record) {
         page.problem(
             "I2",

@@ -1,5 +1,5 @@
 //! The invariants of the state (`docs/ARCHITECTURE.md`), checked over any view of it: I2 the tree, I3 extents inside committed
-//! bytes, I4 live bytes, I5 writers, I10 locks, and that each table agrees with its mirror.
+//! bytes, I4 live bytes, I5 writers, I10 locks, I11 delegations, and that each table agrees with its mirror.
 //!
 //! [`check_page`] looks at records one by one with a few lookups each, so that `dfs fsck` walks a live cluster in pages;
 //! [`check_all`] adds what only the sum of all records tells, for tests.
@@ -7,6 +7,7 @@
 mod chunk_tables;
 mod file_tables;
 mod lock_tables;
+mod session_tables;
 mod token_tables;
 mod totals;
 
@@ -15,7 +16,7 @@ use crate::store::{Read, StoreError};
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// `I2` to `I5`, `I7`, `I10`.
+    /// `I2` to `I5`, `I7`, `I10`, `I11`.
     pub invariant: &'static str,
     /// What is wrong.
     pub message: String,
@@ -68,6 +69,7 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
         let known = file_tables::check(read, key, value, &mut page)?
             || chunk_tables::check(read, key, value, &mut page)?
             || lock_tables::check(read, key, value, &mut page)?
+            || session_tables::check(read, key, value, &mut page)?
             || token_tables::check(read, key, &mut page)?;
         if !known && !is_free_standing(key) {
             page.problem("I7", format!("key of an unknown kind {:#04x}", key[0]));
@@ -77,9 +79,9 @@ pub fn check_page(read: &impl Read, cursor: &[u8], limit: usize) -> Result<Page,
     Ok(page)
 }
 
-/// Sessions and their outcomes refer to nothing.
+/// What sessions are found by, and their outcomes, refer to nothing.
 fn is_free_standing(key: &[u8]) -> bool {
-    matches!(key.first(), Some(0x40..=0x42))
+    matches!(key.first(), Some(0x41..=0x42))
 }
 
 /// Checks everything at once. Takes memory in proportion to the state: for tests.

@@ -38,7 +38,7 @@ fn give_back(txn: &mut Txn, ctx: &Context, id: InodeId) -> Result<(), OpError> {
     Ok(())
 }
 
-/// Only for who may change names in it: nobody else is to keep others waiting.
+/// Only for its owner, who may change names in it: nobody else is to keep others waiting.
 fn take(txn: &mut Txn, ctx: &Context, id: InodeId) -> Result<(), OpError> {
     let failed = |code| OpError::new(code, format!("directory inode {id}"));
     let Some(record) = store::inode::get(txn, id)? else {
@@ -47,15 +47,24 @@ fn take(txn: &mut Txn, ctx: &Context, id: InodeId) -> Result<(), OpError> {
     if !inode::is_directory(&record) {
         return Err(failed(ErrorCode::NotADirectory));
     }
-    if !permission::allows(&ctx.caller, &record, WRITE | EXECUTE) {
+    if record.nlink == 0 {
+        return Err(failed(ErrorCode::NotFound));
+    }
+    let may = permission::owns(&ctx.caller, &record)
+        && permission::allows(&ctx.caller, &record, WRITE | EXECUTE);
+    if !may {
         return Err(failed(ErrorCode::PermissionDenied));
     }
     if !delegation::is_possible(&record) {
         return Err(failed(ErrorCode::NotSupported));
     }
     let mut node = Node { id, inode: record };
+    if node.inode.delegated_to == ctx.session.0 {
+        return Ok(());
+    }
     delegation::check(txn, &ctx.caller, &node)?;
     node.inode.delegated_to = ctx.session.0;
     store::inode::put_unnoticed(txn, id, &node.inode);
+    delegation::note_taken(txn, &node);
     Ok(())
 }

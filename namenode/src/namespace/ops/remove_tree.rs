@@ -8,7 +8,7 @@ use cairn_protocol::messages::operation::{OutcomeValue, RemoveTree};
 
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
-use crate::namespace::{inode, path, tree};
+use crate::namespace::{delegation, inode, path, tree};
 use crate::store::Txn;
 
 /// Fails with `NotPermitted` for the root.
@@ -24,6 +24,7 @@ pub(super) fn apply(
         return Err(path::failure(ErrorCode::NotADirectory, &cmd.location));
     }
     tree::check_may_remove(&ctx.caller, &cmd.location, &entry.parent, &node.inode)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     tree::remove_name(txn, ctx, &mut entry.parent, &entry.name, &node);
     if !directory {
         tree::drop_link(txn, ctx, &mut node);

@@ -15,8 +15,8 @@ pub(super) fn apply(
     ctx: &Context,
 ) -> Result<OutcomeValue, OpError> {
     let mut node = path::resolve(txn, &ctx.caller, &cmd.location, cmd.follow)?;
-    delegation::check(txn, &ctx.caller, &node)?;
     xattr::check_write(&ctx.caller, &cmd.location, &node.inode, &cmd.name)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     match xattr::remove_acl(&mut node.inode, &cmd.name) {
         Some(true) => {}
         Some(false) => return Err(xattr::missing(&cmd.location, &cmd.name)),

@@ -23,11 +23,11 @@ pub(super) fn apply(
     if changes_nothing(cmd) {
         return Ok(inode::answer(&node));
     }
-    delegation::check(txn, &ctx.caller, &node)?;
     check_owner(cmd, ctx, &node.inode)?;
     check_mode(cmd, ctx, &node.inode)?;
     check_times(cmd, ctx, &node.inode)?;
     check_replication(cmd, ctx, &node.inode)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     let record = &mut node.inode;
     set_owner(cmd, record);
     set_mode(cmd, ctx, record);
@@ -154,7 +154,7 @@ fn set_mode(cmd: &SetAttributes, ctx: &Context, record: &mut InodeRecord) {
 }
 
 fn set_times(cmd: &SetAttributes, ctx: &Context, record: &mut InodeRecord) {
-    let now = ctx.stamp.time_ns;
+    let now = inode::now(record, ctx.stamp);
     if let Some(mtime) = cmd.mtime_ns.or(cmd.mtime_now.then_some(now)) {
         inode::set_mtime(record, mtime);
     }

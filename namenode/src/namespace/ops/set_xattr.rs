@@ -17,8 +17,8 @@ pub(super) fn apply(txn: &mut Txn, cmd: &SetXattr, ctx: &Context) -> Result<Outc
         OpError::new(ErrorCode::InvalidArgument, message)
     })?;
     let mut node = path::resolve(txn, &ctx.caller, &cmd.location, cmd.follow)?;
-    delegation::check(txn, &ctx.caller, &node)?;
     xattr::check_write(&ctx.caller, &cmd.location, &node.inode, &cmd.name)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     let acl = xattr::acl(&node.inode, &cmd.name);
     let old = match acl {
         Some(acl) => (!acl.is_empty()).then(|| acl.to_vec()),

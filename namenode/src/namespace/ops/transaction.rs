@@ -9,7 +9,7 @@ use cairn_protocol::messages::operation::{
 
 use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
-use crate::namespace::{inode, path, tree};
+use crate::namespace::{delegation, inode, path, tree};
 use crate::store::Txn;
 
 /// Most preconditions, and most operations.
@@ -68,6 +68,7 @@ fn check(txn: &Txn, precondition: &Precondition, ctx: &Context) -> Result<(), Op
         }
         Err(error) => return Err(error),
     };
+    delegation::check(txn, &ctx.caller, &node)?;
     if precondition.exists == Some(false) {
         return unmet("exists".into());
     }
@@ -123,6 +124,7 @@ fn check_remove_tree(txn: &Txn, cmd: &RemoveTree, ctx: &Context) -> Result<(), O
         return Ok(());
     }
     let node = path::resolve(txn, &ctx.caller, &cmd.location, false)?;
+    delegation::check(txn, &ctx.caller, &node)?;
     if inode::is_directory(&node.inode) && !tree::is_empty(&node.inode) {
         let message = format!("{}: a tree, in a transaction", path::show(&cmd.location));
         return Err(OpError::new(ErrorCode::NotSupported, message));

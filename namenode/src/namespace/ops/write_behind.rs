@@ -51,7 +51,7 @@ fn take(
 ) -> Result<OutcomeValue, OpError> {
     let ctx = Context {
         stamp: Stamp {
-            time_ns: time_of(step, ctx, session),
+            at_ns: time_of(step, ctx, session),
             ..ctx.stamp
         },
         inode: number(step, session)?,

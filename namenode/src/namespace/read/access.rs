@@ -5,7 +5,7 @@ use cairn_protocol::messages::common::{Attributes, Caller};
 use cairn_protocol::messages::query::Access;
 
 use crate::namespace::error::OpError;
-use crate::namespace::{inode, path, permission};
+use crate::namespace::{delegation, inode, path, permission};
 use crate::store::Read;
 
 const MASK_MAX: u32 = permission::READ | permission::WRITE | permission::EXECUTE;
@@ -24,5 +24,6 @@ pub(super) fn query(
     if !permission::allows(caller, &node.inode, query.mask) {
         return Err(path::failure(ErrorCode::PermissionDenied, &query.location));
     }
+    delegation::check(read, caller, &node)?;
     Ok(inode::attributes(node.id, &node.inode))
 }

@@ -8,7 +8,7 @@ use cairn_protocol::messages::common::{Caller, InodeKind, Location};
 use crate::namespace::error::OpError;
 use crate::namespace::path::{self, DEPTH_MAX, Node};
 use crate::namespace::permission::{self, EXECUTE, READ, STICKY, WRITE};
-use crate::namespace::{inode, tree};
+use crate::namespace::{delegation, inode, tree};
 use crate::store::records::DirentRecord;
 use crate::store::{self, Read};
 
@@ -37,7 +37,7 @@ pub fn check_remove_tree(
         return Ok(());
     }
     let mut stack = Vec::new();
-    enter(caller, location, top, &mut stack)?;
+    enter(read, caller, location, top, &mut stack)?;
     let mut budget = ENTRIES_MAX;
     while let Some(level) = stack.last_mut() {
         if budget == 0 {
@@ -51,7 +51,7 @@ pub fn check_remove_tree(
             None => drop(stack.pop()),
             Some((name, dirent)) => {
                 if let Some(below) = check_entry(read, caller, location, level, &name, dirent)? {
-                    enter(caller, location, below, &mut stack)?;
+                    enter(read, caller, location, below, &mut stack)?;
                 }
             }
         }
@@ -59,23 +59,27 @@ pub fn check_remove_tree(
     Ok(())
 }
 
-/// A directory that has entries must let the caller list and remove them.
+/// A directory that has entries must let the caller list and remove them. Its holder first tells what it did in it: what was taken
+/// out of it stays.
 fn enter(
+    read: &impl Read,
     caller: &Caller,
     location: &Location,
     node: Node,
     stack: &mut Vec<Level>,
 ) -> Result<(), OpError> {
-    if tree::is_empty(&node.inode) {
-        return Ok(());
-    }
-    if !permission::allows(caller, &node.inode, READ | WRITE | EXECUTE) {
+    let empty = tree::is_empty(&node.inode);
+    if !empty && !permission::allows(caller, &node.inode, READ | WRITE | EXECUTE) {
         let message = format!(
             "{}, in it directory inode {}",
             path::show(location),
             node.id
         );
         return Err(OpError::new(ErrorCode::PermissionDenied, message));
+    }
+    delegation::check(read, caller, &node)?;
+    if empty {
+        return Ok(());
     }
     if stack.len() >= DEPTH_MAX {
         return Err(path::Ancestry::TooDeep.failure(location));

@@ -4,7 +4,7 @@ use cairn_protocol::messages::common::Caller;
 use cairn_protocol::messages::query::{GetXattr, ListXattrs, XattrNames, XattrValue};
 
 use crate::namespace::error::OpError;
-use crate::namespace::{path, xattr};
+use crate::namespace::{delegation, path, xattr};
 use crate::store::{self, Read};
 
 /// Fails with `NoAttribute` if there is none of this name that the caller may see.
@@ -15,6 +15,7 @@ pub(super) fn get(
 ) -> Result<XattrValue, OpError> {
     let node = path::resolve(read, caller, &query.location, query.follow)?;
     xattr::check_read(caller, &query.location, &node.inode, &query.name)?;
+    delegation::check(read, caller, &node)?;
     let value = match xattr::acl(&node.inode, &query.name) {
         Some(acl) => (!acl.is_empty()).then(|| acl.to_vec()),
         None if node.inode.xattr_count == 0 => None,
@@ -31,6 +32,7 @@ pub(super) fn list(
     query: &ListXattrs,
 ) -> Result<XattrNames, OpError> {
     let node = path::resolve(read, caller, &query.location, query.follow)?;
+    delegation::check(read, caller, &node)?;
     let mut names: Vec<_> = xattr::acl_names(&node.inode).map(<[u8]>::to_vec).collect();
     if node.inode.xattr_count > 0 {
         store::xattr::scan(read, node.id, &mut |name, _| {

@@ -16,7 +16,7 @@ const WRITE: u32 = 2;
 const SEARCH: u32 = 1;
 
 /// owner, user 7, group, mask, others.
-fn list([owner, named, group, mask, other]: [u16; 5]) -> Vec<u8> {
+pub(super) fn list([owner, named, group, mask, other]: [u16; 5]) -> Vec<u8> {
     let entries = [
         (1, owner, u32::MAX),
         (2, named, 7),

@@ -8,6 +8,7 @@ mod changes;
 mod chunks;
 mod cluster;
 mod content;
+mod delegations;
 mod determinism;
 mod files;
 mod formats;
