@@ -12,6 +12,7 @@ pub(crate) fn caller(user: &str) -> anyhow::Result<Caller> {
         groups: ids.groups,
         umask: 0,
         token: Vec::new(),
+        session: 0,
     })
 }
 
@@ -24,6 +25,7 @@ pub(crate) fn own_caller() -> Caller {
         groups: groups.into_iter().map(|group| group.as_raw()).collect(),
         umask: 0,
         token: Vec::new(),
+        session: 0,
     }
 }
 

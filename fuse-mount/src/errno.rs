@@ -36,6 +36,7 @@ pub(crate) fn errno(error: &Error) -> i32 {
         | ErrorCode::OutcomeUnknown
         | ErrorCode::NotLeader
         | ErrorCode::Unavailable
+        | ErrorCode::Delegated
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Overloaded

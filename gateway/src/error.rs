@@ -59,6 +59,7 @@ pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
         ErrorCode::BadToken | ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorCode::NotLeader
         | ErrorCode::Unavailable
+        | ErrorCode::Delegated
         | ErrorCode::ConnectionLost
         | ErrorCode::NotEnoughDatanodes => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::TimedOut => StatusCode::GATEWAY_TIMEOUT,

@@ -463,6 +463,7 @@ mod tests {
             groups: Vec::new(),
             umask: 0,
             token: Vec::new(),
+            session: 0,
         };
         let mut cluster = ClusterConfig::new(vec!["127.0.0.1:1".to_owned()], caller);
         cluster.timeouts = Timeouts {

@@ -48,6 +48,7 @@ impl Who {
             groups: ids.groups,
             umask: 0,
             token: Vec::new(),
+            session: 0,
         };
         Self {
             name,
@@ -198,6 +199,7 @@ impl Tokens {
             groups: Vec::new(),
             umask: 0,
             token: token.bytes().to_vec(),
+            session: 0,
         };
         let fs = shared.fs().await;
         let fs = fs.map_err(|error| Refusal::of(&error, ""))?;

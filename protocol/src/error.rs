@@ -129,6 +129,7 @@ impl ErrorCode {
             self,
             Self::NotLeader
                 | Self::Unavailable
+                | Self::Delegated
                 | Self::TimedOut
                 | Self::ConnectionLost
                 | Self::Overloaded

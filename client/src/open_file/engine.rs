@@ -342,7 +342,14 @@ impl Engine {
                     placed.iter().for_each(Placed::mark_stale);
                     continue;
                 }
-                Some(committed) => return committed,
+                // Nothing is said of what is fsynced: that is asked for.
+                Some(committed) => {
+                    return committed.map(|attributes| InodeOutcome {
+                        attributes,
+                        done: true,
+                        ..InodeOutcome::default()
+                    });
+                }
                 None => {}
             }
             let version_before = file.version();

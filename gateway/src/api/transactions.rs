@@ -178,7 +178,8 @@ async fn carry_out(asker: &Asker, wish: Transaction) -> Answer<Done> {
         OutcomeKind::Chunk(_)
         | OutcomeKind::Done(_)
         | OutcomeKind::Transaction(_)
-        | OutcomeKind::Lock(_) => Outcome::default(),
+        | OutcomeKind::Lock(_)
+        | OutcomeKind::Inodes(_) => Outcome::default(),
     });
     Ok(Done {
         outcomes: outcomes.collect(),

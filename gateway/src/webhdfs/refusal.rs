@@ -201,6 +201,7 @@ fn exception(code: ErrorCode) -> Exception {
         }
         ErrorCode::NotLeader
         | ErrorCode::Unavailable
+        | ErrorCode::Delegated
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Overloaded

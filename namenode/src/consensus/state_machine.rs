@@ -119,6 +119,10 @@ pub(crate) fn operation_is_unknown(operation: &Operation) -> bool {
         Some(OperationKind::Transaction(transaction)) => {
             transaction.operations.iter().any(operation_is_unknown)
         }
+        Some(OperationKind::WriteBehind(behind)) => {
+            let mut steps = behind.steps.iter();
+            steps.any(|step| operation_is_unknown(&step.operation))
+        }
         Some(_) => false,
     }
 }

@@ -163,6 +163,7 @@ impl NamenodeService {
         } else {
             Caller {
                 umask: claimed.umask,
+                session: 0,
                 ..record.bearer.clone()
             }
         };

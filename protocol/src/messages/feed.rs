@@ -110,6 +110,7 @@ mod tests {
             groups: vec![],
             umask: 0,
             token: Vec::new(),
+            session: 0,
         };
         let request = ChangesRequest {
             caller,

@@ -443,7 +443,7 @@ pub struct Transaction {
 }
 
 /// What a client has done by itself in directories that are delegated to its session, in order: all of it happens in one
-/// step, or nothing. A directory that is made by it is delegated to the session, unless it inherits an access control list.
+/// step, or nothing. A single step is answered as the operation itself would be, several with `Done`. A directory that is made by it is delegated to the session, unless it inherits an access control list.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct WriteBehind {
     /// At most 1,024.
@@ -469,7 +469,7 @@ pub struct Step {
     pub caller: Option<Caller>,
 }
 
-/// Takes the delegation of directories for the session, or gives it back. Names in a delegated directory are seen and
+/// Takes the delegation of directories, which only their owner may, for the session, or gives it back. Names in a delegated directory are seen and
 /// changed by that session alone; others wait until it is given back or the session is over.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Delegate {
@@ -629,7 +629,7 @@ pub struct ChunkGrant {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Done {}
 
-/// Outcomes of the operations of a transaction, or of the steps of a `WriteBehind`, in order.
+/// Outcomes of the operations of a transaction, in order.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TransactionOutcome {
     /// One for each operation.
@@ -673,8 +673,12 @@ impl From<OutcomeKind> for OutcomeValue {
 mod tests {
     use prost::Message;
 
-    use super::{CommitExtent, InodeOutcome};
-    use crate::messages::common::Attributes;
+    use super::{
+        CommitExtent, Delegate, InodeOutcome, InodeRange, Operation, OperationKind, OutcomeKind,
+        OutcomeValue, ReserveInodes, Step, Unlink, WriteBehind,
+    };
+    use crate::ErrorCode;
+    use crate::messages::common::{Attributes, Caller};
     use crate::messages::session::SyncReply;
 
     #[test]
@@ -714,5 +718,61 @@ mod tests {
         assert_eq!(outcome.synced_since, None);
         assert!(!CommitExtent::decode(&[0x28, 5][..]).unwrap().synced);
         assert_eq!(SyncReply::decode(&[][..]).unwrap().version, 0);
+    }
+
+    fn hex(message: &impl Message) -> String {
+        let bytes = message.encode_to_vec();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn field_numbers_of_delegations_are_golden() {
+        let step = Step {
+            operation: OperationKind::Unlink(Unlink::default()).into(),
+            inode: 2,
+            ..Step::default()
+        };
+        let step = Step { at_ns: 3, ..step };
+        let behind = WriteBehind {
+            steps: vec![step.clone()],
+        };
+        let delegate = Delegate {
+            take: vec![1, 2],
+            give_back: vec![3],
+        };
+        let reserve = ReserveInodes { count: 1 };
+        let range = InodeRange { first: 1, end: 2 };
+        let caller = Caller {
+            session: 1,
+            ..Caller::default()
+        };
+        let cases = [
+            (hex(&step), "0a0432020a0010021903000000000000 00"),
+            (hex(&delegate), "0a020102 120103"),
+            (hex(&reserve), "0801"),
+            (hex(&range), "08011002"),
+            (hex(&caller), "3001"),
+            (
+                hex(&Operation::from(OperationKind::WriteBehind(behind))),
+                "ca0113 0a11 0a0432020a0010021903000000000000 00",
+            ),
+            (
+                hex(&Operation::from(OperationKind::Delegate(delegate))),
+                "d20107 0a020102 120103",
+            ),
+            (
+                hex(&Operation::from(OperationKind::ReserveInodes(reserve))),
+                "da0102 0801",
+            ),
+            (
+                hex(&OutcomeValue::from(OutcomeKind::Inodes(range))),
+                "3204 08011002",
+            ),
+        ];
+        for (index, (found, expected)) in cases.iter().enumerate() {
+            assert_eq!(*found, expected.replace(' ', ""), "case {index}");
+        }
+        assert_eq!(ErrorCode::from_number(25), Some(ErrorCode::Delegated));
+        assert!(ErrorCode::Delegated.is_retryable());
     }
 }

@@ -82,6 +82,7 @@ fn nobody() -> Caller {
         groups: vec![1, 2, 3],
         umask: 0,
         token: Vec::new(),
+        session: 0,
     }
 }
 

@@ -9,6 +9,7 @@ mod api;
 mod bad_input;
 mod corruption;
 mod datanode_loss;
+mod delegations;
 mod files;
 mod fuzz;
 mod leader;

@@ -16,6 +16,7 @@ async fn user(cluster: &mut MiniCluster, uid: u32, groups: &[u32]) -> FileSystem
         groups: groups.to_vec(),
         umask: 0,
         token: Vec::new(),
+        session: 0,
     };
     cluster.client_as(caller).await.unwrap()
 }

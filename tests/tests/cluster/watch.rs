@@ -153,6 +153,7 @@ async fn names_are_told_to_those_who_may_read_the_directory() {
         groups: vec![],
         umask: 0,
         token: Vec::new(),
+        session: 0,
     };
     let other = cluster.client_as(caller).await.unwrap();
     let mut watch = other.watch(WatchOptions::default()).await.unwrap();

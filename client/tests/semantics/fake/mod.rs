@@ -234,6 +234,7 @@ impl FakeCluster {
             groups: vec![],
             umask: 0,
             token: Vec::new(),
+            session: 0,
         };
         let namenodes = self.state().namenodes.clone();
         let mut config = ClusterConfig::new(namenodes, caller);

@@ -132,12 +132,12 @@ fn at(path: &str) -> Location {
 }
 
 fn step(kind: OperationKind, inode: u64, at_ns: u64) -> Step {
-    Step {
+    let step = Step {
         operation: kind.into(),
         inode,
-        at_ns,
         ..Step::default()
-    }
+    };
+    Step { at_ns, ..step }
 }
 
 fn file(path: &str) -> OperationKind {

@@ -8,9 +8,11 @@ use prost::Message;
 use crate::namespace::command::{
     AddReplica, AdvanceSynced, AllocateCompactionChunk, Batch, BeginCopy, ChangeUserToken,
     ClientCommand, Command, CommandKind, DeclareLost, DropChunk, ExpireSession, ForgetDatanode,
-    FoundCluster, IssueUserToken, OpenSession, Outcome, Placement, RegisterDatanode, RemoveReplica,
-    Repoint, RotateKeys, SealOpenChunk, SetDatanodeState, SetSettings, Sweep,
+    FoundCluster, IssueUserToken, OpenSession, Outcome, Placement, RecallDelegation,
+    RegisterDatanode, RemoveReplica, Repoint, RotateKeys, SealOpenChunk, SetDatanodeState,
+    SetSettings, Sweep,
 };
+use crate::store::records::{InodeRecord, SessionRecord};
 
 fn hex(message: &impl Message) -> String {
     message
@@ -81,6 +83,7 @@ fn each_kind_of_command_has_its_number() {
         CommandKind::DeclareLost(DeclareLost::default()),
         CommandKind::IssueUserToken(IssueUserToken::default()),
         CommandKind::ChangeUserToken(ChangeUserToken::default()),
+        CommandKind::RecallDelegation(RecallDelegation::default()),
     ];
     for (index, kind) in kinds.into_iter().enumerate() {
         let bytes = Command::from(kind).encode_to_vec();
@@ -175,6 +178,7 @@ fn commands_of_the_leader_have_these_bytes() {
             }),
             "080110021803200428053006",
         ),
+        (hex(&RecallDelegation { directory: 1 }), "0801"),
         (
             hex(&AllocateCompactionChunk {
                 replication: 1,
@@ -197,4 +201,21 @@ fn commands_of_the_leader_have_these_bytes() {
     for (index, (found, expected)) in cases.iter().enumerate() {
         assert_eq!(found, expected, "case {index}");
     }
+}
+
+#[test]
+fn what_records_say_of_delegations_has_these_bytes() {
+    let directory = InodeRecord {
+        delegated_to: 5,
+        ..InodeRecord::default()
+    };
+    let bytes = hex(&directory);
+    assert!(bytes.ends_with("c00105"), "{bytes}");
+    let session = SessionRecord {
+        reserved_next: 6,
+        reserved_end: 7,
+        ..SessionRecord::default()
+    };
+    let bytes = hex(&session);
+    assert!(bytes.ends_with("58066007"), "{bytes}");
 }
