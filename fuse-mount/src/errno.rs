@@ -32,7 +32,6 @@ pub(crate) fn errno(error: &Error) -> i32 {
         | ErrorCode::PreconditionFailed
         | ErrorCode::LockLost
         | ErrorCode::SessionExpired
-        | ErrorCode::Delegated
         | ErrorCode::OutcomeUnknown
         | ErrorCode::NotLeader
         | ErrorCode::Unavailable

@@ -172,7 +172,7 @@ impl MountedFs {
                 return;
             }
             self.told.reach(watch.index());
-            if self.told.is_doubted() {
+            if self.told.is_doubted() || self.told.take_mistake() {
                 return;
             }
         }

@@ -94,6 +94,8 @@ pub(crate) struct Told {
     reached: watch::Sender<Option<u64>>,
     /// Changes of our own may happen that we were not told of.
     doubted: AtomicBool,
+    /// The kernel was told what did not come to be.
+    mistaken: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,7 @@ impl Told {
             directories: Mutex::default(),
             reached: watch::Sender::new(None),
             doubted: AtomicBool::new(false),
+            mistaken: AtomicBool::new(false),
         }
     }
 
@@ -199,6 +202,16 @@ impl Told {
     /// The outcome of a change of our own is not known: it may even be still to come.
     pub(crate) fn doubt(&self) {
         self.doubted.store(true, Ordering::SeqCst);
+    }
+
+    /// Something that this mount has done by itself did not come to be: the kernel must forget everything.
+    pub(crate) fn mistake(&self) {
+        self.mistaken.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there was such a thing since the last call.
+    pub(crate) fn take_mistake(&self) -> bool {
+        self.mistaken.swap(false, Ordering::SeqCst)
     }
 
     pub(crate) fn is_doubted(&self) -> bool {

@@ -148,7 +148,7 @@ impl MountedFs {
             }
             if batch.steps.len() == 1 {
                 tracing::warn!(%error, step = ?batch.steps, "a change that was made here was refused");
-                self.told.doubt();
+                self.told.mistake();
                 return self.behind.failed(batch, &error);
             }
             // All or nothing: which one it is shows when they go one by one.
@@ -163,7 +163,7 @@ impl MountedFs {
         let lost = self.behind.end();
         tracing::error!(%error, lost, "the session ended: changes that were made here are lost");
         // The kernel forgets what it was told.
-        self.told.doubt();
+        self.told.mistake();
     }
 
     async fn give_back_if_wanted(&self) {
