@@ -15,7 +15,7 @@ use crate::store::records::InodeRecord;
 use crate::store::{self, Change, Read, StoreError, Txn, What};
 
 /// Whether a session has a delegation that says so: one that is over has none.
-fn stands(read: &impl Read, delegated_to: u64) -> Result<bool, StoreError> {
+pub(super) fn stands(read: &impl Read, delegated_to: u64) -> Result<bool, StoreError> {
     if delegated_to == 0 {
         return Ok(false);
     }
@@ -53,11 +53,15 @@ pub(super) fn note_taken(txn: &mut Txn, directory: &Node) {
     });
 }
 
-/// Whether a directory is delegated to a session that lives. One that is gone is not.
-pub fn is_delegated(read: &impl Read, directory: InodeId) -> Result<bool, StoreError> {
+/// Whether a directory is delegated to another session, one that lives. A directory that is gone is not.
+pub fn is_kept_from(
+    read: &impl Read,
+    session: SessionId,
+    directory: InodeId,
+) -> Result<bool, StoreError> {
     match store::inode::get(read, directory)? {
-        Some(record) => stands(read, record.delegated_to),
-        None => Ok(false),
+        Some(record) if record.delegated_to != session.0 => stands(read, record.delegated_to),
+        _ => Ok(false),
     }
 }
 

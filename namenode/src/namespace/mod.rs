@@ -39,7 +39,7 @@ mod xattr;
 
 pub use apply::apply_batch;
 pub use context::{Context, Stamp};
-pub use delegation::is_delegated;
+pub use delegation::is_kept_from;
 pub use error::OpError;
 pub(crate) use internal::issue_user_token::GENERATIONS_MAX;
 pub use read::{Interest, Onlooker, check_remove_tree, query};

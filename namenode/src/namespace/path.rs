@@ -283,14 +283,16 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// The same, for an operation that changes a directory: one in a detached tree is gone already.
+    /// The same, for an operation that changes a directory: one in a detached tree is gone already, but for the session that has it for
+    /// itself, which may have taken things out of it before that.
     pub(super) fn start_change(
         read: &impl Read,
         caller: &'a Caller,
         location: &'a Location,
     ) -> Result<Self, OpError> {
         let walk = Self::start(read, caller, location)?;
-        if walk.node.id != InodeId::ROOT && inode::is_directory(&walk.node.inode) {
+        let own = caller.session != 0 && walk.node.inode.delegated_to == caller.session;
+        if walk.node.id != InodeId::ROOT && inode::is_directory(&walk.node.inode) && !own {
             let attached = ancestors(read, &walk.node, |_| false)?;
             if attached != Ancestry::Root {
                 return Err(attached.failure(location));

@@ -87,6 +87,10 @@ pub(super) fn add_name(
     child: &Node,
 ) -> Result<(), OpError> {
     let record = &mut directory.inode;
+    if record.nlink == 0 {
+        let message = format!("directory inode {} is removed", directory.id);
+        return Err(OpError::new(ErrorCode::NotFound, message));
+    }
     if inode::is_directory(&child.inode) {
         let links = record.nlink.checked_add(1);
         record.nlink = links.ok_or_else(|| {

@@ -248,7 +248,7 @@ impl NamenodeService {
             return Ok(());
         }
         self.group.linearize().await?;
-        let until = recall::patience();
+        let (session, until) = (caller.session.into(), recall::patience());
         let store = self.group.state().store();
         loop {
             let (store, caller, location) = (store.clone(), caller.clone(), location.clone());
@@ -256,7 +256,9 @@ impl NamenodeService {
                 namespace::check_remove_tree(&store.snapshot(), &caller, &location)
             });
             match checked.await {
-                Err(OpError::Delegated(directory)) => self.recall(directory, until).await?,
+                Err(OpError::Delegated(directory)) => {
+                    self.recall(directory, session, until).await?;
+                }
                 checked => return checked.map_err(op_error),
             }
         }
@@ -296,7 +298,7 @@ impl NamenodeService {
                     if unproved && self.check_session(principal, request.session)? {
                         caller.session = request.session;
                     } else {
-                        self.recall(directory, until).await?;
+                        self.recall(directory, caller.session.into(), until).await?;
                     }
                 }
                 Err(error) => return Err(op_error(error)),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use cairn_protocol::ErrorCode;
-use cairn_protocol::ids::InodeId;
+use cairn_protocol::ids::{InodeId, SessionId};
 use cairn_protocol::rpc::RpcError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{NamenodeService, internal, outcome_failure};
 use crate::consensus::Proposed;
 use crate::namespace::command::{ClientCommand, CommandKind, RecallDelegation};
-use crate::namespace::is_delegated;
+use crate::namespace::is_kept_from;
 
 /// After this a holder is told again: it may have connected anew meanwhile.
 const REMINDER: Duration = Duration::from_millis(500);
@@ -73,7 +73,7 @@ impl NamenodeService {
         &self,
         command: ClientCommand,
     ) -> Result<Proposed, RpcError> {
-        let until = patience();
+        let (session, until) = (SessionId(command.session), patience());
         loop {
             let proposed = self
                 .group
@@ -82,13 +82,19 @@ impl NamenodeService {
             if proposed.outcome.code != ErrorCode::Delegated as u32 {
                 return Ok(proposed);
             }
-            self.recall(InodeId(proposed.outcome.id), until).await?;
+            let directory = InodeId(proposed.outcome.id);
+            self.recall(directory, session, until).await?;
         }
     }
 
-    /// Returns when a directory is given back, or its holder's session is over. Only the leader can wait for that: others send whoever
+    /// Returns when a directory is given back, or its holder's session is over, or it is the asking session's own. Only the leader can wait for that: others send whoever
     /// asks to it. Cancel-safe.
-    pub(super) async fn recall(&self, directory: InodeId, until: Instant) -> Result<(), RpcError> {
+    pub(super) async fn recall(
+        &self,
+        directory: InodeId,
+        session: SessionId,
+        until: Instant,
+    ) -> Result<(), RpcError> {
         self.group.require_leader()?;
         let Ok(_waiting) = self.recalls.waiting.try_acquire() else {
             let message = format!("{WAITING_MAX} requests wait for delegations, no more may");
@@ -97,7 +103,7 @@ impl NamenodeService {
         let recall = self.recalls.of(directory);
         let given_back = async {
             let mut told_at = recall.lock().await;
-            self.have_given_back(directory, &mut told_at).await
+            self.have_given_back(directory, session, &mut told_at).await
         };
         tokio::select! {
             biased;
@@ -116,6 +122,7 @@ impl NamenodeService {
     async fn have_given_back(
         &self,
         directory: InodeId,
+        session: SessionId,
         told_at: &mut Option<Instant>,
     ) -> Result<(), RpcError> {
         let command = RecallDelegation {
@@ -126,7 +133,7 @@ impl NamenodeService {
         loop {
             // Before the look: what is applied after it wakes us.
             applied.borrow_and_update();
-            if !is_delegated(&store.snapshot(), directory).map_err(internal)? {
+            if !is_kept_from(&store.snapshot(), session, directory).map_err(internal)? {
                 *told_at = None;
                 return Ok(());
             }

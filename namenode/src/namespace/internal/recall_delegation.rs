@@ -15,7 +15,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: RecallDelegation) -> Result<Outcome, OpE
     let Some(record) = store::inode::get(txn, id)? else {
         return Ok(done(0, false));
     };
-    let stands = delegation::is_delegated(txn, id)?;
+    let stands = delegation::stands(txn, record.delegated_to)?;
     if stands {
         store::inode::note_attributes(txn, id, &record);
     }

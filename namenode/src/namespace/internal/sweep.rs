@@ -2,7 +2,8 @@
 //! whose grace is over.
 //!
 //! A detached tree is taken apart from above: a directory in it becomes a detached root of its own, a file loses the name. So
-//! no step depends on how deep or wide a tree is, and a file with other names elsewhere keeps them.
+//! no step depends on how deep or wide a tree is, and a file with other names elsewhere keeps them. A directory that is delegated waits
+//! for its holder, who may have taken things out of it before the tree was cut off.
 
 use cairn_protocol::ids::{InodeId, MapId};
 
@@ -12,7 +13,7 @@ use crate::namespace::context::Context;
 use crate::namespace::error::OpError;
 use crate::namespace::extents::{drop_content, release_whole};
 use crate::namespace::path::Node;
-use crate::namespace::{inode, locks, tree};
+use crate::namespace::{delegation, inode, locks, tree};
 use crate::store::chunk_use::UseOwner;
 use crate::store::records::{DeadMapRecord, InodeRecord, OrphanRecord};
 use crate::store::{self, Read, StoreError, Txn};
@@ -76,7 +77,7 @@ fn sweep_dead_map(
 }
 
 /// Takes apart detached directories behind the cursor, in order of ids; begins again at the first when there are none. False if
-/// there are none at all. The cursor keeps a scan from stepping over everything that was deleted before, which would make the
+/// there are none at all, or none that may go. The cursor keeps a scan from stepping over everything that was deleted before, which would make the
 /// removal of n directories cost n² steps.
 fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bool, OpError> {
     let cursor = txn.cluster().sweep_detached_cursor;
@@ -90,15 +91,34 @@ fn sweep_detached(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<bo
         return Ok(cursor != 0);
     }
     let mut next = cursor;
+    let mut any = false;
     for id in directories {
         next = id.0;
-        if *budget == 0 || !sweep_directory(txn, ctx, id, budget)? {
+        if *budget == 0 {
             break;
+        }
+        if is_held(txn, id)? {
+            *budget -= 1;
+        } else {
+            any = true;
+            if !sweep_directory(txn, ctx, id, budget)? {
+                break;
+            }
         }
         next = id.0 + 1;
     }
     txn.cluster_mut().sweep_detached_cursor = next;
-    Ok(true)
+    Ok(any)
+}
+
+/// Whether a directory is a session's own, who is told that it should give it back.
+fn is_held(txn: &mut Txn, id: InodeId) -> Result<bool, OpError> {
+    let record = load(txn, id)?;
+    let held = delegation::stands(txn, record.delegated_to)?;
+    if held {
+        store::inode::note_attributes(txn, id, &record);
+    }
+    Ok(held)
 }
 
 /// Takes names out of a detached directory, and removes it when it has none left: true.

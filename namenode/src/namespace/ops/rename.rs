@@ -255,6 +255,10 @@ fn exchange(
 /// A directory in whose place something else comes, or the reverse, changes its parent's link count.
 fn move_subdirectory_count(parent: &mut Node, out: &Node, into: &Node) {
     let links = &mut parent.inode.nlink;
+    if *links == 0 {
+        // It is removed, and stays so.
+        return;
+    }
     *links = links
         .saturating_sub(u32::from(inode::is_directory(&out.inode)))
         .saturating_add(u32::from(inode::is_directory(&into.inode)));

@@ -748,6 +748,60 @@ fn a_tree_is_removed_after_the_holders_in_it_have_told() {
 }
 
 #[test]
+fn what_was_taken_out_of_a_tree_before_it_was_removed_stays() {
+    let mut delegating = Delegating::new();
+    let root = user(0);
+    let made = delegating.send(B, mkdir("/top", 0o777)).unwrap();
+    let OutcomeKind::Inode(top) = made else {
+        panic!("{made:?}");
+    };
+    delegating
+        .send(B, rename("/d", "/top/d", RenameMode::Replace))
+        .unwrap();
+    assert_eq!(delegating.outcome(B, &root, remove_tree("/top")).code, 0);
+    let sweep = |delegating: &mut Delegating| {
+        let sweep = CommandKind::Sweep(Sweep { limit: 1000 });
+        let outcome = delegating.world.command(sweep);
+        assert_eq!((outcome.code, outcome.more), (0, false));
+        assert_eq!(check_all(&delegating.world.store.snapshot()).unwrap(), []);
+    };
+    sweep(&mut delegating);
+    // The holder hears that it should give it back.
+    let directory = delegating.directory;
+    let heard = delegating.world.changes.last().unwrap();
+    assert_eq!(heard.session.0, 0);
+    assert!(heard.changes.iter().any(|c| c.inode.0 == directory));
+    sweep(&mut delegating);
+    let inside = |name: &str| Location::entry(InodeId(directory), name);
+    let out = OperationKind::Rename(Rename {
+        source: inside("file"),
+        target: at("/saved"),
+        mode: RenameMode::Replace as i32,
+    });
+    let gone = OperationKind::Rmdir(Rmdir {
+        location: inside("sub"),
+    });
+    delegating
+        .write_behind(vec![step(out, 0, 0), step(gone, 0, 0)])
+        .unwrap();
+    let mut late = create("");
+    late.location = inside("late");
+    let late = vec![step(OperationKind::Create(late), 0, 0)];
+    assert_eq!(delegating.write_behind(late), Err(ErrorCode::NotFound));
+    delegating.give_back(A, directory);
+    sweep(&mut delegating);
+    sweep(&mut delegating);
+    for gone in [directory, top.attributes.inode] {
+        let gone = delegating
+            .world
+            .stat_at(&root, Location::inode(InodeId(gone)), false);
+        assert_eq!(gone.unwrap_err(), ErrorCode::NotFound);
+    }
+    let saved = delegating.stat(B, "/saved").unwrap();
+    assert_eq!((saved.inode, saved.nlink), (delegating.file, 1));
+}
+
+#[test]
 fn a_delegation_of_a_file_and_numbers_of_two_are_found() {
     let mut delegating = Delegating::new();
     let range = delegating.reserve(A, 5);

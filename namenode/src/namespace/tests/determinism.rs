@@ -4,7 +4,7 @@ use cairn_protocol::messages::common::Location;
 use cairn_protocol::messages::operation::{OperationKind, SetXattr};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 
-use super::model::{Step, caller, operation, step};
+use super::model::{Step, caller, operation, step, told_later};
 use super::world::{Row, World, user};
 use crate::namespace::command::{Command, CommandKind, Outcome, RotateKeys, Sweep};
 
@@ -13,9 +13,13 @@ fn log(steps: &[(cairn_protocol::messages::common::Caller, Step)]) -> Vec<Vec<Co
     let mut sender = World::unfounded();
     sender.session = 1;
     let mut commands: Vec<Command> = Vec::new();
-    for (who, step) in steps {
+    for (at, (who, step)) in steps.iter().enumerate() {
         if !matches!(step, Step::Stat(..)) {
-            commands.push(CommandKind::Client(sender.next(who, operation(step))).into());
+            let kind = match at % 2 {
+                0 => operation(step),
+                _ => told_later(step),
+            };
+            commands.push(CommandKind::Client(sender.next(who, kind)).into());
         }
     }
     let xattr = SetXattr {

@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 
 use cairn_protocol::ErrorCode;
+use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, Caller, InodeKind, Location};
 use cairn_protocol::messages::operation::{
-    IfExists, Link, OperationKind, RemoveTree, Rename, RenameMode, Rmdir, SetAttributes, Symlink,
-    Truncate, Unlink,
+    Delegate, IfExists, Link, OperationKind, RemoveTree, Rename, RenameMode, Rmdir, SetAttributes,
+    Step as Told, Symlink, Truncate, Unlink, WriteBehind,
 };
 use cairn_protocol::messages::query::{List, QueryKind, QueryResult};
-use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 use proptest::sample::select;
 
 use super::reference::Reference;
 use super::world::{World, create, mkdir, user};
 use crate::namespace::command::{CommandKind, Sweep};
 use crate::namespace::invariants;
+use crate::store;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -162,20 +164,54 @@ fn attributes_at(location: Location) -> SetAttributes {
     }
 }
 
-fn in_world(world: &mut World, who: &Caller, step: &Step) -> Result<(), ErrorCode> {
+/// The same, told after it was done: it comes to the same, but that directories which it makes are the session's own.
+pub(super) fn told_later(step: &Step) -> OperationKind {
+    let done = operation(step);
+    if matches!(step, Step::RemoveTree(_)) {
+        return done;
+    }
+    let done = Told {
+        operation: done.into(),
+        ..Told::default()
+    };
+    OperationKind::WriteBehind(WriteBehind { steps: vec![done] })
+}
+
+fn in_world(world: &mut World, who: &Caller, step: &Step, later: bool) -> Result<(), ErrorCode> {
+    let of_session = Caller {
+        session: world.session,
+        ..who.clone()
+    };
     match step {
         Step::Stat(path, follow) => world
-            .stat_at(who, Location::path(path.as_str()), *follow)
+            .stat_at(&of_session, Location::path(path.as_str()), *follow)
             .map(|_| ()),
         Step::RemoveTree(_) => {
             let outcome = world.change(who, operation(step)).map(|_| ());
-            // Link counts of files that have names elsewhere follow in the background.
-            for _ in 0..4 {
-                world.command(CommandKind::Sweep(Sweep { limit: 1000 }));
-            }
+            sweep(world);
             outcome
         }
+        other if later => world.change(who, told_later(other)).map(|_| ()),
         other => world.change(who, operation(other)).map(|_| ()),
+    }
+}
+
+/// Link counts of files that have names elsewhere follow in the background, when the session has let go of its directories.
+fn sweep(world: &mut World) {
+    loop {
+        world.command(CommandKind::Sweep(Sweep { limit: 1000 }));
+        let mut give_back = Vec::new();
+        store::detached::scan(&world.store.snapshot(), InodeId(0), &mut |directory| {
+            give_back.push(directory.0);
+            Ok(true)
+        })
+        .unwrap();
+        if give_back.is_empty() {
+            return;
+        }
+        let take = Vec::new();
+        let delegate = OperationKind::Delegate(Delegate { take, give_back });
+        world.apply(&user(0), delegate).unwrap();
     }
 }
 
@@ -211,9 +247,16 @@ struct Seen {
 
 fn seen_in_world(world: &World) -> BTreeMap<String, Seen> {
     let mut all = BTreeMap::new();
-    let root = world.stat(&user(0), "/").unwrap();
+    let root = world.stat(&superuser(world), "/").unwrap();
     add_from_world(world, "", root, &mut all);
     all
+}
+
+fn superuser(world: &World) -> Caller {
+    Caller {
+        session: world.session,
+        ..user(0)
+    }
 }
 
 fn add_from_world(
@@ -229,7 +272,8 @@ fn add_from_world(
             limit: 0,
             attributes: true,
         };
-        let result = world.query(&user(0), &QueryKind::List(list)).unwrap();
+        let list = QueryKind::List(list);
+        let result = world.query(&superuser(world), &list).unwrap();
         let QueryResult::Listing(listing) = result else {
             panic!("not a listing")
         };
@@ -285,17 +329,17 @@ proptest! {
 
     #[test]
     fn the_namespace_agrees_with_the_reference(
-        steps in prop::collection::vec((caller(), step()), 1..80),
+        steps in prop::collection::vec((caller(), step(), any::<bool>()), 1..80),
     ) {
         let mut world = World::new();
         let mut model = Reference::new(0o777);
-        for (who, step) in &steps {
+        for (who, step, later) in &steps {
             let before = model.clone();
             let expected = in_reference(&mut model, who, step);
             if expected.is_err() {
                 model = before;
             }
-            let found = in_world(&mut world, who, step);
+            let found = in_world(&mut world, who, step, *later);
             assert_eq!(found, expected, "{step:?} by {who:?}");
             let mut expected = BTreeMap::new();
             add_from_reference(&model, "", 1, &mut expected);
