@@ -18,7 +18,7 @@ use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers};
 use cairn_protocol::{ErrorCode, Method};
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
 use prost::Message;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -166,9 +166,24 @@ fn patient(namenodes: usize) -> ClusterOptions {
     }
 }
 
-fn stat(fs: &FileSystem, path: &'static str) -> JoinHandle<Result<u64, ErrorCode>> {
+/// Something that is under way; ends when dropped.
+struct Waiting<T>(JoinSet<T>);
+
+impl<T: Send + 'static> Waiting<T> {
+    fn start(work: impl Future<Output = T> + Send + 'static) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(work);
+        Self(tasks)
+    }
+
+    async fn done(mut self) -> T {
+        self.0.join_next().await.unwrap().unwrap()
+    }
+}
+
+fn stat(fs: &FileSystem, path: &'static str) -> Waiting<Result<u64, ErrorCode>> {
     let fs = fs.clone();
-    tokio::spawn(async move {
+    Waiting::start(async move {
         let found = fs.stat(path).await;
         found.map(|found| found.inode).map_err(|error| error.code())
     })
@@ -182,34 +197,34 @@ async fn others_wait_until_a_directory_is_given_back_and_see_what_its_holder_did
     a.recalled(directory).await;
     let late = a.make(directory, "late").await;
     a.delegate(&[], &[directory]).await;
-    assert_eq!(found.await.unwrap(), Ok(late));
+    assert_eq!(found.done().await, Ok(late));
 
     a.delegate(&[directory], &[]).await;
     let fs = b.clone();
-    let listed = tokio::spawn(async move { fs.list_all("/d").await.unwrap().len() });
+    let listed = Waiting::start(async move { fs.list_all("/d").await.unwrap().len() });
     a.recalled(directory).await;
     a.make(directory, "later").await;
     a.delegate(&[], &[directory]).await;
-    assert_eq!(listed.await.unwrap(), 2);
+    assert_eq!(listed.done().await, 2);
 
     a.delegate(&[directory], &[]).await;
     let fs = b.clone();
-    let made = tokio::spawn(async move { fs.create("/d/taken", 0o644, IfExists::Fail).await });
+    let made = Waiting::start(async move { fs.create("/d/taken", 0o644, IfExists::Fail).await });
     a.recalled(directory).await;
     a.make(directory, "taken").await;
     a.delegate(&[], &[directory]).await;
-    let refused = made.await.unwrap().unwrap_err();
+    let refused = made.done().await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::AlreadyExists);
 
     // One that waits longer than the namenode lets it asks again.
     a.delegate(&[directory], &[]).await;
     let fs = b.clone();
-    let made = tokio::spawn(async move { fs.create("/d/own", 0o644, IfExists::Fail).await });
+    let made = Waiting::start(async move { fs.create("/d/own", 0o644, IfExists::Fail).await });
     for _ in 0..7 {
         a.recalled(directory).await;
     }
     a.delegate(&[], &[directory]).await;
-    let (_, created) = made.await.unwrap().unwrap();
+    let (_, created) = made.done().await.unwrap();
     assert!(created);
 }
 
@@ -222,7 +237,7 @@ async fn others_go_on_when_the_holders_session_is_over() {
     let (_cluster, mut a, b, directory) = held(options).await;
     let found = stat(&b, "/d/never");
     a.recalled(directory).await;
-    assert_eq!(found.await.unwrap(), Err(ErrorCode::NotFound));
+    assert_eq!(found.done().await, Err(ErrorCode::NotFound));
     b.create("/d/new", 0o644, IfExists::Fail).await.unwrap();
 }
 
@@ -250,7 +265,7 @@ async fn whoever_waits_when_the_leader_dies_waits_for_the_next_one() {
     a.recalled(directory).await;
     let late = a.make(directory, "late").await;
     a.delegate(&[], &[directory]).await;
-    assert_eq!(found.await.unwrap(), Ok(late));
+    assert_eq!(found.done().await, Ok(late));
 }
 
 /// The log hears of a directory a few times a second, however many wait for it.
