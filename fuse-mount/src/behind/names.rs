@@ -67,7 +67,7 @@ impl Behind {
     pub(crate) fn list(&self, directory: u64) -> Option<Vec<ListingEntry>> {
         let state = self.lock();
         let names = &state.delegated.get(&directory)?.names;
-        let entry = |(name, named): (&Box<[u8]>, &Named)| ListingEntry {
+        let entry = |name: &[u8], named: &Named| ListingEntry {
             name: name.to_vec(),
             inode: named.inode,
             kind: named.kind,
@@ -76,7 +76,8 @@ impl Behind {
                 .get(&named.inode)
                 .map(|own| own.attributes.clone()),
         };
-        Some(names.iter().map(entry).collect())
+        let entries = names.iter().map(|(name, named)| entry(name, named));
+        Some(entries.collect())
     }
 
     /// Makes something with a new inode in a delegated directory.

@@ -176,6 +176,7 @@ impl MountedFs {
     }
 
     async fn give_back(&self, session: u64, files: Vec<u64>) {
+        tracing::debug!(files = files.len(), "directories are given back");
         let commit = stream::iter(files).for_each_concurrent(FILES_MAX, |inode| async move {
             if let Some(file) = self.fs.opened_file(InodeId(inode)) {
                 file.try_commit().await;
