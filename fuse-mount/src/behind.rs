@@ -42,6 +42,8 @@ struct Directory {
     names: BTreeMap<Box<[u8]>, Named>,
     /// The last step that changed them.
     step: u64,
+    /// Grows with every change of the directory, whoever made it.
+    changes: u64,
 }
 
 /// What a name means.
@@ -57,6 +59,8 @@ struct Own {
     attributes: Attributes,
     /// Bytes of it are committed: to read them the cluster must be asked.
     committed: bool,
+    /// Made here, so that it has no extended attributes.
+    made_here: bool,
     /// The last step about it.
     step: u64,
 }
@@ -69,6 +73,10 @@ struct Waiting {
     told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
 }
 
+/// Strays that are given back at once.
+const STRAYS_MAX: usize = 1024;
+/// Inodes that are not own ones, and were changed here.
+const COMMON_MAX: usize = 65_536;
 /// Changes in a directory, within [`WORKED_IN`], after which it is asked for.
 const WORKED_IN_OFTEN: u32 = 3;
 const WORKED_IN: Duration = Duration::from_secs(10);
@@ -96,7 +104,8 @@ struct State {
     gone: HashSet<u64>,
     waiting: VecDeque<Waiting>,
     last: u64,
-    reserved: Range<u64>,
+    /// Inode numbers, and the session that has reserved them.
+    reserved: (u64, Range<u64>),
     /// The cluster's time at some instant, never later than that.
     clock: Option<(u64, Instant)>,
     latest_ns: u64,
@@ -104,8 +113,17 @@ struct State {
     wanted_back: bool,
     /// All is being given back: nothing new is done here.
     giving_back: bool,
-    /// Something could not be told, of which nobody has heard yet.
-    failed: bool,
+    /// How often something could not be told, or stored, and what somebody has heard of that.
+    failures: u64,
+    failures_heard: u64,
+    /// Files whose bytes are still to be stored though they were closed, with how often bytes of each had been lost before.
+    closing: BTreeMap<u64, u64>,
+    /// Directories that may be delegated to this session without being known here: to be given back.
+    strays: BTreeSet<u64>,
+    /// There may be strays of which not even the number is known.
+    unsure: bool,
+    /// Last steps about inodes that are not own ones.
+    common: HashMap<u64, u64>,
     /// Directories in which this mount works and that are not delegated: how often it did, and since when.
     worked_in: HashMap<u64, (u32, Instant)>,
     /// Directories that somebody else wanted, and when.
@@ -214,28 +232,37 @@ impl Behind {
         names: BTreeMap<Box<[u8]>, Named>,
     ) -> bool {
         let mut state = self.lock();
-        if state.works.is_none() || state.giving_back {
+        // Numbers of sessions grow.
+        if state.works.is_none() || state.giving_back || session < state.session {
             return false;
         }
         if state.session != session {
-            if state.session != 0 {
+            let former = state.session;
+            if former != 0 {
                 drop(state);
-                self.end();
+                self.end(former);
                 state = self.lock();
+                if state.session != 0 {
+                    return false;
+                }
             }
             state.session = session;
         }
+        state.strays.remove(&made.inode);
         state.set_clock(made.ctime_ns);
         let own = Own {
             attributes: made.clone(),
             committed: false,
+            made_here: false,
             step: 0,
         };
         state.own.insert(made.inode, own);
-        let step = state.last;
-        state
-            .delegated
-            .insert(made.inode, Directory { names, step });
+        let directory = Directory {
+            names,
+            step: state.last,
+            changes: 0,
+        };
+        state.delegated.insert(made.inode, directory);
         state.touch();
         true
     }
@@ -243,6 +270,17 @@ impl Behind {
     /// Somebody else waits for one of these inodes, if it is a delegated directory; true if any is.
     pub(crate) fn wanted(&self, inodes: &BTreeSet<u64>) -> bool {
         let mut state = self.lock();
+        if state.unsure {
+            // Whatever others have "changed" may be one of them. To give back what one has not got does no harm.
+            let strange: Vec<u64> = inodes
+                .iter()
+                .copied()
+                .filter(|inode| !state.delegated.contains_key(inode))
+                .take(STRAYS_MAX)
+                .collect();
+            state.strays.extend(strange);
+            self.wanted_back.notify_one();
+        }
         if state.session == 0 {
             return false;
         }
@@ -324,6 +362,74 @@ impl Behind {
         state.own.get(&inode).map(|own| own.attributes.clone())
     }
 
+    /// True for an own inode that has no extended attributes, because it was made here.
+    pub(crate) fn is_bare(&self, inode: u64) -> bool {
+        let state = self.lock();
+        state.own.get(&inode).is_some_and(|own| own.made_here)
+    }
+
+    /// A file is closed: its bytes are stored soon. False if it is not an own one, or if that cannot wait.
+    pub(crate) fn close_soon(&self, inode: u64, losses: u64) -> bool {
+        let mut state = self.lock();
+        let soon = !state.giving_back && !state.wanted_back && state.own.contains_key(&inode);
+        if soon {
+            state.closing.entry(inode).or_insert(losses);
+        }
+        soon
+    }
+
+    /// Files that were closed before their bytes were stored.
+    pub(crate) fn closing(&self) -> Vec<u64> {
+        self.lock().closing.keys().copied().collect()
+    }
+
+    /// True if the bytes of a file are still to be stored though it was closed.
+    pub(crate) fn is_closing(&self, inode: u64) -> bool {
+        self.lock().closing.contains_key(&inode)
+    }
+
+    /// Nothing is left to be stored of a file; `losses`: how often bytes of it have been lost by now, if that is known.
+    pub(crate) fn closed(&self, inode: u64, losses: Option<u64>) {
+        let mut state = self.lock();
+        let before = state.closing.remove(&inode);
+        if before.is_some() && losses.is_some() && before != losses {
+            state.failures += 1;
+        }
+        drop(state);
+        self.settled.notify_waiters();
+    }
+
+    /// A directory may be delegated to the session, and is not known here: it is given back. `None`: which one is not known.
+    pub(crate) fn stray(&self, directory: Option<u64>) {
+        let mut state = self.lock();
+        match directory {
+            Some(directory) => drop(state.strays.insert(directory)),
+            None => state.unsure = true,
+        }
+        drop(state);
+        self.wanted_back.notify_one();
+    }
+
+    /// Directories that may be delegated without being known.
+    pub(crate) fn strays(&self) -> Vec<u64> {
+        let state = self.lock();
+        state.strays.iter().copied().take(STRAYS_MAX).collect()
+    }
+
+    /// They are given back.
+    pub(crate) fn given_back(&self, strays: &[u64]) {
+        let mut state = self.lock();
+        state.strays.retain(|stray| !strays.contains(stray));
+    }
+
+    /// Returns when all is told that was done to an inode that is not an own one. Cancel-safe.
+    pub(crate) async fn wait_common(&self, inode: u64) {
+        let step = self.lock().common.get(&inode).copied();
+        if let Some(step) = step {
+            self.wait_step(step).await;
+        }
+    }
+
     /// True for an own inode whose bytes are not all here.
     pub(crate) fn is_committed(&self, inode: u64) -> bool {
         let state = self.lock();
@@ -354,25 +460,34 @@ impl Behind {
         }
     }
 
-    /// Returns when the names of a delegated directory are told; the last step about them. Cancel-safe.
+    /// Returns when the names of a delegated directory are told; how often it had changed before. Cancel-safe.
     pub(crate) async fn wait_names(&self, directory: u64) -> Option<u64> {
-        let step = self.lock().delegated.get(&directory)?.step;
+        let (step, changes) = {
+            let state = self.lock();
+            let directory = state.delegated.get(&directory)?;
+            (directory.step, directory.changes)
+        };
         self.wait_step(step).await;
-        Some(step)
+        Some(changes)
     }
 
-    /// Attributes of a delegated directory that were asked for when all up to this step was told: nobody else changes them.
-    pub(crate) fn own_again(&self, attributes: &Attributes, step: u64) {
+    /// Attributes of a delegated directory that were asked for after so many changes: if there are no more, they are as they are.
+    pub(crate) fn own_again(&self, attributes: &Attributes, changes: u64) {
         let mut state = self.lock();
-        let directory = state.delegated.get(&attributes.inode);
-        if directory.is_some_and(|directory| directory.step == step) {
-            let own = Own {
-                attributes: attributes.clone(),
-                committed: false,
-                step,
-            };
-            state.own.insert(attributes.inode, own);
-        }
+        let inode = attributes.inode;
+        let directory = state.delegated.get(&inode);
+        let Some(step) = directory
+            .filter(|directory| directory.changes == changes)
+            .map(|directory| directory.step)
+        else {
+            return;
+        };
+        state.own.entry(inode).or_insert_with(|| Own {
+            attributes: attributes.clone(),
+            committed: false,
+            made_here: false,
+            step,
+        });
     }
 
     /// Bytes were written to a file: its times are those of now.
@@ -419,13 +534,18 @@ impl Behind {
         Some((answer, attributes))
     }
 
-    /// Changes attributes of an own inode; `None` if that is not done here.
-    pub(crate) fn set_attributes(&self, set: SetAttributes) -> Option<Attributes> {
+    /// Changes attributes of an own inode.
+    pub(crate) fn set_attributes(&self, set: SetAttributes) -> Made {
         let mut state = self.lock();
+        if state.giving_back {
+            return Made::Busy;
+        }
         let now = state.now();
         let is_superuser = state.works.is_some_and(|actor| actor.uid == 0);
         let inode = set.location.inode;
-        let own = state.own.get_mut(&inode)?;
+        let Some(own) = state.own.get_mut(&inode) else {
+            return Made::Elsewhere;
+        };
         let attributes = &mut own.attributes;
         const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
         let owner = set.uid.is_some() || set.gid.is_some();
@@ -437,7 +557,7 @@ impl Behind {
             || is_link && set.mode.is_some()
             || owner && !is_superuser
         {
-            return None;
+            return Made::Elsewhere;
         }
         attributes.mode = set.mode.unwrap_or(attributes.mode);
         attributes.uid = set.uid.unwrap_or(attributes.uid);
@@ -454,9 +574,12 @@ impl Behind {
             let step = state.push(OperationKind::SetAttributes(set), 0, now, None, None);
             state.note_step(inode, step);
         }
+        if let Some(directory) = state.delegated.get_mut(&inode) {
+            directory.changes += 1;
+        }
         drop(state);
         self.work.notify_one();
-        Some(changed)
+        Made::Here(changed)
     }
 
     /// The next steps to tell, in order; `None` if there are none.
@@ -497,7 +620,7 @@ impl Behind {
                 Some(told) => {
                     let _ = told.send(Err(error.clone()));
                 }
-                None => self.lock().failed = true,
+                None => self.lock().failures += 1,
             }
         }
         self.tell_up_to(last);
@@ -515,9 +638,15 @@ impl Behind {
     /// Returns when all that was done before is told; false if something could not be, of which nobody was told before.
     /// Cancel-safe.
     pub(crate) async fn wait_told(&self) -> bool {
-        let last = self.lock().last;
+        let (last, heard) = {
+            let state = self.lock();
+            (state.last, state.failures_heard)
+        };
         self.wait_step(last).await;
-        !std::mem::take(&mut self.lock().failed)
+        let mut state = self.lock();
+        // All who wait at the same time hear of it.
+        state.failures_heard = state.failures;
+        state.failures == heard
     }
 
     /// The same for those whom a failure does not concern. Cancel-safe.
@@ -535,32 +664,35 @@ impl Behind {
         }
     }
 
-    /// Begins to give everything back, if that is wanted: the session, and the own files.
-    pub(crate) fn begin_giving_back(&self) -> Option<(u64, Vec<u64>)> {
+    /// Begins to give everything back, if that is wanted: in which session.
+    pub(crate) fn begin_giving_back(&self) -> Option<u64> {
         let mut state = self.lock();
         if !state.wanted_back || state.session == 0 {
             state.wanted_back = false;
             return None;
         }
         state.giving_back = true;
-        let file = InodeKind::File as i32;
-        let files = state.own.values().map(|own| &own.attributes);
-        let files = files.filter(|attributes| attributes.kind == file);
-        Some((state.session, files.map(|file| file.inode).collect()))
+        Some(state.session)
     }
 
     /// The directories to give back, all being told.
-    pub(crate) fn directories(&self) -> Vec<u64> {
-        self.lock().delegated.keys().copied().collect()
+    pub(crate) fn directories(&self, session: u64) -> Vec<u64> {
+        let state = self.lock();
+        if state.session != session {
+            return Vec::new();
+        }
+        state.delegated.keys().copied().collect()
     }
 
     /// The directories are given back. False if there is something new to tell: that comes first.
-    pub(crate) fn finish_giving_back(&self) -> bool {
+    pub(crate) fn finish_giving_back(&self, session: u64) -> bool {
         let mut state = self.lock();
-        if *self.told.borrow() < state.last {
-            return false;
+        if state.session == session {
+            if *self.told.borrow() < state.last {
+                return false;
+            }
+            state.forget();
         }
-        state.lose();
         drop(state);
         self.settled.notify_waiters();
         true
@@ -585,28 +717,35 @@ impl Behind {
         })
     }
 
-    /// Nothing is delegated any more. What was not told is lost: how much that was.
-    pub(crate) fn end(&self) -> usize {
+    /// The session is over, and nothing is delegated any more. What was not told is lost: how much that was. `None` if another one
+    /// has begun meanwhile.
+    pub(crate) fn end(&self, session: u64) -> Option<u64> {
         let mut state = self.lock();
-        let lost = state.lose();
+        if state.session != session {
+            return None;
+        }
         let last = state.last;
+        let lost = last - *self.told.borrow();
+        state.failures += u64::from(lost > 0);
+        state.forget();
+        state.strays.clear();
+        state.unsure = false;
         drop(state);
         self.tell_up_to(last);
-        lost
+        Some(lost)
     }
 
     /// Numbers for new inodes.
     pub(crate) fn reserve(&self, session: u64, range: Range<u64>) {
-        let mut state = self.lock();
-        if state.session == session {
-            state.reserved = range;
-        }
+        self.lock().reserved = (session, range);
     }
 
     /// The session, if there is no number left for a new inode.
     pub(crate) fn needs_numbers(&self) -> Option<u64> {
         let state = self.lock();
-        (state.session != 0 && state.reserved.is_empty()).then_some(state.session)
+        let (session, range) = &state.reserved;
+        let none = *session != state.session || range.is_empty();
+        (state.session != 0 && none).then_some(state.session)
     }
 }
 
@@ -694,19 +833,27 @@ impl State {
         true
     }
 
-    /// Forgets everything; returns how many steps were not told.
-    fn lose(&mut self) -> usize {
-        let lost = self.waiting.len();
-        self.failed |= lost > 0;
+    /// Nothing is delegated any more.
+    fn forget(&mut self) {
         // Those who wait hear that nobody will answer.
         self.waiting.clear();
         self.delegated.clear();
         self.own.clear();
         self.gone.clear();
-        self.reserved = 0..0;
+        self.common.clear();
         self.session = 0;
         self.wanted_back = false;
         self.giving_back = false;
-        lost
+    }
+
+    /// Something was done to an inode that is not an own one.
+    fn note_common(&mut self, inode: u64, step: u64) {
+        if self.own.contains_key(&inode) {
+            return;
+        }
+        if self.common.len() >= COMMON_MAX {
+            self.wanted_back = true;
+        }
+        self.common.insert(inode, step);
     }
 }

@@ -15,16 +15,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_client::{AttributeChange, Error, FileSystem, Place};
-use cairn_protocol::ErrorCode;
+use cairn_client::{AttributeChange, Error, FileSystem, Place, Subject};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{IfExists, RenameMode, SetAttributes};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
+use cairn_protocol::{ErrorCode, Failure};
 
 pub use self::locks::LockCall;
 use self::locks::Locks;
-use crate::behind::{Behind, Moved, Named, New};
+use crate::behind::{Behind, Made, Moved, Named, New};
 use crate::caches::{Forgotten, KernelCaches};
 use crate::errno::errno;
 use crate::handles::{Directories, OpenDirectory};
@@ -187,6 +187,7 @@ impl MountedFs {
             return Ok(known);
         }
         let asked = self.told.asked();
+        self.let_common(inode).await?;
         self.commit_gathered(inode).await;
         let attributes = self.ask(InodeId(inode).into()).await?;
         if attributes.kind == InodeKind::Directory as i32 {
@@ -231,6 +232,8 @@ impl MountedFs {
     pub(crate) fn doubt_if_unknown<T>(&self, outcome: &Outcome<T>) {
         if matches!(outcome, Err(libc::EIO)) {
             self.told.doubt();
+            // Nor is it known any more which names there are.
+            self.behind.want_back();
         }
     }
 
@@ -309,11 +312,14 @@ impl MountedFs {
             mtime_now: change.mtime_now,
             replication: change.replication,
         };
-        if self.behind.set_attributes(set).is_none() {
-            return Ok(None);
+        match self.behind.set_attributes(set) {
+            Made::Here(_) => {
+                self.changed_here(inode, None);
+                Ok(self.own_attributes(inode))
+            }
+            // When all is given back, it is done as anywhere.
+            _ => Ok(None),
         }
-        self.changed_here(inode, None);
-        Ok(self.own_attributes(inode))
     }
 
     /// Takes set-user-id and set-group-id away from a file that somebody changes who may not keep them.
@@ -508,7 +514,7 @@ impl MountedFs {
 
     /// Removes a name of anything but a directory.
     pub async fn unlink(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        if self.can_change(parent).await? {
+        while self.can_change(parent).await? {
             self.attributes_here(parent).await?;
             let is_open = |inode| self.inodes.is_open(inode);
             match self.behind.unlink(parent, name, is_open) {
@@ -517,11 +523,13 @@ impl MountedFs {
                     return Ok(());
                 }
                 Moved::Refused(errno) => return Err(errno),
+                Moved::Busy => continue,
                 Moved::Elsewhere => self.tell_all().await?,
             }
             if let Some(Some(Named { inode, .. })) = self.behind.find(parent, name) {
                 self.let_common(inode).await?;
             }
+            break;
         }
         let unlink = async {
             let removed = self.fs.unlink(entry(parent, name)).await;
@@ -537,7 +545,7 @@ impl MountedFs {
 
     /// Removes an empty directory.
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Outcome<()> {
-        if self.can_change(parent).await? {
+        while self.can_change(parent).await? {
             self.attributes_here(parent).await?;
             match self.behind.rmdir(parent, name) {
                 Moved::Here(inode) => {
@@ -546,7 +554,8 @@ impl MountedFs {
                     return Ok(());
                 }
                 Moved::Refused(errno) => return Err(errno),
-                Moved::Elsewhere => {}
+                Moved::Busy => {}
+                Moved::Elsewhere => break,
             }
         }
         // What is done in it may not be told yet.
@@ -569,8 +578,9 @@ impl MountedFs {
         (new_parent, new_name): (u64, &[u8]),
         mode: RenameMode,
     ) -> Outcome<()> {
-        let ours = self.can_change(parent).await? && self.can_change(new_parent).await?;
-        if ours {
+        while self.can_change(parent).await? && self.can_change(new_parent).await? {
+            self.store_before_rename((parent, name), (new_parent, new_name))
+                .await;
             self.attributes_here(parent).await?;
             self.attributes_here(new_parent).await?;
             let is_open = |inode| self.inodes.is_open(inode);
@@ -583,7 +593,8 @@ impl MountedFs {
                     return Ok(());
                 }
                 Moved::Refused(errno) => return Err(errno),
-                Moved::Elsewhere => {}
+                Moved::Busy => {}
+                Moved::Elsewhere => break,
             }
         }
         self.tell_all().await?;
@@ -692,16 +703,31 @@ impl MountedFs {
                 .begin(ours.then(|| self.behind.list(inode)).flatten())
                 .await;
         }
+        let known = directory.is_known().await;
+        if !known && self.behind.is_delegated(inode) {
+            // It was not when the listing began.
+            self.tell_all().await?;
+        }
         let page = directory.page(&self.fs, index, attributes).await;
         let mut page = page.map_err(number)?;
-        if directory.is_known().await {
+        if known {
             for entry in &mut page {
+                let found = self.behind.find(inode, &entry.name);
+                let stands = found.is_none_or(|now| now.is_some_and(|it| it.inode == entry.inode));
                 entry.attributes = self.own_attributes(entry.inode);
+                if attributes && !stands {
+                    // Gone since it was listed: nobody asks for it.
+                    (entry.inode, entry.attributes) = (0, None);
+                }
             }
             return Ok(page);
         }
         for entry in &mut page {
             let attributes = entry.attributes.take();
+            if let Some(own) = self.own_attributes(entry.inode) {
+                entry.attributes = attributes.is_some().then_some(own);
+                continue;
+            }
             entry.attributes = attributes.and_then(|attributes| self.inodes.see(attributes));
         }
         Ok(page)
@@ -737,8 +763,13 @@ impl MountedFs {
         for file in self.inodes.files() {
             first = first.and(file.flush().await.map(drop));
         }
-        if self.give_all_back().await.is_err() {
-            tracing::error!("what was done last could not be told to the cluster in time");
+        let told = self.sync_names().await;
+        let given_back = self.give_all_back().await;
+        if told.and(given_back).is_err() {
+            let message = "what was done last could not be told to the cluster";
+            let failure = Failure::new(ErrorCode::OutcomeUnknown, message);
+            let subject = Subject::Cluster;
+            first = first.and(Err(Error::Refused { subject, failure }));
         }
         first.and(self.fs.clone().close().await)
     }

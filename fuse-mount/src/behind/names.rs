@@ -37,6 +37,8 @@ pub(crate) enum Made {
     Exists,
     /// No number is left for it.
     NoNumber,
+    /// All is being given back: to be asked again.
+    Busy,
     /// That is not done here.
     Elsewhere,
 }
@@ -48,6 +50,8 @@ pub(crate) enum Moved {
     Here(u64),
     /// This is the error.
     Refused(i32),
+    /// All is being given back: to be asked again.
+    Busy,
     /// That is not done here.
     Elsewhere,
 }
@@ -83,6 +87,9 @@ impl Behind {
     /// Makes something with a new inode in a delegated directory.
     pub(crate) fn make(&self, who: &Caller, new: &New<'_>) -> Made {
         let mut state = self.lock();
+        if state.giving_back {
+            return Made::Busy;
+        }
         let Some(parent) = state.own.get(&new.parent) else {
             return Made::Elsewhere;
         };
@@ -100,7 +107,10 @@ impl Behind {
         let Some(caller) = state.caller(who) else {
             return Made::Elsewhere;
         };
-        let Some(inode) = state.reserved.next() else {
+        if state.reserved.0 != state.session {
+            return Made::NoNumber;
+        }
+        let Some(inode) = state.reserved.1.next() else {
             return Made::NoNumber;
         };
         let now = state.now();
@@ -114,6 +124,7 @@ impl Behind {
         let own = Own {
             attributes: attributes.clone(),
             committed: false,
+            made_here: true,
             step,
         };
         state.own.insert(inode, own);
@@ -128,6 +139,9 @@ impl Behind {
     /// Removes a name of anything but a directory. `is_open` says of an inode that somebody has it open.
     pub(crate) fn unlink(&self, parent: u64, name: &[u8], is_open: impl Fn(u64) -> bool) -> Moved {
         let mut state = self.lock();
+        if state.giving_back {
+            return Moved::Busy;
+        }
         let Some(named) = state.named(parent, name) else {
             return state.missing(parent);
         };
@@ -142,6 +156,7 @@ impl Behind {
         let unlink = OperationKind::Unlink(Unlink { location });
         let step = state.push(unlink, 0, now, None, None);
         state.remove(parent, name, (now, step));
+        state.note_common(named.inode, step);
         state.bury(named.inode);
         drop(state);
         self.work.notify_one();
@@ -151,6 +166,9 @@ impl Behind {
     /// Removes an empty directory.
     pub(crate) fn rmdir(&self, parent: u64, name: &[u8]) -> Moved {
         let mut state = self.lock();
+        if state.giving_back {
+            return Moved::Busy;
+        }
         let Some(named) = state.named(parent, name) else {
             return state.missing(parent);
         };
@@ -186,6 +204,9 @@ impl Behind {
         is_open: impl Fn(u64) -> bool,
     ) -> Moved {
         let mut state = self.lock();
+        if state.giving_back {
+            return Moved::Busy;
+        }
         let both = [parent, new_parent];
         let here = both.iter().all(|directory| {
             state.delegated.contains_key(directory) && state.own.contains_key(directory)
@@ -217,10 +238,12 @@ impl Behind {
         let step = state.push(OperationKind::Rename(rename), 0, now, None, None);
         if let Some(target) = target {
             state.remove(new_parent, new_name, (now, step));
+            state.note_common(target.inode, step);
             state.bury(target.inode);
         }
         state.remove(parent, name, (now, step));
         state.add(new_parent, new_name, source, (now, step));
+        state.note_common(source.inode, step);
         if let Some(own) = state.own.get_mut(&source.inode) {
             own.attributes.ctime_ns = now;
             own.step = step;
@@ -235,9 +258,10 @@ impl Behind {
         let mut state = self.lock();
         // Its attributes are other ones now.
         state.own.remove(&directory);
-        let Some(Directory { names, .. }) = state.delegated.get_mut(&directory) else {
+        let Some(Directory { names, changes, .. }) = state.delegated.get_mut(&directory) else {
             return;
         };
+        *changes += 1;
         match named {
             Some(named) => drop(names.insert(name.into(), named)),
             None => drop(names.remove(name)),
@@ -313,6 +337,7 @@ impl State {
     ) {
         if let Some(delegated) = self.delegated.get_mut(&directory) {
             delegated.step = step;
+            delegated.changes += 1;
         }
         if let Some(own) = self.own.get_mut(&directory) {
             change(&mut own.attributes);

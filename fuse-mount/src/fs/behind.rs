@@ -20,8 +20,6 @@ use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New};
 
 /// Pause before what could not be told is told again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long giving back waits for the bytes of closed files. Those that cannot be stored by then follow later.
-const FILES_WAIT: Duration = Duration::from_secs(10);
 /// Files that are committed at the same time.
 const FILES_MAX: usize = 64;
 /// Directories that are given back in one message.
@@ -135,7 +133,7 @@ impl MountedFs {
                 Err(error) => error,
             };
             if !self.fs.session_may_live(batch.session) {
-                return self.lose(&error);
+                return self.lose(batch.session, &error);
             }
             let code = error.code();
             let passes = code.is_retryable()
@@ -149,7 +147,10 @@ impl MountedFs {
             if batch.steps.len() == 1 {
                 tracing::warn!(%error, step = ?batch.steps, "a change that was made here was refused");
                 self.told.mistake();
-                return self.behind.failed(batch, &error);
+                self.behind.failed(batch, &error);
+                // What is known here of it is wrong.
+                self.behind.want_back();
+                return;
             }
             // All or nothing: which one it is shows when they go one by one.
             let rest = batch.split_off_rest();
@@ -159,49 +160,121 @@ impl MountedFs {
     }
 
     /// The session is over, and with it all delegations.
-    fn lose(&self, error: &Error) {
-        let lost = self.behind.end();
-        tracing::error!(%error, lost, "the session ended: changes that were made here are lost");
-        // The kernel forgets what it was told.
-        self.told.mistake();
+    fn lose(&self, session: u64, error: &Error) {
+        if let Some(lost) = self.behind.end(session) {
+            tracing::error!(%error, lost, "the session ended: changes that were made here are lost");
+            // The kernel forgets what it was told.
+            self.told.mistake();
+        }
     }
 
     async fn give_back_if_wanted(&self) {
         loop {
-            if let Some((session, files)) = self.behind.begin_giving_back() {
-                self.give_back(session, files).await;
+            if let Some(session) = self.behind.begin_giving_back() {
+                self.give_back(session).await;
             }
+            self.give_strays_back().await;
             let _ = timeout(Duration::from_secs(1), self.behind.wanted_back.notified()).await;
         }
     }
 
-    async fn give_back(&self, session: u64, files: Vec<u64>) {
-        tracing::debug!(files = files.len(), "directories are given back");
-        let commit = stream::iter(files).for_each_concurrent(FILES_MAX, |inode| async move {
-            if let Some(file) = self.fs.opened_file(InodeId(inode)) {
-                file.try_commit().await;
-            }
-        });
-        if timeout(FILES_WAIT, commit).await.is_err() {
-            tracing::warn!(
-                "directories are given back before the last bytes of closed files are stored"
-            );
-        }
+    async fn give_back(&self, session: u64) {
+        tracing::debug!("directories are given back");
+        // What is closed is to be seen by whoever waits.
+        self.store_closed().await;
         self.behind.wait_all_told().await;
-        let directories = self.behind.directories();
+        let directories = self.behind.directories(session);
         for some in directories.chunks(DIRECTORIES_MAX) {
             let some: Vec<InodeId> = some.iter().copied().map(InodeId).collect();
             while let Err(error) = self.fs.delegate(session, Vec::new(), some.clone()).await {
                 if !self.fs.session_may_live(session) {
-                    return self.lose(&error);
+                    return self.lose(session, &error);
                 }
                 tracing::debug!(%error, "directories not given back yet");
                 sleep(PAUSE).await;
             }
         }
-        while !self.behind.finish_giving_back() {
+        while !self.behind.finish_giving_back(session) {
             self.behind.wait_all_told().await;
         }
+    }
+
+    async fn give_strays_back(&self) {
+        let (strays, session) = (self.behind.strays(), self.fs.session());
+        if strays.is_empty() || session == 0 {
+            return;
+        }
+        let some = strays.iter().copied().map(InodeId).collect();
+        match self.fs.delegate(session, Vec::new(), some).await {
+            Ok(()) => self.behind.given_back(&strays),
+            Err(error) => tracing::debug!(%error, "directories not given back yet"),
+        }
+    }
+
+    /// Stores the bytes of files that were closed before.
+    async fn store_closed(&self) {
+        let closing = stream::iter(self.behind.closing());
+        closing
+            .for_each_concurrent(FILES_MAX, |inode| self.store(inode))
+            .await;
+    }
+
+    /// Stores the bytes of one. The client gives those up that cannot be stored.
+    pub(super) async fn store(&self, inode: u64) {
+        let Some(file) = self.fs.opened_file(InodeId(inode)) else {
+            return self.behind.closed(inode, None);
+        };
+        while file.is_dirty() {
+            file.try_commit().await;
+            if file.is_dirty() {
+                sleep(PAUSE).await;
+            }
+        }
+        self.behind.closed(inode, Some(file.losses()));
+    }
+
+    /// Before a file takes the place of another one: then its bytes are there.
+    pub(super) async fn store_before_rename(&self, from: (u64, &[u8]), to: (u64, &[u8])) {
+        let found = |(parent, name)| self.behind.find(parent, name).flatten();
+        let (Some(source), Some(_)) = (found(from), found(to)) else {
+            return;
+        };
+        if self.behind.is_closing(source.inode) {
+            self.store(source.inode).await;
+        } else if let Some(file) = self.fs.opened_file(InodeId(source.inode)) {
+            file.try_commit().await;
+        }
+    }
+
+    /// Looks which files are stored by now.
+    pub(super) fn look_after_closed(&self, lost: &[u64]) {
+        for &inode in lost {
+            if let Some(file) = self.fs.opened_file(InodeId(inode)) {
+                self.behind.closed(inode, Some(file.losses()));
+            }
+        }
+        for inode in self.behind.closing() {
+            match self.fs.opened_file(InodeId(inode)) {
+                Some(file) if file.is_dirty() => {}
+                Some(file) => self.behind.closed(inode, Some(file.losses())),
+                None => self.behind.closed(inode, None),
+            }
+        }
+    }
+
+    /// Begins to store what was written to an own file that is closed; false if that is not to be done later.
+    pub(super) fn store_soon(&self, inode: u64) -> bool {
+        let Some(file) = self.inodes.file(inode) else {
+            return false;
+        };
+        if !file.is_dirty() {
+            return self.behind.attributes(inode).is_some();
+        }
+        let soon = self.behind.close_soon(inode, file.losses());
+        if soon {
+            file.commit_soon();
+        }
+        soon
     }
 
     /// Gives everything back, and waits until that is done.
@@ -244,8 +317,8 @@ impl MountedFs {
                     Condition::Own(session) if self.fs.session_may_live(session) => {
                         sleep(PAUSE).await;
                     }
-                    Condition::Own(_) => {
-                        self.lose(&session_over(inode));
+                    Condition::Own(session) => {
+                        self.lose(session, &session_over(inode));
                         return false;
                     }
                     Condition::Busy => {
@@ -269,12 +342,20 @@ impl MountedFs {
 
     /// Makes an inode one like any other: before something is done to it that is not done here.
     pub(super) async fn let_common(&self, inode: u64) -> Outcome<()> {
-        self.in_time(self.behind.disown(inode)).await
+        let told = async {
+            self.behind.disown(inode).await;
+            self.behind.wait_common(inode).await;
+        };
+        self.in_time(told).await
     }
 
     /// Waits until all is told that was done here, for one who wants it on disks.
     pub async fn sync_names(&self) -> Outcome<()> {
-        if self.in_time(self.behind.wait_told()).await? {
+        let told = async {
+            self.store_closed().await;
+            self.behind.wait_told().await
+        };
+        if self.in_time(told).await? {
             Ok(())
         } else {
             Err(libc::EIO)
@@ -297,11 +378,11 @@ impl MountedFs {
         if let Some(own) = self.own_attributes(inode) {
             return Ok(Some(own));
         }
-        let Some(step) = self.in_time(self.behind.wait_names(inode)).await? else {
+        let Some(changes) = self.in_time(self.behind.wait_names(inode)).await? else {
             return Ok(None);
         };
         let attributes = self.ask(InodeId(inode).into()).await?;
-        self.behind.own_again(&attributes, step);
+        self.behind.own_again(&attributes, changes);
         Ok(Some(attributes))
     }
 
@@ -311,10 +392,6 @@ impl MountedFs {
         who: Requester,
         new: &New<'_>,
     ) -> Outcome<Option<Attributes>> {
-        if !self.can_change(new.parent).await? {
-            return Ok(None);
-        }
-        self.attributes_here(new.parent).await?;
         let caller = match who.uid {
             0 => who.caller(),
             _ => who.caller_with_groups(),
@@ -324,6 +401,10 @@ impl MountedFs {
             ..new.clone()
         };
         loop {
+            if !self.can_change(new.parent).await? {
+                return Ok(None);
+            }
+            self.attributes_here(new.parent).await?;
             match self.behind.make(&caller, &new) {
                 Made::Here(attributes) => {
                     self.told.name_comes(new.parent, new.name);
@@ -332,6 +413,7 @@ impl MountedFs {
                 }
                 Made::Exists => return Err(libc::EEXIST),
                 Made::NoNumber => self.get_numbers().await?,
+                Made::Busy => {}
                 Made::Elsewhere => {
                     self.tell_all().await?;
                     return Ok(None);
@@ -395,21 +477,19 @@ impl MountedFs {
             };
             fs.write_through(step).await
         };
-        let (session, outcome) = self.on_behalf(who, mode, make).await?;
+        let made = self.on_behalf(who, mode, make).await;
+        if matches!(made, Err(libc::EIO)) {
+            self.behind.stray(None);
+        }
+        let (session, outcome) = made?;
         let OutcomeKind::Inode(made) = outcome else {
             return Err(libc::EIO);
         };
         let made = made.attributes;
         if !made.has_acl && !self.behind.begin(session, &made) {
-            self.give_one_back(session, made.inode).await?;
+            self.behind.stray(Some(made.inode));
         }
         Ok(Some(made))
-    }
-
-    async fn give_one_back(&self, session: u64, directory: u64) -> Outcome<()> {
-        let directory = vec![InodeId(directory)];
-        let given_back = self.fs.delegate(session, Vec::new(), directory);
-        given_back.await.map_err(number)
     }
 
     /// A name is about to change in a directory that is not delegated: if this mount works there, it asks for it. True if it has
@@ -419,19 +499,17 @@ impl MountedFs {
             return false;
         }
         let session = self.fs.session();
-        let id = InodeId(directory);
-        let taken = session != 0
-            && self
-                .fs
-                .delegate(session, vec![id], Vec::new())
-                .await
-                .is_ok();
-        let kept = taken && self.adopt(session, id).await.unwrap_or(false);
-        if taken && !kept {
-            // If this fails it is given back when the session ends.
-            let _ = self.give_one_back(session, directory).await;
+        if session == 0 {
+            return false;
         }
+        let id = InodeId(directory);
+        let kept = match self.fs.delegate(session, vec![id], Vec::new()).await {
+            Ok(()) => self.adopt(session, id).await.unwrap_or(false),
+            Err(_) => false,
+        };
         if !kept {
+            // It may be delegated nevertheless: an answer can be lost.
+            self.behind.stray(Some(directory));
             self.behind.contend(directory);
         }
         kept

@@ -47,6 +47,7 @@ impl MountedFs {
     }
 
     async fn open_newest(&self, inode: u64) -> Outcome<bool> {
+        self.let_common(inode).await?;
         for _ in 0..ASKS_MAX {
             let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
             if attributes.kind != InodeKind::File as i32 {
@@ -137,7 +138,8 @@ impl MountedFs {
         self.sync_names().await?;
         let synced = self.file(inode)?.sync().await;
         self.forget_if_lost(inode, &synced).await;
-        synced.map(drop).map_err(number)
+        synced.map_err(number)?;
+        self.sync_names().await
     }
 
     /// The file that was opened or made last is the one that the kernel will call `handle`: what goes wrong with its bytes is
@@ -158,11 +160,13 @@ impl MountedFs {
     pub async fn sync_for(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
         if !file.is_dirty() {
+            // It may not exist yet elsewhere.
             self.sync_names().await?;
         }
         let synced = file.sync().await;
         self.forget_if_lost(inode, &synced).await;
-        synced.map(drop).map_err(number)
+        synced.map_err(number)?;
+        self.sync_names().await
     }
 
     /// One handle fewer. What was written through memory maps is committed here.

@@ -42,6 +42,7 @@ impl MountedFs {
             claimed,
             lost,
         } = looked;
+        self.look_after_closed(&lost);
         for inode in lost {
             // Nobody waits for it: what holds up the kernel must not hold up the keeper.
             self.caches.forget_soon(Forgotten::Pages { inode, from: 0 });

@@ -338,15 +338,6 @@ impl MountedFs {
         flushed
     }
 
-    /// Begins to store what was written to an own file; false for any other.
-    fn store_soon(&self, inode: u64) -> bool {
-        let own = self.behind.attributes(inode).is_some();
-        if own && let Some(file) = self.inodes.file(inode) {
-            file.commit_soon();
-        }
-        own
-    }
-
     /// Fails if locks on the file were lost: nothing is read or written under them any more.
     pub(super) fn check_locks(&self, inode: u64) -> Outcome<()> {
         self.fs.check_locks(InodeId(inode)).map_err(number)

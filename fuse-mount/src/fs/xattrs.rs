@@ -27,7 +27,7 @@ impl MountedFs {
 
     /// A value.
     pub async fn get_xattr(&self, inode: u64, name: &[u8]) -> Outcome<Vec<u8>> {
-        if self.behind.attributes(inode).is_some() {
+        if self.behind.is_bare(inode) {
             return Err(libc::ENODATA);
         }
         let value = self.fs.get_xattr(InodeId(inode), name, false).await;
@@ -36,7 +36,7 @@ impl MountedFs {
 
     /// All names, each with a NUL behind it.
     pub async fn list_xattrs(&self, inode: u64) -> Outcome<Vec<u8>> {
-        if self.behind.attributes(inode).is_some() {
+        if self.behind.is_bare(inode) {
             return Ok(Vec::new());
         }
         let names = self.fs.list_xattrs(InodeId(inode), false).await;

@@ -197,6 +197,13 @@ async fn things_that_are_not_done_here_are_done_after_what_was() {
         size: Some(2),
         ..NewAttributes::default()
     };
+    // The directory's own.
+    mount
+        .set_xattr(SUPERUSER, top, b"user.c", b"d", XattrMode::Set)
+        .await
+        .unwrap();
+    mount.attributes(top).await.unwrap();
+    assert_eq!(mount.get_xattr(top, b"user.c").await.unwrap(), b"d");
     let other = a.put(top, "other", "xyz").await;
     let cut = mount.set_attributes(SUPERUSER, other, cut).await.unwrap();
     assert_eq!(cut.size, 2);
@@ -266,8 +273,11 @@ async fn a_file_that_is_open_is_written_and_read_as_anywhere() {
     let made = mount.create(SUPERUSER, top, b"large", 0o644, true).await;
     let inode = made.unwrap().inode;
     let large = Bytes::from(vec![7; 6 << 20]);
+    let handle = mount.new_handle();
+    mount.opened_as(inode, handle);
     mount.write(inode, 0, large.clone(), false).await.unwrap();
-    mount.release(inode).await.unwrap();
+    mount.flush_for(inode, handle, 0).await.unwrap();
+    mount.release_for(inode, handle).await.unwrap();
     assert_eq!(fs.read_file("/top/large").await.unwrap(), large);
     assert!(tree_names(&fs, "/top").await == ["large"]);
 }
@@ -348,4 +358,88 @@ async fn the_leader_may_die_meanwhile() {
     let seen = tree(&fs, "/top").await;
     assert_eq!(seen.len(), 50);
     assert!(seen.values().all(|(_, _, content)| content == "abc"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_in_which_a_mount_works_becomes_its_own() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    a.directory("first").await;
+    fs.mkdir("/theirs", 0o755).await.unwrap();
+    for index in 0..20 {
+        let path = format!("/theirs/{index:02}");
+        fs.write_file(path.as_str(), "abc", cairn_client::WriteOptions::default())
+            .await
+            .unwrap();
+    }
+    let theirs = fs.stat("/theirs").await.unwrap().inode;
+    for index in 0..10 {
+        let name = format!("{index:02}");
+        a.mount.unlink(theirs, name.as_bytes()).await.unwrap();
+    }
+    assert!(a.mount.is_delegated(theirs));
+    let own = a.mount.attributes(theirs).await.unwrap();
+    assert_eq!(own.size, 10);
+    assert_eq!(tree_names(&fs, "/theirs").await.len(), 10);
+    assert!(!a.mount.is_delegated(theirs));
+    // Somebody wants it: it is left alone for a while.
+    for index in 10..20 {
+        let name = format!("{index:02}");
+        a.mount.unlink(theirs, name.as_bytes()).await.unwrap();
+    }
+    assert!(!a.mount.is_delegated(theirs));
+    a.mount.rmdir(ROOT, b"theirs").await.unwrap();
+    cluster.check(&fs).await.unwrap();
+}
+
+/// Two who make the same names take turns in being the first, and nobody makes what another has made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_name_is_made_by_one_alone_while_directories_go_to_and_fro() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    for round in 0..5 {
+        let top = a.directory(&format!("d{round}")).await;
+        let names: Vec<String> = (0..60).map(|index| format!("f{index:02}")).collect();
+        let here = async {
+            let mut made = Vec::new();
+            for name in &names {
+                let created = a.mount.create(SUPERUSER, top, name.as_bytes(), 0o644, true);
+                match created.await {
+                    Ok(attributes) => made.push((name.clone(), attributes.inode)),
+                    Err(errno) => assert_eq!(errno, libc::EEXIST),
+                }
+            }
+            made
+        };
+        let there = async {
+            let mut made = Vec::new();
+            for name in names.iter().rev() {
+                let path = format!("/d{round}/{name}");
+                let fail = cairn_protocol::messages::operation::IfExists::Fail;
+                match fs.create(path.as_str(), 0o600, fail).await {
+                    Ok((attributes, _)) => made.push((name.clone(), attributes.inode)),
+                    Err(error) => {
+                        assert_eq!(error.code(), cairn_protocol::ErrorCode::AlreadyExists);
+                    }
+                }
+            }
+            made
+        };
+        let (here, there) = tokio::join!(here, there);
+        let mut made: BTreeMap<String, u64> = here.iter().cloned().collect();
+        made.extend(there.iter().cloned());
+        assert_eq!(made.len(), here.len() + there.len(), "one alone");
+        assert_eq!(made.len(), names.len());
+        let path = format!("/d{round}");
+        let seen = fs.list_all(path.as_str()).await.unwrap();
+        let seen = seen.into_iter().map(|entry| {
+            let name = String::from_utf8(entry.name).unwrap();
+            (name, entry.inode)
+        });
+        assert_eq!(seen.collect::<BTreeMap<_, _>>(), made);
+    }
+    a.mount.sync_names().await.unwrap();
+    cluster.check(&fs).await.unwrap();
 }
