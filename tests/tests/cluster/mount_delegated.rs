@@ -369,9 +369,13 @@ async fn a_directory_in_which_a_mount_works_becomes_its_own() {
     fs.mkdir("/theirs", 0o755).await.unwrap();
     for index in 0..20 {
         let path = format!("/theirs/{index:02}");
-        fs.write_file(path.as_str(), "abc", cairn_client::WriteOptions::default())
-            .await
-            .unwrap();
+        fs.write_file(
+            path.as_str(),
+            "abc".into(),
+            &cairn_client::WriteOptions::default(),
+        )
+        .await
+        .unwrap();
     }
     let theirs = fs.stat("/theirs").await.unwrap().inode;
     for index in 0..10 {
