@@ -30,6 +30,7 @@ use crate::errno::errno;
 use crate::handles::{Directories, OpenDirectory};
 pub use crate::identity::Requester;
 use crate::inodes::Inodes;
+use crate::recent::Recent;
 use crate::told::{Answer, Effect, Told, attributes_after};
 
 /// How often attributes are asked for again that were older than what is known. A second answer is newer; only if others, or
@@ -50,6 +51,7 @@ pub struct MountedFs {
     pub(crate) caches: KernelCaches,
     pub(crate) told: Told,
     pub(crate) behind: Arc<Behind>,
+    recent: Recent,
     /// Held by whoever gets inode numbers for all.
     numbers: tokio::sync::Mutex<()>,
 }
@@ -83,6 +85,7 @@ impl MountedFs {
             last_handle: AtomicU64::new(0),
             told: Told::new(keep),
             behind: Arc::default(),
+            recent: Recent::default(),
             numbers: tokio::sync::Mutex::default(),
         }
     }
@@ -495,6 +498,7 @@ impl MountedFs {
         if let Some(made) = self.make_here(who, &new).await.map_err(stale)? {
             self.inodes.open(&self.fs, &made);
             self.take_care_of(made.inode);
+            self.recent.begin(made.inode);
             return Ok(made);
         }
         self.told.name_comes(parent, name);
@@ -519,6 +523,7 @@ impl MountedFs {
             let is_open = |inode| self.inodes.is_open(inode);
             match self.behind.unlink(parent, name, is_open) {
                 Moved::Here(inode) => {
+                    self.recent.forget(inode);
                     self.changed_here(parent, Some(inode));
                     return Ok(());
                 }
@@ -699,36 +704,32 @@ impl MountedFs {
         let inode = directory.inode.0;
         if index == 0 {
             let ours = self.is_ours(inode, false).await?;
-            directory
-                .begin(ours.then(|| self.behind.list(inode)).flatten())
-                .await;
+            let known = ours.then(|| self.behind.list(inode)).flatten();
+            // Attributes of many that are not own ones are asked for together.
+            let known = known.filter(|entries| {
+                !attributes || entries.iter().all(|entry| entry.attributes.is_some())
+            });
+            directory.begin(known).await;
         }
         let known = directory.is_known().await;
         if !known && self.behind.is_delegated(inode) {
-            // It was not when the listing began.
             self.tell_all().await?;
         }
         let page = directory.page(&self.fs, index, attributes).await;
         let mut page = page.map_err(number)?;
-        if known {
-            for entry in &mut page {
-                let found = self.behind.find(inode, &entry.name);
-                let stands = found.is_none_or(|now| now.is_some_and(|it| it.inode == entry.inode));
-                entry.attributes = self.own_attributes(entry.inode);
-                if attributes && !stands {
-                    // Gone since it was listed: nobody asks for it.
-                    (entry.inode, entry.attributes) = (0, None);
-                }
-            }
-            return Ok(page);
-        }
         for entry in &mut page {
-            let attributes = entry.attributes.take();
-            if let Some(own) = self.own_attributes(entry.inode) {
-                entry.attributes = attributes.is_some().then_some(own);
+            let found = self.behind.find(inode, &entry.name);
+            if attributes && found.is_some_and(|now| now.is_none_or(|it| it.inode != entry.inode)) {
+                // Gone since it was listed: nobody asks for it.
+                (entry.inode, entry.attributes) = (0, None);
                 continue;
             }
-            entry.attributes = attributes.and_then(|attributes| self.inodes.see(attributes));
+            let listed = entry.attributes.take();
+            let own = self.own_attributes(entry.inode);
+            entry.attributes = match own {
+                Some(own) => attributes.then_some(own),
+                None => listed.and_then(|listed| self.inodes.see(listed)),
+            };
         }
         Ok(page)
     }

@@ -25,6 +25,7 @@ mod identity;
 mod inodes;
 mod mount;
 mod process;
+mod recent;
 mod told;
 mod unsettled;
 

@@ -197,6 +197,7 @@ impl MountedFs {
         while !self.behind.finish_giving_back(session) {
             self.behind.wait_all_told().await;
         }
+        self.recent.clear();
     }
 
     async fn give_strays_back(&self) {
@@ -249,6 +250,7 @@ impl MountedFs {
     /// Looks which files are stored by now.
     pub(super) fn look_after_closed(&self, lost: &[u64]) {
         for &inode in lost {
+            self.recent.forget(inode);
             if let Some(file) = self.fs.opened_file(InodeId(inode)) {
                 self.behind.closed(inode, Some(file.losses()));
             }
@@ -344,6 +346,7 @@ impl MountedFs {
     pub(super) async fn let_common(&self, inode: u64) -> Outcome<()> {
         let told = async {
             self.behind.disown(inode).await;
+            self.recent.forget(inode);
             self.behind.wait_common(inode).await;
         };
         self.in_time(told).await

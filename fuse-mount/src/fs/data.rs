@@ -65,6 +65,9 @@ impl MountedFs {
     pub async fn read(&self, inode: u64, offset: u64, length: usize) -> Outcome<Bytes> {
         self.check_locks(inode)?;
         if self.behind.is_committed(inode) {
+            if let Some(recent) = self.read_recent(inode, offset, length) {
+                return Ok(recent);
+            }
             self.let_common(inode).await?;
         }
         self.file(inode)?.read(offset, length).await.map_err(number)
@@ -74,6 +77,12 @@ impl MountedFs {
     pub fn read_here(&self, inode: u64, offset: u64, length: usize) -> Option<Bytes> {
         self.check_locks(inode).ok()?;
         self.file(inode).ok()?.read_here(offset, length)
+    }
+
+    /// Bytes of an own file that are still in memory.
+    fn read_recent(&self, inode: u64, offset: u64, length: usize) -> Option<Bytes> {
+        let size = self.own_attributes(inode)?.size;
+        self.recent.read(inode, size, offset, length)
     }
 
     /// Takes bytes over. `drop_set_ids`: the writer may not keep set-user-id and set-group-id.
@@ -88,10 +97,12 @@ impl MountedFs {
         if drop_set_ids {
             self.drop_set_ids(inode).await?;
         }
-        self.file(inode)?
-            .write(offset, bytes)
-            .await
-            .map_err(number)?;
+        let written = self.file(inode)?.write(offset, bytes.clone()).await;
+        if written.is_err() {
+            self.recent.forget(inode);
+        }
+        written.map_err(number)?;
+        self.recent.write(inode, offset, &bytes);
         self.behind.written(inode);
         Ok(())
     }
