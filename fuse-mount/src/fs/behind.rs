@@ -345,6 +345,12 @@ impl MountedFs {
     /// Makes an inode one like any other: before something is done to it that is not done here.
     pub(super) async fn let_common(&self, inode: u64) -> Outcome<()> {
         let told = async {
+            // What is committed later sets the times anew, whatever they were set to since it was written.
+            if self.behind.attributes(inode).is_some()
+                && let Some(file) = self.fs.opened_file(InodeId(inode))
+            {
+                file.try_commit().await;
+            }
             self.behind.disown(inode).await;
             self.recent.forget(inode);
             self.behind.wait_common(inode).await;

@@ -447,3 +447,48 @@ async fn a_name_is_made_by_one_alone_while_directories_go_to_and_fro() {
     a.mount.sync_names().await.unwrap();
     cluster.check(&fs).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_that_were_set_stay_whatever_is_stored_later() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    for (name, length, with_xattr) in [
+        ("small", 9, false),
+        ("xattr", 9, true),
+        ("large", 6 << 20, false),
+    ] {
+        let made = mount.create(SUPERUSER, top, name.as_bytes(), 0o644, true);
+        let inode = made.await.unwrap().inode;
+        let handle = mount.new_handle();
+        mount.opened_as(inode, handle);
+        let bytes = Bytes::from(vec![7; length]);
+        mount.write(inode, 0, bytes, false).await.unwrap();
+        let times = NewAttributes {
+            change: AttributeChange {
+                mtime_ns: Some(1_000_000_007),
+                ..AttributeChange::default()
+            },
+            size: None,
+        };
+        let set = mount.set_attributes(SUPERUSER, inode, times).await.unwrap();
+        assert_eq!(set.mtime_ns, 1_000_000_007);
+        if with_xattr {
+            mount
+                .set_xattr(SUPERUSER, inode, b"user.a", b"b", XattrMode::Set)
+                .await
+                .unwrap();
+        }
+        mount.flush_for(inode, handle, 0).await.unwrap();
+        mount.release_for(inode, handle).await.unwrap();
+        let path = format!("/top/{name}");
+        let found = fs.stat(path.as_str()).await.unwrap();
+        assert_eq!(
+            (found.mtime_ns, found.size),
+            (1_000_000_007, length as u64),
+            "{name}"
+        );
+    }
+}
