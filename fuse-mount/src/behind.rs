@@ -16,6 +16,7 @@ mod names;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +119,8 @@ struct State {
     failures_heard: u64,
     /// Files whose bytes are still to be stored though they were closed, with how often bytes of each had been lost before.
     closing: BTreeMap<u64, u64>,
+    /// Those of them that nobody has begun to store.
+    closed: Vec<u64>,
     /// Directories that may be delegated to this session without being known here: to be given back.
     strays: BTreeSet<u64>,
     /// There may be strays of which not even the number is known.
@@ -137,12 +140,25 @@ pub(crate) struct Behind {
     state: Mutex<State>,
     /// There is something to tell.
     pub(crate) work: Notify,
+    /// Somebody waits, or there is much to tell.
+    pub(crate) hurry: Notify,
+    /// Those who wait.
+    hurried: AtomicUsize,
     /// There is something to give back.
     pub(crate) wanted_back: Notify,
     /// Steps up to this number are told, or never will be.
     told: watch::Sender<u64>,
     /// Woken when things have been given back.
     pub(crate) settled: Notify,
+}
+
+/// Somebody waits.
+pub(crate) struct Hurry<'a>(&'a Behind);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.hurried.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Steps for one message.
@@ -179,6 +195,8 @@ impl Default for Behind {
         Self {
             state: Mutex::default(),
             work: Notify::new(),
+            hurry: Notify::new(),
+            hurried: AtomicUsize::new(0),
             wanted_back: Notify::new(),
             told: watch::Sender::new(0),
             settled: Notify::new(),
@@ -374,8 +392,28 @@ impl Behind {
         let soon = !state.giving_back && !state.wanted_back && state.own.contains_key(&inode);
         if soon {
             state.closing.entry(inode).or_insert(losses);
+            state.closed.push(inode);
+            drop(state);
+            self.work.notify_one();
         }
         soon
+    }
+
+    /// Files that were closed lately, for somebody who begins to store them.
+    pub(crate) fn take_closed(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().closed)
+    }
+
+    /// Until it is dropped nothing waits for company.
+    pub(crate) fn in_a_hurry(&self) -> Hurry<'_> {
+        self.hurried.fetch_add(1, Ordering::SeqCst);
+        self.hurry.notify_one();
+        Hurry(self)
+    }
+
+    /// True if somebody waits, or if there is enough to tell.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst) > 0 || self.lock().waiting.len() >= BATCH_MAX
     }
 
     /// Files that were closed before their bytes were stored.
@@ -657,6 +695,7 @@ impl Behind {
 
     async fn wait_step(&self, step: u64) {
         if *self.told.borrow() < step {
+            let _hurry = self.in_a_hurry();
             self.work.notify_one();
             let mut told = self.told.subscribe();
             // The sender lives in self.

@@ -767,6 +767,7 @@ impl MountedFs {
     /// # Errors
     /// The first failure; everything else is tried nevertheless.
     pub async fn shut_down(self: Arc<Self>) -> Result<(), Error> {
+        let _hurry = self.behind.in_a_hurry();
         let mut first = Ok(());
         for file in self.inodes.files() {
             first = first.and(file.flush().await.map(drop));

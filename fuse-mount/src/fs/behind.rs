@@ -18,6 +18,8 @@ use tokio::time::{sleep, timeout};
 use super::{MountedFs, Outcome, Requester, number};
 use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New};
 
+/// How long what is done waits for more to be told with it, while nobody waits for it.
+const COMPANY: Duration = Duration::from_millis(20);
 /// Pause before what could not be told is told again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Files that are committed at the same time.
@@ -117,10 +119,19 @@ impl MountedFs {
 
     async fn tell_steps(&self) {
         loop {
+            self.behind.work.notified().await;
+            // One entry of the log for many things, and one packet for many files.
+            if !self.behind.is_hurried() {
+                let _ = timeout(COMPANY, self.behind.hurry.notified()).await;
+            }
+            for inode in self.behind.take_closed() {
+                if let Some(file) = self.fs.opened_file(InodeId(inode)) {
+                    file.commit_soon();
+                }
+            }
             while let Some(batch) = self.behind.take_batch() {
                 self.tell(batch).await;
             }
-            self.behind.work.notified().await;
         }
     }
 
@@ -222,6 +233,7 @@ impl MountedFs {
 
     /// Stores the bytes of one. The client gives those up that cannot be stored.
     pub(super) async fn store(&self, inode: u64) {
+        let _hurry = self.behind.in_a_hurry();
         let Some(file) = self.fs.opened_file(InodeId(inode)) else {
             return self.behind.closed(inode, None);
         };
@@ -243,6 +255,7 @@ impl MountedFs {
         if self.behind.is_closing(source.inode) {
             self.store(source.inode).await;
         } else if let Some(file) = self.fs.opened_file(InodeId(source.inode)) {
+            let _hurry = self.behind.in_a_hurry();
             file.try_commit().await;
         }
     }
@@ -272,11 +285,7 @@ impl MountedFs {
         if !file.is_dirty() {
             return self.behind.attributes(inode).is_some();
         }
-        let soon = self.behind.close_soon(inode, file.losses());
-        if soon {
-            file.commit_soon();
-        }
-        soon
+        self.behind.close_soon(inode, file.losses())
     }
 
     /// Gives everything back, and waits until that is done.
@@ -349,6 +358,7 @@ impl MountedFs {
             if self.behind.attributes(inode).is_some()
                 && let Some(file) = self.fs.opened_file(InodeId(inode))
             {
+                let _hurry = self.behind.in_a_hurry();
                 file.try_commit().await;
             }
             self.behind.disown(inode).await;

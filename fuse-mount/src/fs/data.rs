@@ -132,6 +132,7 @@ impl MountedFs {
 
     /// Commits what was written: others that open the file see it.
     pub async fn flush(&self, inode: u64) -> Outcome<()> {
+        let _hurry = self.behind.in_a_hurry();
         let flushed = self.file(inode)?.flush().await;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
@@ -147,6 +148,7 @@ impl MountedFs {
     /// Commits, and waits until it is on disks.
     pub async fn sync(&self, inode: u64) -> Outcome<()> {
         self.sync_names().await?;
+        let _hurry = self.behind.in_a_hurry();
         let synced = self.file(inode)?.sync().await;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
@@ -162,6 +164,7 @@ impl MountedFs {
     /// Commits what was written, for one open file.
     pub(super) async fn flush_as(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
+        let _hurry = self.behind.in_a_hurry();
         let flushed = file.flush().await;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
@@ -174,6 +177,7 @@ impl MountedFs {
             // It may not exist yet elsewhere.
             self.sync_names().await?;
         }
+        let _hurry = self.behind.in_a_hurry();
         let synced = file.sync().await;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
