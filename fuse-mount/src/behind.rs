@@ -74,6 +74,8 @@ struct Waiting {
     told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
 }
 
+/// So long after a change of unknown outcome there may be strays.
+const UNSURE: Duration = Duration::from_secs(600);
 /// Strays that are given back at once.
 const STRAYS_MAX: usize = 1024;
 /// Inodes that are not own ones, and were changed here.
@@ -123,8 +125,8 @@ struct State {
     closed: Vec<u64>,
     /// Directories that may be delegated to this session without being known here: to be given back.
     strays: BTreeSet<u64>,
-    /// There may be strays of which not even the number is known.
-    unsure: bool,
+    /// Until then there may be strays of which not even the number is known.
+    unsure: Option<Instant>,
     /// Last steps about inodes that are not own ones.
     common: HashMap<u64, u64>,
     /// Directories in which this mount works and that are not delegated: how often it did, and since when.
@@ -266,7 +268,10 @@ impl Behind {
             }
             state.session = session;
         }
-        state.strays.remove(&made.inode);
+        if state.strays.contains(&made.inode) {
+            // It is just being given back.
+            return false;
+        }
         state.set_clock(made.ctime_ns);
         let own = Own {
             attributes: made.clone(),
@@ -288,13 +293,13 @@ impl Behind {
     /// Somebody else waits for one of these inodes, if it is a delegated directory; true if any is.
     pub(crate) fn wanted(&self, inodes: &BTreeSet<u64>) -> bool {
         let mut state = self.lock();
-        if state.unsure {
+        if state.unsure.is_some_and(|until| Instant::now() < until) {
             // Whatever others have "changed" may be one of them. To give back what one has not got does no harm.
             let strange: Vec<u64> = inodes
                 .iter()
                 .copied()
                 .filter(|inode| !state.delegated.contains_key(inode))
-                .take(STRAYS_MAX)
+                .take(STRAYS_MAX.saturating_sub(state.strays.len()))
                 .collect();
             state.strays.extend(strange);
             self.wanted_back.notify_one();
@@ -326,7 +331,8 @@ impl Behind {
     /// This mount changes a name in a directory that is not delegated. True if it has done so often that it is worth asking for it.
     pub(crate) fn works_in(&self, directory: u64) -> bool {
         let mut state = self.lock();
-        if state.works.is_none() || state.giving_back || state.wanted_back {
+        let busy = state.giving_back || state.wanted_back || state.strays.contains(&directory);
+        if state.works.is_none() || busy {
             return false;
         }
         let now = Instant::now();
@@ -366,6 +372,20 @@ impl Behind {
             self.wanted_back.notify_one();
         }
         any
+    }
+
+    /// The session that something is delegated to; 0 if nothing is.
+    pub(crate) fn session(&self) -> u64 {
+        self.lock().session
+    }
+
+    /// The cluster has changed an inode: what is known of it here is old.
+    pub(crate) fn changed_elsewhere(&self, inode: u64) {
+        let mut state = self.lock();
+        if let Some(directory) = state.delegated.get_mut(&inode) {
+            directory.changes += 1;
+            state.own.remove(&inode);
+        }
     }
 
     /// How long nothing has been done here; `None` if nothing is delegated.
@@ -442,7 +462,7 @@ impl Behind {
         let mut state = self.lock();
         match directory {
             Some(directory) => drop(state.strays.insert(directory)),
-            None => state.unsure = true,
+            None => state.unsure = Some(Instant::now() + UNSURE),
         }
         drop(state);
         self.wanted_back.notify_one();
@@ -768,7 +788,7 @@ impl Behind {
         state.failures += u64::from(lost > 0);
         state.forget();
         state.strays.clear();
-        state.unsure = false;
+        state.unsure = None;
         drop(state);
         self.tell_up_to(last);
         Some(lost)

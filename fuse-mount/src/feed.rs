@@ -133,8 +133,10 @@ impl MountedFs {
     /// Forgets what is known here of all open files; returns what the kernel has to.
     fn open_files(&self) -> Vec<Forgotten> {
         let forget = self.inodes.files().into_iter().map(|file| {
-            file.invalidate();
             let inode = file.inode().0;
+            if self.behind.attributes(inode).is_none() {
+                file.invalidate();
+            }
             Forgotten::Pages { inode, from: 0 }
         });
         forget.collect()
@@ -182,7 +184,10 @@ impl MountedFs {
     fn note_changes(&self, sets: &[ChangeSet], again: &mut Again) -> Vec<Forgotten> {
         let changed = Changed::of(sets);
         for &inode in &changed.pages {
-            self.inodes.invalidate(inode);
+            // Nobody else changes what is this mount's own.
+            if self.behind.attributes(inode).is_none() {
+                self.inodes.invalidate(inode);
+            }
         }
         // Nobody else changes a delegated directory: whoever is said to waits for it.
         self.behind.wanted(&changed.attributes);

@@ -230,6 +230,7 @@ impl MountedFs {
         self.told.begin_change(inode);
         let changed = work.await;
         self.doubt_if_unknown(&changed);
+        self.behind.changed_elsewhere(inode);
         self.told.end_change(inode, None, None);
         changed
     }

@@ -298,6 +298,7 @@ impl State {
 
     /// A file has no name any more, and nobody has it open.
     fn bury(&mut self, inode: u64) {
+        self.closing.remove(&inode);
         if self.own.remove(&inode).is_some() {
             if self.gone.len() >= GONE_MAX {
                 self.gone.clear();

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::{Custodian, Error, FileSystem, Subject};
+use cairn_client::{Custodian, Error, FileSystem, OpenFile, Subject};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{Commit, Mkdir, OperationKind, OutcomeKind, Step};
@@ -20,6 +20,8 @@ use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New};
 
 /// How long what is done waits for more to be told with it, while nobody waits for it.
 const COMPANY: Duration = Duration::from_millis(20);
+/// Of bytes that will not be stored: more losses than there can be.
+const LOST: Option<u64> = Some(u64::MAX);
 /// Pause before what could not be told is told again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Files that are committed at the same time.
@@ -179,6 +181,14 @@ impl MountedFs {
         }
     }
 
+    /// There is a new session: the one before is over.
+    fn lose_former(&self, session: u64) {
+        let former = self.behind.session();
+        if former != 0 && former < session {
+            self.lose(former, &session_over(InodeId::ROOT.0));
+        }
+    }
+
     async fn give_back_if_wanted(&self) {
         loop {
             if let Some(session) = self.behind.begin_giving_back() {
@@ -193,6 +203,15 @@ impl MountedFs {
         tracing::debug!("directories are given back");
         // What is closed is to be seen by whoever waits.
         self.store_closed().await;
+        // What was written to open ones keeps the times that it has here.
+        let open = self.inodes.files().into_iter().filter(OpenFile::is_dirty);
+        let own = open.filter(|file| self.behind.attributes(file.inode().0).is_some());
+        let hurry = self.behind.in_a_hurry();
+        let stored = stream::iter(own).for_each_concurrent(FILES_MAX, |file| async move {
+            file.try_commit().await;
+        });
+        let _ = timeout(self.fs.patience(), stored).await;
+        drop(hurry);
         self.behind.wait_all_told().await;
         let directories = self.behind.directories(session);
         for some in directories.chunks(DIRECTORIES_MAX) {
@@ -231,19 +250,26 @@ impl MountedFs {
             .await;
     }
 
-    /// Stores the bytes of one. The client gives those up that cannot be stored.
+    /// Stores the bytes of one. If that does not work for as long as operations wait, they count as lost: the client goes on trying, or
+    /// has given them up.
     pub(super) async fn store(&self, inode: u64) {
         let _hurry = self.behind.in_a_hurry();
-        let Some(file) = self.fs.opened_file(InodeId(inode)) else {
-            return self.behind.closed(inode, None);
-        };
-        while file.is_dirty() {
-            file.try_commit().await;
-            if file.is_dirty() {
+        let id = InodeId(inode);
+        let stored = async {
+            if let Some(file) = self.fs.opened_file(id) {
+                file.try_commit().await;
+            }
+            // Without an open file of our own, which would make the client more patient with it.
+            while self.fs.is_dirty(id) {
                 sleep(PAUSE).await;
             }
+        };
+        let stored = timeout(self.fs.patience(), stored).await;
+        let losses = self.fs.opened_file(id).map(|file| file.losses());
+        match stored {
+            Ok(()) => self.behind.closed(inode, losses),
+            Err(_) => self.behind.closed(inode, LOST),
         }
-        self.behind.closed(inode, Some(file.losses()));
     }
 
     /// Before a file takes the place of another one: then its bytes are there.
@@ -264,13 +290,16 @@ impl MountedFs {
     pub(super) fn look_after_closed(&self, lost: &[u64]) {
         for &inode in lost {
             self.recent.forget(inode);
-            if let Some(file) = self.fs.opened_file(InodeId(inode)) {
-                self.behind.closed(inode, Some(file.losses()));
+            // The client may still try.
+            if !self.fs.is_dirty(InodeId(inode)) {
+                self.behind.closed(inode, LOST);
             }
         }
         for inode in self.behind.closing() {
+            if self.fs.is_dirty(InodeId(inode)) {
+                continue;
+            }
             match self.fs.opened_file(InodeId(inode)) {
-                Some(file) if file.is_dirty() => {}
                 Some(file) => self.behind.closed(inode, Some(file.losses())),
                 None => self.behind.closed(inode, None),
             }
@@ -282,6 +311,10 @@ impl MountedFs {
         let Some(file) = self.inodes.file(inode) else {
             return false;
         };
+        if file.losses() > 0 {
+            // Whoever closes it is to hear of that.
+            return false;
+        }
         if !file.is_dirty() {
             return self.behind.attributes(inode).is_some();
         }
@@ -505,6 +538,7 @@ impl MountedFs {
             return Err(libc::EIO);
         };
         let made = made.attributes;
+        self.lose_former(session);
         if !made.has_acl && !self.behind.begin(session, &made) {
             self.behind.stray(Some(made.inode));
         }
@@ -558,6 +592,7 @@ impl MountedFs {
                 break;
             }
         }
+        self.lose_former(session);
         Ok(self.behind.adopt(session, &attributes, names))
     }
 }

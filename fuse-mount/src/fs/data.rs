@@ -82,6 +82,9 @@ impl MountedFs {
     /// Bytes of an own file that are still in memory.
     fn read_recent(&self, inode: u64, offset: u64, length: usize) -> Option<Bytes> {
         let size = self.own_attributes(inode)?.size;
+        if self.file(inode).ok()?.losses() > 0 {
+            return None;
+        }
         self.recent.read(inode, size, offset, length)
     }
 
@@ -140,6 +143,9 @@ impl MountedFs {
 
     /// What could not be committed and was given up must not be read in the kernel's pages either.
     async fn forget_if_lost<T>(&self, inode: u64, flushed: &Result<T, Error>) {
+        if flushed.is_err() {
+            self.recent.forget(inode);
+        }
         if flushed.is_err() && self.inodes.loses(inode) {
             self.caches.forget_pages(inode, 0).await;
         }
