@@ -44,8 +44,9 @@ pub(crate) struct Mount {
     /// Where a mount in the background says what goes wrong. It is appended to.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Options as of mount(8): ro, suid, dev, noexec, noatime, sync, dirsync, allow_other, remount; wsync (names are told to the cluster before calls return, as with sync and dirsync); hard, timeout=TIME and
-    /// log=FILE as above. Unless it says otherwise nosuid and nodev hold.
+    /// Options as of mount(8): ro, suid, dev, noexec, noatime, sync, dirsync, allow_other, remount; hard, timeout=TIME and
+    /// log=FILE as above; wsync: calls return after the cluster knows what they did, as with sync and dirsync. Unless it says
+    /// otherwise nosuid and nodev hold.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
     /// Let options pass that are not known.
