@@ -29,7 +29,7 @@ pub(crate) struct Touch {
     /// This time instead of now: 2026-01-31, 2026-01-31 12:00 (in this machine's zone), 2026-01-31T12:00:00Z or @SECONDS.
     #[arg(short = 'd', long, value_name = "TIME", group = "time")]
     date: Option<String>,
-    /// The same as touch(1) has it, in this machine's zone: [[CC]YY]MMDDhhmm[.ss]; CCYYMMDD:hhmmss as in HDFS.
+    /// The same as touch(1) has it, in this machine's zone: `[[CC]YY]MMDDhhmm[.ss]`; `CCYYMMDD:hhmmss` as in HDFS.
     #[arg(short = 't', value_name = "STAMP", group = "time")]
     stamp: Option<String>,
     /// The times of this file of the cluster.
