@@ -2,7 +2,7 @@
 //! is dropped, the change may happen or not.
 
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{
     ClaimInode, CloneRange, Concat, Create, IfExists, InodeOutcome, Link, Mkdir, Operation,
     OperationKind, OutcomeKind, Precondition, PunchHole, ReleaseInode, RemoveTree, RemoveXattr,
@@ -35,6 +35,24 @@ pub struct AttributeChange {
     pub mtime_now: bool,
     /// Replicas of a file, or of new files in a directory.
     pub replication: Option<u32>,
+}
+
+impl AttributeChange {
+    /// The same as a message, for the inode at a location.
+    pub fn of(&self, location: Location) -> SetAttributes {
+        SetAttributes {
+            location,
+            follow: self.follow,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            atime_ns: self.atime_ns,
+            mtime_ns: self.mtime_ns,
+            atime_now: self.atime_now,
+            mtime_now: self.mtime_now,
+            replication: self.replication,
+        }
+    }
 }
 
 impl FileSystem {
@@ -198,18 +216,7 @@ impl FileSystem {
         change: AttributeChange,
     ) -> Result<Attributes> {
         let (location, subject) = place.into().resolve()?;
-        let set = SetAttributes {
-            location,
-            follow: change.follow,
-            mode: change.mode,
-            uid: change.uid,
-            gid: change.gid,
-            atime_ns: change.atime_ns,
-            mtime_ns: change.mtime_ns,
-            atime_now: change.atime_now,
-            mtime_now: change.mtime_now,
-            replication: change.replication,
-        };
+        let set = change.of(location);
         Ok(self
             .change(&subject, OperationKind::SetAttributes(set))
             .await?

@@ -122,7 +122,7 @@ struct State {
     /// Files whose bytes are still to be stored though they were closed, with how often bytes of each had been lost before.
     closing: BTreeMap<u64, u64>,
     /// Those of them that nobody has begun to store.
-    closed: Vec<u64>,
+    closed: BTreeSet<u64>,
     /// Directories that may be delegated to this session without being known here: to be given back.
     strays: BTreeSet<u64>,
     /// Until then there may be strays of which not even the number is known.
@@ -412,7 +412,7 @@ impl Behind {
         let soon = !state.giving_back && !state.wanted_back && state.own.contains_key(&inode);
         if soon {
             state.closing.entry(inode).or_insert(losses);
-            state.closed.push(inode);
+            state.closed.insert(inode);
             drop(state);
             self.work.notify_one();
         }
@@ -420,7 +420,7 @@ impl Behind {
     }
 
     /// Files that were closed lately, for somebody who begins to store them.
-    pub(crate) fn take_closed(&self) -> Vec<u64> {
+    pub(crate) fn take_closed(&self) -> BTreeSet<u64> {
         std::mem::take(&mut self.lock().closed)
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use cairn_client::{AttributeChange, Error, FileSystem, Place, Subject};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
-use cairn_protocol::messages::operation::{IfExists, RenameMode, SetAttributes};
+use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 use cairn_protocol::{ErrorCode, Failure};
 
@@ -308,21 +308,10 @@ impl MountedFs {
         if *change == AttributeChange::default() {
             return Ok(self.own_attributes(inode));
         }
-        let set = SetAttributes {
-            location: Location {
-                inode,
-                path: Vec::new(),
-            },
-            follow: false,
-            mode: change.mode,
-            uid: change.uid,
-            gid: change.gid,
-            atime_ns: change.atime_ns,
-            mtime_ns: change.mtime_ns,
-            atime_now: change.atime_now,
-            mtime_now: change.mtime_now,
-            replication: change.replication,
-        };
+        let set = change.of(Location {
+            inode,
+            path: Vec::new(),
+        });
         match self.behind.set_attributes(set) {
             Made::Here(_) => {
                 self.changed_here(inode, None);

@@ -298,8 +298,9 @@ impl State {
 
     /// A file has no name any more, and nobody has it open.
     fn bury(&mut self, inode: u64) {
-        self.closing.remove(&inode);
+        // Of any other one somebody may know another name, and wait for its bytes.
         if self.own.remove(&inode).is_some() {
+            self.closing.remove(&inode);
             if self.gone.len() >= GONE_MAX {
                 self.gone.clear();
             }

@@ -149,10 +149,7 @@ impl MountedFs {
                 return self.lose(batch.session, &error);
             }
             let code = error.code();
-            let passes = code.is_retryable()
-                || code == ErrorCode::SessionExpired
-                || code == ErrorCode::NoSpace;
-            if passes {
+            if code.is_retryable() || code == ErrorCode::SessionExpired {
                 tracing::debug!(%error, "changes not told yet");
                 sleep(PAUSE).await;
                 continue;
