@@ -341,6 +341,8 @@ impl Namenode {
         let (mut maybe_done, mut hints, mut overloads) = (false, 0, 0);
         // Members that do not believe us, or that we do not believe.
         let mut refusing = BTreeSet::new();
+        // How the last attempt failed whose time was its own: when patience ends in the middle of one, that one says nothing.
+        let mut told = None;
         loop {
             let address = lock(&self.members).target();
             let limit = answer_timeout.min(backoff.remaining());
@@ -386,6 +388,9 @@ impl Namenode {
                 }
             };
             debug!(%address, method = method.name(), error = %failure, "namenode call failed");
+            let cut_short = failure.code == ErrorCode::TimedOut && limit < answer_timeout;
+            let failure = told.take().filter(|_| cut_short).unwrap_or(failure);
+            told = Some(failure.clone());
             let hinted = failure.code != ErrorCode::Overloaded && self.doubt(&address, hint);
             hints = if hinted { hints + 1 } else { 0 };
             if hinted && hints <= HINTS_MAX {

@@ -183,6 +183,17 @@ async fn a_namenode_whose_removal_was_not_answered_may_be_gone_when_asked_again(
 }
 
 #[tokio::test]
+async fn whoever_gives_up_in_the_middle_of_an_attempt_tells_why_the_last_one_failed() {
+    let cluster = FakeCluster::start(1, 0).await;
+    let (config, patience) = (cluster.config(), std::time::Duration::from_secs(2));
+    let failure = Failure::new(ErrorCode::Unavailable, "the third is down");
+    cluster.state().faults.foundings = vec![failure];
+    let founded = cairn_client::found_cluster(&config, patience).await;
+    let error = founded.unwrap_err();
+    assert!(error.to_string().contains("the third is down"), "{error}");
+}
+
+#[tokio::test]
 async fn closing_ends_the_session() {
     let cluster = FakeCluster::start(1, 3).await;
     let fs = cluster.connect().await;

@@ -1,5 +1,7 @@
 //! Machines come and go while the cluster serves.
 
+use std::net::TcpStream;
+
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -210,6 +212,9 @@ fn a_cluster_is_founded_by_command_and_never_by_a_namenode_that_lost_its_data() 
     let (first, second) = (start(0), start(1));
     let found = ["namenode", "found"];
     let early = ["--timeout", "5s", "namenode", "found"];
+    for address in &addresses[..2] {
+        eventually("a namenode listens", || TcpStream::connect(address).is_ok());
+    }
     operator(&early).fails(1, &addresses[2]);
     let third = start(2);
     operator(&["namenode", "found", &addresses[1]])

@@ -86,6 +86,8 @@ pub struct Faults {
     pub refused_keep_alives: u32,
     /// The next removals of a namenode are answered with these failures, the last one first.
     pub removals: Vec<Failure>,
+    /// Attempts to found a cluster are answered with these failures, the last one first; all others not at all.
+    pub foundings: Vec<Failure>,
     /// The next of these operations are answered with a failure instead, and do not take effect.
     pub refusals: BTreeMap<&'static str, Vec<Failure>>,
     /// These datanodes refuse every pipeline.

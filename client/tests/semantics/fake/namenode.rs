@@ -1,5 +1,6 @@
 //! Namenodes: only the leader answers, and it remembers outcomes.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use cairn_protocol::checksum::crc32c;
@@ -37,8 +38,15 @@ impl Service for FakeNamenode {
     }
 
     async fn call(&self, _peer: &Peer, request: Request) -> Result<Reply, RpcError> {
-        let mut state = self.shared.state();
         let method = Method::from_number(request.method).ok_or(ErrorCode::Malformed)?;
+        if method == Method::FoundCluster {
+            let failure = self.shared.state().faults.foundings.pop();
+            return match failure {
+                Some(failure) => Err(failure.into()),
+                None => pending().await,
+            };
+        }
+        let mut state = self.shared.state();
         if method != Method::ClusterInfo && state.leader != self.index {
             let leader = state.namenodes[state.leader].clone();
             return Err(RpcError::not_leader(
