@@ -31,22 +31,25 @@ pub fn verdict(status: &StatusReply) -> Verdict {
         all_replicas: false,
         text,
     };
-    if let Some(text) = no_quorum(status).or_else(|| lost(status)) {
+    let bad = no_quorum(status).or_else(|| lost(status));
+    if let Some(text) = bad.or_else(|| no_room(status)) {
         return judged(Safety::Bad, text);
     }
     if let Some(text) = incomplete(status) {
         return judged(Safety::Warned, text);
     }
     let safe = "All data is safe: every chunk has all its replicas.";
-    let silent = silent_namenodes(status);
-    let (safety, text) = match silent {
-        0 => (Safety::Safe, safe.to_owned()),
-        silent => (
+    let (silent, low) = (silent_namenodes(status), low_namenodes(status));
+    let count = status.namenodes.len();
+    let (safety, text) = match (silent, low) {
+        (0, 0) => (Safety::Safe, safe.to_owned()),
+        (0, low) => (
             Safety::Warned,
-            format!(
-                "{safe} {silent} of {} namenodes do not answer.",
-                status.namenodes.len()
-            ),
+            format!("{safe} The disks of {low} of {count} namenodes are almost full."),
+        ),
+        (silent, _) => (
+            Safety::Warned,
+            format!("{safe} {silent} of {count} namenodes do not answer."),
         ),
     };
     Verdict {
@@ -62,6 +65,26 @@ fn silent_namenodes(status: &StatusReply) -> usize {
         .iter()
         .filter(|namenode| !namenode.reachable);
     silent.count()
+}
+
+fn low_namenodes(status: &StatusReply) -> usize {
+    let namenodes = status.namenodes.iter();
+    namenodes.filter(|namenode| namenode.disk_low).count()
+}
+
+/// The namenodes with room on their disks are no majority of those that vote.
+fn no_room(status: &StatusReply) -> Option<String> {
+    let voters = || {
+        let namenodes = status.namenodes.iter();
+        namenodes.filter(|namenode| namenode.role != "learner")
+    };
+    let count = voters().count();
+    let low = voters().filter(|namenode| namenode.disk_low).count();
+    (low > 0 && count - low < count / 2 + 1).then(|| {
+        format!(
+            "NO ROOM FOR METADATA: the disks of {low} of {count} namenodes are almost full, and only what removes is accepted; make room on them, or remove files."
+        )
+    })
 }
 
 /// Whether somebody leads, and a majority of the namenodes answers: without that nothing can be read or changed.

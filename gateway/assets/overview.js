@@ -58,10 +58,20 @@ function datanodeState(node) {
   return node.state === "in service" && !node.volumes.some((volume) => volume.failed) ? "good" : "warned";
 }
 
+function namenodeWord(node) {
+  if (!node.reachable) return "does not answer";
+  return node.disk_low ? "disk almost full" : "answers";
+}
+
+function namenodeState(node) {
+  if (!node.reachable) return "bad";
+  return node.disk_low ? "warned" : "good";
+}
+
 const NAMENODES = [
   { title: "Address", kind: "name", of: (node) => node.address },
   { title: "Role", of: (node) => node.role },
-  { title: "State", of: (node) => (node.reachable ? "answers" : "does not answer"), state: (node) => (node.reachable ? "good" : "bad") },
+  { title: "State", of: namenodeWord, state: namenodeState },
   { title: "Lag", kind: "number", of: (node) => (node.lag === 0 ? "none" : `${node.lag} entries`) },
   { title: "Id", kind: "number wide", of: (node) => String(node.id) },
 ];

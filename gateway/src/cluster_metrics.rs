@@ -29,6 +29,7 @@ pub(crate) struct ClusterMetrics {
     volumes_failed: Gauge,
     namenodes: Gauge,
     namenodes_silent: Gauge,
+    namenodes_disk_low: Gauge,
 }
 
 impl ClusterMetrics {
@@ -88,6 +89,11 @@ impl ClusterMetrics {
                 "",
                 "Namenodes that do not answer the leader",
             ),
+            namenodes_disk_low: gauge(
+                "namenodes_disk_low",
+                "",
+                "Namenodes with less than their reserve free on their disks",
+            ),
         }
     }
 
@@ -104,6 +110,7 @@ impl ClusterMetrics {
         let failed = datanodes.iter().flat_map(|one| &one.volumes);
         let failed = failed.filter(|volume| volume.failed).count();
         let silent = status.namenodes.iter().filter(|one| !one.reachable).count();
+        let low = status.namenodes.iter().filter(|one| one.disk_low).count();
         // What members know by themselves is no answer of the cluster.
         self.answers.set(i64::from(!status.local));
         self.safety.set(match verdict(status).safety {
@@ -129,6 +136,7 @@ impl ClusterMetrics {
             (&self.volumes_failed, failed as u64),
             (&self.namenodes, status.namenodes.len() as u64),
             (&self.namenodes_silent, silent as u64),
+            (&self.namenodes_disk_low, low as u64),
         ] {
             gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
         }

@@ -202,6 +202,12 @@ fn repair(status: &StatusReply, mended_in: Option<Duration>, wanted: u32) -> Rep
         let silent: Vec<&str> = silent.map(|one| one.address.as_str()).collect();
         return Repair::person(format!("Start namenode {}.", silent.join(", ")));
     }
+    let low = status.namenodes.iter().filter(|one| one.disk_low);
+    let low: Vec<&str> = low.map(|one| one.address.as_str()).collect();
+    if !low.is_empty() && counts.chunks_unavailable == 0 {
+        let low = low.join(", ");
+        return Repair::person(format!("Make room on the disk of namenode {low}."));
+    }
     if counts.chunks_unavailable > 0 {
         return Repair::person(match dead.as_str() {
             "" => "Wait a moment for datanodes to report; dfs fsck says which files are concerned."

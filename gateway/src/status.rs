@@ -77,6 +77,8 @@ pub(crate) struct Namenode {
     matched_index: u64,
     /// Whether it answers now.
     reachable: bool,
+    /// Less than its `reserve` is free on its disk.
+    disk_low: bool,
 }
 
 /// One datanode, as the leader sees it.
@@ -184,6 +186,7 @@ impl From<&NamenodeStatus> for Namenode {
             role: namenode.role.clone(),
             matched_index: namenode.matched_index,
             reachable: namenode.reachable,
+            disk_low: namenode.disk_low,
         }
     }
 }

@@ -141,7 +141,11 @@ impl Load {
     fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<Outcome>, Box<dyn Error>> {
         self.index += 1;
         let stamp_ns = START_NS + self.index * 1_000_000;
-        let batch = Batch { stamp_ns, commands };
+        let batch = Batch {
+            stamp_ns,
+            commands,
+            no_growth: false,
+        };
         let mut txn = self.store.begin();
         let outcomes = apply_batch(&mut txn, &batch, self.index)?;
         txn.commit(AppliedState {

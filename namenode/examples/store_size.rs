@@ -175,6 +175,7 @@ impl Load {
         let batch = Batch {
             stamp_ns: START_NS + self.index * 1_000_000,
             commands,
+            no_growth: false,
         };
         let begun = cpu_time()?;
         let mut txn = self.store.begin();

@@ -56,6 +56,11 @@ pub struct NamenodeConfig {
     /// Memory for cached metadata. Default 256 MiB, at least 8 MiB.
     #[serde(default = "default_cache")]
     pub cache: ByteSize,
+    /// What stays free on the disk of `directory`: below it this namenode says that it has little room, and when too few have enough,
+    /// only what removes is accepted. More than the directory takes is best: compaction and snapshots need room of their own. Default
+    /// 1 GiB, at least 64 MiB.
+    #[serde(default = "default_reserve")]
+    pub reserve: ByteSize,
     /// Replicas move from full datanodes to empty ones while the fullest is so many percentage points fuller than the emptiest, while this
     /// namenode leads. Default 10, 1 to 100 (never).
     #[serde(default = "default_balance_threshold")]
@@ -81,6 +86,10 @@ fn default_http() -> String {
 
 fn default_balance_threshold() -> u32 {
     ControllerOptions::default().balance_threshold
+}
+
+fn default_reserve() -> ByteSize {
+    ByteSize::gib(1)
 }
 
 fn default_cache() -> ByteSize {
@@ -191,6 +200,7 @@ impl NamenodeConfig {
             http: default_http(),
             cluster: FoundingSettings::default(),
             cache: default_cache(),
+            reserve: default_reserve(),
             balance_threshold: default_balance_threshold(),
             raft: RaftSettings::default(),
             gateway: GatewaySettings::default(),
@@ -274,6 +284,13 @@ impl NamenodeConfig {
             8 << 20,
             1 << 40,
             self.cache.bytes(),
+        )?;
+        in_range(
+            "reserve",
+            "at least 64 MiB",
+            64 << 20,
+            u64::MAX,
+            self.reserve.bytes(),
         )?;
         in_range(
             "raft.snapshot_every_entries",

@@ -17,6 +17,7 @@ use tracing::info;
 use crate::config::NamenodeConfig;
 use crate::consensus::group::{Group, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
+use crate::consensus::room::RoomOptions;
 use crate::consensus::state::State;
 use crate::controllers::{ControllerOptions, Controllers};
 use crate::founding::{Founder, Membership};
@@ -116,6 +117,13 @@ impl Namenode {
                 peers: peers.clone(),
                 clock: doors.clock.clone(),
                 options: config.group_options(),
+                room: RoomOptions {
+                    directories: vec![
+                        (doors.disk.clone(), config.directory.clone()),
+                        (doors.state_disk.clone(), doors.state_directory.clone()),
+                    ],
+                    reserve_bytes: config.reserve.bytes(),
+                },
             },
             tasks,
         )

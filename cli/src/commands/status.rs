@@ -128,10 +128,10 @@ pub(crate) fn print_namenodes(
             namenode.address.clone(),
             namenode.role.clone(),
             namenode.matched_index.to_string(),
-            if namenode.reachable {
-                String::new()
-            } else {
-                "does not answer".to_owned()
+            match (namenode.reachable, namenode.disk_low) {
+                (false, _) => "does not answer".to_owned(),
+                (true, true) => "disk almost full".to_owned(),
+                (true, false) => String::new(),
             },
         ]);
     }
@@ -273,6 +273,7 @@ pub(crate) fn namenode_json(namenode: &NamenodeStatus) -> Value {
         "role": namenode.role,
         "matched_index": namenode.matched_index,
         "reachable": namenode.reachable,
+        "disk_low": namenode.disk_low,
     })
 }
 

@@ -272,6 +272,7 @@ impl Layout {
         cluster.insert("reclaim_grace".to_owned(), "15s".into());
         cluster.insert("root_mode".to_owned(), 0o1777.into());
         let own = users::own_caller();
+        file.insert("reserve".to_owned(), "256 MiB".into());
         cluster.insert("root_uid".to_owned(), i64::from(own.uid).into());
         cluster.insert("root_gid".to_owned(), i64::from(own.gid).into());
         file.insert("cluster".to_owned(), cluster.into());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
-use cairn_protocol::messages::admin::{ReadIndexReply, ReadIndexRequest};
+use cairn_protocol::messages::admin::{RaftAnswer, ReadIndexReply, ReadIndexRequest};
 use cairn_protocol::rpc::{Peers, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 use openraft::Instant as _;
@@ -23,6 +23,7 @@ use super::log_store::LogStore;
 use super::network::{self, Ballot, Network};
 use super::proposer::{Proposed, Proposer, ProposerHandle};
 use super::reader::{Reader, ReaderHandle};
+use super::room::{Room, RoomOptions};
 use super::snapshot::{Piece, Receiver};
 use super::state::State;
 use super::state_machine::StateMachine;
@@ -107,6 +108,8 @@ pub struct MemberStatus {
     pub voter: bool,
     /// Last log index that the leader knows it to have; `None` on followers.
     pub matched_index: Option<u64>,
+    /// Less than the reserve is free on its disk, as it said last; false on followers, but for themselves.
+    pub disk_low: bool,
 }
 
 /// This member's part in the group. Cheap to clone.
@@ -120,6 +123,7 @@ pub struct Group {
     peers: Peers,
     leadership: watch::Receiver<Leadership>,
     receiver: Arc<Mutex<Receiver>>,
+    room: Arc<Room>,
 }
 
 /// What a member is made of.
@@ -136,6 +140,8 @@ pub struct GroupParts {
     pub clock: Clock,
     /// Behaviour.
     pub options: GroupOptions,
+    /// Its disks.
+    pub room: RoomOptions,
 }
 
 impl Group {
@@ -148,16 +154,22 @@ impl Group {
             peers,
             clock,
             options,
+            room: room_options,
         } = parts;
         let config = options.raft_config()?;
-        let network = Network::new(id, peers.clone());
+        let room = Arc::new(Room::new());
+        let network = Network::new(id, peers.clone(), room.clone());
         let machine = StateMachine::new(state.clone());
         let raft = Raft::new(id, config, network, log, machine).await?;
-        let (proposer, handle) = Proposer::new(raft.clone(), clock);
+        let (proposer, handle) = Proposer::new(raft.clone(), clock, room.clone());
         let (reader, reader_handle) = Reader::new(raft.clone());
         tasks.component("state-flusher", |stop| flusher::run(state.clone(), stop));
         tasks.component("proposer", |stop| proposer.run(stop));
         tasks.component("reader", |stop| reader.run(stop));
+        let (watched, members) = (room.clone(), raft.clone());
+        tasks.component("room", |stop| {
+            watched.watch(room_options, move || other_voters(id, &members), stop)
+        });
         let (sender, leadership) = watch::channel(Leadership::default());
         tasks.component("leadership", |stop| {
             watch_leadership(id, raft.clone(), sender, stop)
@@ -171,6 +183,7 @@ impl Group {
             peers,
             leadership,
             receiver: Arc::default(),
+            room,
         })
     }
 
@@ -282,6 +295,11 @@ impl Group {
             .map(|(id, member)| MemberStatus {
                 id: *id,
                 address: member.address.clone(),
+                disk_low: if *id == self.id {
+                    self.room.is_low()
+                } else {
+                    self.room.is_low_at(*id)
+                },
                 voter: voters.contains(id),
                 matched_index: metrics
                     .replication
@@ -468,13 +486,29 @@ impl Group {
                 ));
             }
         };
-        Ok(Reply::default().with_payload(body))
+        let answer = RaftAnswer {
+            disk_low: self.room.is_low(),
+        };
+        Ok(Reply::new(&answer).with_payload(body))
+    }
+
+    /// Whether the leader refuses what needs more room: the disks of too many members are almost full.
+    pub fn is_short_of_room(&self) -> bool {
+        self.room.is_short()
     }
 
     /// Ends the Raft library's tasks: the log is synced, the state is as of its last flush.
     pub async fn shutdown(&self) -> anyhow::Result<()> {
         Ok(self.raft.shutdown().await?)
     }
+}
+
+/// Who votes, without this member.
+fn other_voters(id: NodeId, raft: &RaftHandle) -> Vec<NodeId> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let voters = metrics.membership_config.membership().voter_ids();
+    voters.filter(|voter| *voter != id).collect()
 }
 
 fn membership_error(error: &dyn std::fmt::Display) -> RpcError {

@@ -11,6 +11,7 @@ pub mod log_store;
 mod network;
 mod proposer;
 mod reader;
+pub mod room;
 mod snapshot;
 pub mod state;
 pub(crate) mod state_machine;

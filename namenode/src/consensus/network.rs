@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_protocol::messages::admin::RaftEnvelope;
+use cairn_protocol::messages::admin::{RaftAnswer, RaftEnvelope};
 use cairn_protocol::rpc::{Peers, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize as SerializeDerive};
 
+use super::room::Room;
 use super::snapshot;
 use super::state_machine::Snapshot;
 use super::types::{Member, NodeId, SnapshotHandle, TypeConfig, Vote};
@@ -48,12 +49,17 @@ pub(super) struct Ballot {
 pub struct Network {
     own_id: NodeId,
     peers: Peers,
+    room: Arc<Room>,
 }
 
 impl Network {
     /// `peers` is shared with everything else that this namenode sends to other namenodes.
-    pub fn new(own_id: NodeId, peers: Peers) -> Self {
-        Self { own_id, peers }
+    pub(super) fn new(own_id: NodeId, peers: Peers, room: Arc<Room>) -> Self {
+        Self {
+            own_id,
+            peers,
+            room,
+        }
     }
 }
 
@@ -66,6 +72,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
             address: Arc::from(node.address.as_str()),
             peers: self.peers.clone(),
+            room: self.room.clone(),
         }
     }
 }
@@ -77,6 +84,7 @@ pub struct Link {
     target: NodeId,
     address: Arc<str>,
     peers: Peers,
+    room: Arc<Room>,
 }
 
 impl Link {
@@ -112,6 +120,9 @@ impl Link {
             )
             .await
             .map_err(rpc_error)?;
+        if let Ok(RaftAnswer { disk_low }) = reply.decode() {
+            self.room.heard(self.target, disk_low);
+        }
         postcard::from_bytes(&reply.payload)
             .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }

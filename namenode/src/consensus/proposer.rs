@@ -4,6 +4,8 @@
 //! share the next entry, so that the batch grows with the load and an idle cluster answers without delay. The leader's clock is
 //! read here, once for each entry, and nowhere else in what is proposed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cairn_daemon::clock::Clock;
 use cairn_protocol::rpc::RpcError;
@@ -16,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::group::RaftHandle;
+use super::room::Room;
 use super::types::{CommandBatch, TypeConfig};
 use crate::namespace::command::{Batch, Command, Outcome};
 
@@ -72,13 +75,19 @@ pub(super) struct Proposer {
     raft: RaftHandle,
     clock: Clock,
     queue: mpsc::Receiver<Waiting>,
+    room: Arc<Room>,
 }
 
 impl Proposer {
-    pub fn new(raft: RaftHandle, clock: Clock) -> (Self, ProposerHandle) {
+    pub fn new(raft: RaftHandle, clock: Clock, room: Arc<Room>) -> (Self, ProposerHandle) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         (
-            Self { raft, clock, queue },
+            Self {
+                raft,
+                clock,
+                queue,
+                room,
+            },
             ProposerHandle { queue: sender },
         )
     }
@@ -140,7 +149,11 @@ impl Proposer {
             commands.push(one.command);
             answers.push(one.answer);
         }
-        let batch = Batch { stamp_ns, commands };
+        let batch = Batch {
+            stamp_ns,
+            commands,
+            no_growth: self.room.is_short(),
+        };
         async move {
             let data = CommandBatch(Bytes::from(batch.encode_to_vec()));
             match raft.client_write(data).await {

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ControllerOptions, Controllers};
 use crate::consensus::group::{Group, GroupOptions, GroupParts};
 use crate::consensus::log_store::{LogOptions, LogStore};
+use crate::consensus::room::RoomOptions;
 use crate::consensus::state::State;
 use crate::consensus::types::Member;
 use crate::founding::Founder;
@@ -185,6 +186,10 @@ impl World {
             peers: peers.clone(),
             clock: Clock::system(),
             options: GroupOptions::default(),
+            room: RoomOptions {
+                directories: Vec::new(),
+                reserve_bytes: 0,
+            },
         };
         let group = Group::start(parts, &tasks).await.unwrap();
         let members = BTreeMap::from([(1, Member::default())]);

@@ -32,7 +32,7 @@ pub fn apply_batch(txn: &mut Txn, batch: &Batch, index: u64) -> Result<Vec<Outco
     let mut touched = txn.take_touched();
     let mut outcomes = Vec::with_capacity(batch.commands.len());
     for command in &batch.commands {
-        let mut outcome = apply_command(txn, command, stamp)?;
+        let mut outcome = apply_command(txn, command, stamp, batch.no_growth)?;
         txn.finish_changes(index, session_of(command));
         let chunks = txn.take_touched();
         outcome.touched_chunks = chunks.iter().map(|chunk| chunk.0).collect();
@@ -53,9 +53,14 @@ fn session_of(command: &Command) -> SessionId {
     }
 }
 
-fn apply_command(txn: &mut Txn, command: &Command, stamp: Stamp) -> Result<Outcome, StoreError> {
+fn apply_command(
+    txn: &mut Txn,
+    command: &Command,
+    stamp: Stamp,
+    no_growth: bool,
+) -> Result<Outcome, StoreError> {
     match &command.kind {
-        Some(CommandKind::Client(client)) => apply_client(txn, client, stamp),
+        Some(CommandKind::Client(client)) => apply_client(txn, client, stamp, no_growth),
         Some(kind) => {
             let ctx = Context::internal(stamp);
             attempt(txn, |txn| internal::apply(txn, kind, &ctx))
@@ -72,6 +77,7 @@ fn apply_client(
     txn: &mut Txn,
     command: &ClientCommand,
     stamp: Stamp,
+    no_growth: bool,
 ) -> Result<Outcome, StoreError> {
     match retry::admit(txn, command) {
         Ok(None) => {}
@@ -88,6 +94,7 @@ fn apply_client(
         },
         session: command.session.into(),
         inode: None,
+        no_growth,
     };
     let outcome = attempt(txn, |txn| apply_operation(txn, command, &ctx))?;
     let goes_on = outcome.code == ErrorCode::Delegated as u32;

@@ -15,6 +15,9 @@ pub struct Batch {
     /// Each has its own outcome; one that fails changes nothing.
     #[prost(message, repeated, tag = "2")]
     pub commands: Vec<Command>,
+    /// The members' disks are almost full: what clients ask for and needs more room fails.
+    #[prost(bool, tag = "3")]
+    pub no_growth: bool,
 }
 
 /// One command.

@@ -26,6 +26,8 @@ pub struct Context {
     pub session: SessionId,
     /// The number that a new inode gets; the next of the cluster without one.
     pub inode: Option<InodeId>,
+    /// What needs more room fails.
+    pub no_growth: bool,
 }
 
 impl Context {
@@ -44,6 +46,7 @@ impl Context {
             caller,
             session: SessionId(0),
             inode: None,
+            no_growth: false,
         }
     }
 }

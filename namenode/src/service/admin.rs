@@ -231,6 +231,7 @@ impl NamenodeService {
                 matched_index: member.matched_index.unwrap_or(0),
                 reachable: member.id == own || reachable.contains(&member.id),
                 address: member.address,
+                disk_low: member.disk_low,
             })
             .collect()
     }

@@ -122,6 +122,9 @@ pub struct NamenodeStatus {
     /// Whether it answers now.
     #[prost(bool, tag = "5")]
     pub reachable: bool,
+    /// Less than the reserve is free on its disk. When the others are no majority, only what removes is accepted.
+    #[prost(bool, tag = "6")]
+    pub disk_low: bool,
 }
 
 /// One datanode as the leader sees it.
@@ -363,6 +366,14 @@ pub struct RaftEnvelope {
     /// Receiver's namenode id: another process at the same address refuses it.
     #[prost(uint64, tag = "4")]
     pub to: u64,
+}
+
+/// What comes with the answer to a [`RaftEnvelope`].
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct RaftAnswer {
+    /// Less than the reserve is free on the answering namenode's disk.
+    #[prost(bool, tag = "1")]
+    pub disk_low: bool,
 }
 
 /// A follower asks the leader for an index that a linearizable read must have applied.

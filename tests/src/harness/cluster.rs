@@ -49,6 +49,8 @@ pub struct ClusterOptions {
     pub snapshot_every_entries: u64,
     /// Space that datanodes leave free.
     pub reserve: ByteSize,
+    /// Space that namenodes leave free.
+    pub namenode_reserve: ByteSize,
     /// How fast datanodes verify what nobody reads, per second; 0 is never.
     pub scrub_rate: ByteSize,
     /// Intervals and limits of the leader's loops.
@@ -69,6 +71,7 @@ impl Default for ClusterOptions {
             session_ttl: Duration::from_secs(10),
             snapshot_every_entries: 1_000,
             reserve: ByteSize::mib(64),
+            namenode_reserve: ByteSize::mib(64),
             scrub_rate: ByteSize::new(0),
             controllers: eager_controllers(),
             http: None,
@@ -232,6 +235,7 @@ impl MiniCluster {
         };
         config.http = String::new();
         config.cache = ByteSize::mib(16);
+        config.reserve = self.options.namenode_reserve;
         config.cluster.replication = self.options.replication;
         config.cluster.chunk_size = ByteSize::new(self.options.chunk_size);
         config.cluster.datanode_dead_after = self.options.datanode_dead_after;

@@ -232,6 +232,7 @@ impl Cluster {
         config.namenodes = self.addresses();
         config.http = String::new();
         config.cache = ByteSize::mib(8);
+        config.reserve = ByteSize::mib(64);
         config.cluster.chunk_size = ByteSize::new(self.options.chunk_size);
         config.cluster.datanode_dead_after = self.options.datanode_dead_after;
         config.cluster.reclaim_grace = self.options.reclaim_grace;

@@ -160,6 +160,87 @@ async fn a_full_cluster_says_so_and_can_still_delete() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_disks_of_most_namenodes_are_almost_full_only_what_removes_is_accepted() {
+    let options = ClusterOptions {
+        namenodes: 3,
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    for name in ["/old", "/replaced"] {
+        fs.write_file(name, content(1, 500), &WriteOptions::default())
+            .await
+            .unwrap();
+    }
+    fs.mkdir("/tree", 0o755).await.unwrap();
+    fs.mkdir("/tree/below", 0o755).await.unwrap();
+    let roomy = cluster.options_mut().namenode_reserve;
+    // More than any disk has is to stay free. One of three may be full: the others are enough.
+    cluster.options_mut().namenode_reserve = ByteSize::gib(1 << 20);
+    restart(&mut cluster, 1).await;
+    low(&cluster, &fs, 1).await;
+    fs.mkdir("/goes-on", 0o755).await.unwrap();
+    restart(&mut cluster, 2).await;
+    low(&cluster, &fs, 2).await;
+    let refused = fs.mkdir("/more", 0o755).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::NoSpace, "{refused}");
+    assert!(refused.to_string().contains("remove files"), "{refused}");
+    let refused = fs
+        .write_file("/more", content(2, 500), &WriteOptions::default())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::NoSpace);
+    let refused = fs.symlink("old", "/more").await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::NoSpace);
+    assert!(fs.read_file("/old").await.unwrap() == content(1, 500));
+    fs.rename("/old", "/replaced", RenameMode::Replace)
+        .await
+        .unwrap();
+    fs.truncate("/replaced", 100).await.unwrap();
+    fs.unlink("/replaced").await.unwrap();
+    fs.remove_tree("/tree").await.unwrap();
+    cluster
+        .until("space is freed", async || {
+            let counts = fs.status().await?.counts;
+            ensure!(counts.live_bytes == 0 && counts.sweeping == 0, "{counts:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    cluster.options_mut().namenode_reserve = roomy;
+    restart(&mut cluster, 1).await;
+    restart(&mut cluster, 2).await;
+    low(&cluster, &fs, 0).await;
+    fs.write_file("/more", content(2, 500), &WriteOptions::default())
+        .await
+        .unwrap();
+    cluster.check(&fs).await.unwrap();
+}
+
+async fn restart(cluster: &mut MiniCluster, namenode: usize) {
+    cluster.kill_namenode(namenode).await;
+    cluster.start_namenode(namenode).await.unwrap();
+}
+
+/// Waits until the leader has heard of so many namenodes that their disks are almost full, and everybody answers.
+async fn low(cluster: &MiniCluster, fs: &FileSystem, count: usize) {
+    let all_know = async || {
+        let status = fs.status().await?;
+        let low = status.namenodes.iter().filter(|one| one.disk_low).count();
+        let silent = status.namenodes.iter().filter(|one| !one.reachable).count();
+        ensure!(low == count && silent == 0, "{:?}", status.namenodes);
+        let leader = cluster.leader().await?;
+        let group = cluster.namenode(leader).map(|node| node.group());
+        let is_short = group.is_some_and(|group| group.is_short_of_room());
+        ensure!(is_short == (count > 1), "the leader does not know yet");
+        Ok(())
+    };
+    cluster
+        .until("the leader knows the disks", all_know)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_in_sparsely_used_chunks_moves_together_and_keeps_every_byte() {
     let options = ClusterOptions {
         chunk_size: 1 << 20,

@@ -1,6 +1,7 @@
 //! What clients ask for, one file per operation: `apply(txn, message, ctx)` answers an outcome or fails and
 //! has changed nothing (the caller rolls back).
 
+use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{OperationKind, OutcomeValue};
 
 use super::command::Placement;
@@ -36,6 +37,43 @@ mod truncate;
 mod unlink;
 mod write_behind;
 
+/// Says which disks, and what helps.
+const NO_ROOM: &str = "the namenodes' disks are almost full (`dfs status` says which): remove files, or make room on those disks";
+
+/// Whether it adds records for good. What removes, ends or replaces does not, nor what holds others together: a group with little room
+/// must still be able to give some back. Steps of a transaction or of a mount are judged one by one.
+fn needs_room(kind: &OperationKind) -> bool {
+    match kind {
+        OperationKind::Mkdir(_)
+        | OperationKind::Create(_)
+        | OperationKind::Symlink(_)
+        | OperationKind::Link(_)
+        | OperationKind::SetXattr(_)
+        | OperationKind::Commit(_)
+        | OperationKind::AllocateChunk(_)
+        | OperationKind::Concat(_)
+        | OperationKind::CloneRange(_) => true,
+        OperationKind::Rename(_)
+        | OperationKind::Unlink(_)
+        | OperationKind::Rmdir(_)
+        | OperationKind::RemoveTree(_)
+        | OperationKind::SetAttributes(_)
+        | OperationKind::Truncate(_)
+        | OperationKind::PunchHole(_)
+        | OperationKind::RemoveXattr(_)
+        | OperationKind::ReturnChunk(_)
+        | OperationKind::SealChunk(_)
+        | OperationKind::ClaimInode(_)
+        | OperationKind::ReleaseInode(_)
+        | OperationKind::CloseSession(_)
+        | OperationKind::SetLock(_)
+        | OperationKind::Transaction(_)
+        | OperationKind::WriteBehind(_)
+        | OperationKind::Delegate(_)
+        | OperationKind::ReserveInodes(_) => false,
+    }
+}
+
 /// Applies one operation. `placement` is what the leader chose for a new chunk.
 pub(super) fn apply(
     txn: &mut Txn,
@@ -43,6 +81,9 @@ pub(super) fn apply(
     placement: Option<&Placement>,
     ctx: &Context,
 ) -> Result<OutcomeValue, OpError> {
+    if ctx.no_growth && needs_room(kind) {
+        return Err(OpError::new(ErrorCode::NoSpace, NO_ROOM));
+    }
     match kind {
         OperationKind::Mkdir(cmd) => mkdir::apply(txn, cmd, ctx),
         OperationKind::Create(cmd) => create::apply(txn, cmd, ctx),

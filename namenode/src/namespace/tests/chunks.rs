@@ -167,6 +167,7 @@ fn controllers_learn_which_chunks_changed_and_not_of_refused_commands() {
     let batch = Batch {
         stamp_ns: cluster.world.now_ns,
         commands,
+        no_growth: false,
     };
     let mut txn = cluster.world.store.begin();
     let outcomes = apply_batch(&mut txn, &batch, 100).unwrap();

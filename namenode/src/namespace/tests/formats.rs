@@ -50,10 +50,11 @@ fn a_batch_with_a_clients_command_has_these_bytes() {
     let batch = Batch {
         stamp_ns: 9,
         commands: vec![CommandKind::Client(client).into()],
+        no_growth: true,
     };
     let expected = concat!(
         "0809", "1227", "0a25", "0801", "1002", "1803", "2207", "0804", "1005", "1a0106", "2a0d",
-        "0a0b", "0a04", "12022f61", "10ed03", "1801", "3205", "0a0107", "1008"
+        "0a0b", "0a04", "12022f61", "10ed03", "1801", "3205", "0a0107", "1008", "1801"
     );
     assert_eq!(hex(&batch), expected);
     assert_eq!(Batch::decode(batch.encode_to_vec().as_slice()), Ok(batch));

@@ -18,6 +18,7 @@ mod queries;
 mod reference;
 mod replication;
 mod retry;
+mod room;
 mod sessions;
 mod transactions;
 mod user_tokens;

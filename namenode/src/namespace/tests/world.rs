@@ -33,6 +33,8 @@ pub(super) struct World {
     pub sequence: u64,
     /// What was changed; tests clear it.
     pub changes: Vec<ChangeSet>,
+    /// As a leader says it whose group has no room.
+    pub no_growth: bool,
     _dir: TempDir,
 }
 
@@ -89,6 +91,7 @@ impl World {
             session: 0,
             sequence: 0,
             changes: Vec::new(),
+            no_growth: false,
             _dir: dir,
         }
     }
@@ -110,6 +113,7 @@ impl World {
         let batch = Batch {
             stamp_ns: self.now_ns,
             commands,
+            no_growth: self.no_growth,
         };
         let mut txn = self.store.begin();
         let outcomes = apply_batch(&mut txn, &batch, self.index).unwrap();
