@@ -5,7 +5,9 @@
 
 mod cpu;
 mod durable;
+mod failover;
 mod http;
+mod limits;
 mod local;
 mod mounted;
 mod report;
@@ -38,6 +40,8 @@ struct Arguments {
     parts: Vec<String>,
     /// Files of the `fill` part.
     files: u64,
+    /// Figures that the script took by itself, `WORK=VALUE UNIT`: then nothing else is done.
+    figures: Vec<String>,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
@@ -51,6 +55,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         out: PathBuf::new(),
         parts: Vec::new(),
         files: 5_000_000,
+        figures: Vec::new(),
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -67,15 +72,15 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--out" => found.out = value.into(),
             "--part" => found.parts.push(value),
             "--files" => found.files = value.parse()?,
+            "--figure" => found.figures.push(value),
             other => bail!("unknown argument {other}"),
         }
     }
-    if (found.cluster.is_empty() && found.mounted.is_none())
-        || found.local.as_os_str().is_empty()
-        || found.out.as_os_str().is_empty()
-    {
+    let works = !found.local.as_os_str().is_empty()
+        && (!found.cluster.is_empty() || found.mounted.is_some());
+    if (!works && found.figures.is_empty()) || found.out.as_os_str().is_empty() {
         bail!(
-            "usage: bench --cluster HOST:PORT,… | --mounted DIR [--http HOST:PORT,… [--percent N]] --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]"
+            "usage: bench --cluster HOST:PORT,… | --mounted DIR [--http HOST:PORT,… [--percent N]] --pids PID,… --local DIR --out FILE [--part NAME]… [--files N]\n       bench --figure 'WORK=VALUE UNIT' --out FILE"
         );
     }
     Ok(found)
@@ -88,6 +93,18 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let mut report = Report::read(&arguments.out)?;
+    if !arguments.figures.is_empty() {
+        for figure in &arguments.figures {
+            let parts = figure.split_once('=');
+            let parts = parts.and_then(|(work, rest)| Some((work, rest.split_once(' ')?)));
+            let (work, (value, unit)) =
+                parts.with_context(|| format!("{figure}: WORK=VALUE UNIT"))?;
+            report.add(work, value.parse()?, unit, None, None);
+        }
+        report.write(&arguments.out)?;
+        report.print();
+        return Ok(());
+    }
     let cpu = Cpu::new(arguments.pids.clone());
     std::fs::create_dir_all(&arguments.local)?;
     if let Some(mounted) = &arguments.mounted {
@@ -151,6 +168,12 @@ fn main() -> anyhow::Result<()> {
         }
         if arguments.parts.iter().any(|part| part == "first-read") {
             work::first_read(&fs, &mut report).await?;
+        }
+        if arguments.parts.iter().any(|part| part == "failover") {
+            failover::measure(&fs, &arguments.pids, &mut report).await?;
+        }
+        if arguments.parts.iter().any(|part| part == "limits") {
+            limits::measure(&arguments.local, &mut report)?;
         }
         work::clean(&fs).await?;
         fs.close().await?;
