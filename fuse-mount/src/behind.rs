@@ -734,13 +734,14 @@ impl Behind {
         Some(state.session)
     }
 
-    /// The directories to give back, all being told.
+    /// The directories to give back, all being told, in the order of their numbers.
     pub(crate) fn directories(&self, session: u64) -> Vec<u64> {
         let state = self.lock();
         if state.session != session {
             return Vec::new();
         }
-        state.delegated.keys().copied().collect()
+        let directories: BTreeSet<u64> = state.delegated.keys().copied().collect();
+        directories.into_iter().collect()
     }
 
     /// The directories are given back. False if there is something new to tell: that comes first.

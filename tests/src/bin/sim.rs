@@ -1,4 +1,5 @@
-//! The deterministic simulation: `sim SEED`, `sim --scenario NAME`, `sim --names` (of the scenarios).
+//! The deterministic simulation: `sim SEED`, `sim --scenario NAME`, `sim --names` (of the scenarios). `sim --held SEED` runs a seed with holders of
+//! delegated directories, which only some seeds have by themselves.
 //!
 //! Exits with 1 if an invariant does not hold. Only a build with `cfg(cairn_sim)` simulates anything: see scripts/sim.
 
@@ -26,17 +27,26 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--scenario", name] => scenario(name),
-        [seed] => match seed.parse() {
-            Ok(seed) => show(&format!("seed {seed}"), &cairn_tests::sim::run_seed(seed)),
-            Err(_) => usage(),
-        },
+        ["--held", seed] => run(seed, true),
+        [seed] => run(seed, false),
         _ => usage(),
     }
 }
 
 #[cfg(cairn_sim)]
+fn run(seed: &str, held: bool) -> ExitCode {
+    match seed.parse() {
+        Ok(seed) => {
+            let report = cairn_tests::sim::run_seed(seed, held);
+            show(&format!("seed {seed}"), &report)
+        }
+        Err(_) => usage(),
+    }
+}
+
+#[cfg(cairn_sim)]
 fn usage() -> ExitCode {
-    eprintln!("usage: sim SEED | sim --scenario NAME | sim --names");
+    eprintln!("usage: sim [--held] SEED | sim --scenario NAME | sim --names");
     for name in cairn_tests::sim::scenario_names() {
         eprintln!("  {name}");
     }

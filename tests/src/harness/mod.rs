@@ -5,10 +5,12 @@ mod content;
 mod history;
 mod http;
 mod inspect;
+mod prefixes;
 mod watchdog;
 
 pub use cluster::{ClusterOptions, MiniCluster};
 pub use content::content;
 pub use history::{Call, is_linearizable};
 pub use inspect::Dump;
+pub use prefixes::{Look, Prefixes};
 pub use watchdog::Watchdog;

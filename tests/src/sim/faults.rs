@@ -166,6 +166,45 @@ fn draw_one(
     }
 }
 
+/// Draws what goes wrong with holders of delegated directories and those who visit them, by when after the begin: they are cut off
+/// for longer or less long than sessions live, and what they and the namenodes say to each other comes late or not at all.
+pub(crate) fn draw_for_holders(
+    rng: &mut StdRng,
+    cluster: &Cluster,
+    names: &[String],
+    window: Duration,
+) -> Vec<(Duration, Fault)> {
+    let mut schedule = Vec::new();
+    for _ in 0..rng.random_range(0..5) {
+        // The first is a holder.
+        let who = if rng.random_bool(0.5) {
+            0
+        } else {
+            rng.random_range(0..names.len())
+        };
+        let who = names[who].clone();
+        let namenode = rng.random_range(0..cluster.namenodes.len());
+        let namenode = cluster.namenodes[namenode].name.clone();
+        let at = window.mul_f64(rng.random_range(0.05..0.8));
+        let ttl = cluster.options.session_ttl;
+        let until = (at + ttl.mul_f64(rng.random_range(0.1..2.0))).min(window);
+        let (fault, undo) = match rng.random_range(0..10) {
+            0..5 => (Fault::Isolate(who.clone()), Fault::Rejoin(who)),
+            5..7 => (
+                Fault::PartitionOneway(namenode.clone(), who.clone()),
+                Fault::RepairOneway(namenode, who),
+            ),
+            _ => (
+                Fault::Hold(who.clone(), namenode.clone()),
+                Fault::Release(who, namenode),
+            ),
+        };
+        schedule.push((at, fault));
+        schedule.push((until, undo));
+    }
+    schedule
+}
+
 impl Cluster {
     /// Lets it happen.
     pub(crate) fn inflict(&mut self, fault: &Fault) {
@@ -325,10 +364,10 @@ impl Cluster {
     }
 
     /// Ends everything that goes wrong.
-    pub(crate) fn heal(&mut self, clients: usize) {
+    pub(crate) fn heal(&mut self, clients: &[String]) {
         self.trace.event("heal");
         let mut names = self.machine_names();
-        names.extend((0..clients).map(|index| format!("client-{index}")));
+        names.extend_from_slice(clients);
         for (index, a) in names.iter().enumerate() {
             for b in &names[index + 1..] {
                 self.sim.repair(a.clone(), b.clone());

@@ -8,6 +8,7 @@
 //! cluster    hosts, disks, and what can be done to them
 //! faults     what goes wrong when, from the seed
 //! workload   what clients do; model: what they may rely on
+//! held       holders of delegated directories and those who visit them
 //! history    names that all clients change: a linearizable history
 //! checks     invariants of the state of each namenode, as it runs
 //! verify     after healing: everything acknowledged is there, the cluster is whole again
@@ -19,6 +20,7 @@
 mod checks;
 mod cluster;
 mod faults;
+mod held;
 mod history;
 mod model;
 mod run;

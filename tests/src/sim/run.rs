@@ -9,7 +9,8 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use super::checks::Checks;
 use super::cluster::{Cluster, Options, connect};
-use super::faults;
+use super::faults::{self, Fault};
+use super::held::{self, Held, Holder, Visitor};
 use super::model::{ClientModel, Models};
 use super::trace::Trace;
 use super::verify::Verifier;
@@ -19,6 +20,9 @@ use super::workload::{RECORDS, Worker};
 const FAULTS_FOR: Duration = Duration::from_secs(9);
 /// Between two looks at the state of the namenodes.
 const CHECK_EVERY: Duration = Duration::from_millis(400);
+
+/// How many seeds there are for one that has holders of delegated directories.
+const SEEDS_PER_HELD: u64 = 4;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -49,22 +53,29 @@ impl Report {
     }
 }
 
-/// Runs one seed.
-pub fn run_seed(seed: u64) -> Report {
+/// Runs one seed. With `held` there are holders of delegated directories in any case, else in some of the seeds.
+pub fn run_seed(seed: u64, held: bool) -> Report {
     let trace = Trace::default();
     let mut rng = StdRng::seed_from_u64(seed);
     let options = Options::drawn(&mut rng);
     trace.event(format!("seed {seed}: {options:?}"));
     match Cluster::new(seed, options, trace.clone()) {
         Ok(mut cluster) => {
-            let result = run(&mut cluster, &mut rng);
+            // Drawn apart, so that the others stay what they were.
+            let held = (held || seed.is_multiple_of(SEEDS_PER_HELD))
+                .then(|| StdRng::seed_from_u64(seed ^ 0x401D_E125));
+            let result = run(&mut cluster, &mut rng, held);
             Report::new(&trace, cluster.now(), result)
         }
         Err(error) => Report::new(&trace, Duration::ZERO, Err(error)),
     }
 }
 
-fn run(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<()> {
+fn run(
+    cluster: &mut Cluster,
+    rng: &mut StdRng,
+    mut held_rng: Option<StdRng>,
+) -> anyhow::Result<()> {
     cluster.found()?;
     cluster.trace.event("founded");
     let models = Models {
@@ -88,15 +99,27 @@ fn run(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<()> {
         };
         cluster.client(&name, worker.run());
     }
+    let held = Held::default();
+    let mut names = client_names(clients);
+    let mut more_faults = Vec::new();
+    if let Some(rng) = &mut held_rng {
+        let guests = begin_held(cluster, (&held, &models), rng, &stop)?;
+        more_faults = faults::draw_for_holders(rng, cluster, &guests, FAULTS_FOR);
+        names.extend(guests);
+    }
     let mut checks = Checks::default();
-    suffer(cluster, rng, clients, &mut checks)?;
+    suffer(cluster, rng, (clients, more_faults), &mut checks)?;
     stop.set(true);
-    cluster.heal(clients);
+    cluster.heal(&names);
     cluster.run_clients(Duration::from_secs(60), "clients end after healing")?;
     cluster.retire_replaced();
     checks.check(cluster);
     models.history.check()?;
+    held.check_names()?;
     verify(cluster, &models)?;
+    if held_rng.is_some() {
+        verify_held(cluster, &held, &models)?;
+    }
     agree(cluster, &mut checks)
 }
 
@@ -123,16 +146,88 @@ fn prepare(cluster: &mut Cluster, models: &Models, clients: usize) -> anyhow::Re
     cluster.run_clients(Duration::from_secs(30), "setup")
 }
 
+fn client_names(clients: usize) -> Vec<String> {
+    (0..clients)
+        .map(|index| format!("client-{index}"))
+        .collect()
+}
+
+/// Holders of delegated directories begin, and those who visit them; their names.
+fn begin_held(
+    cluster: &mut Cluster,
+    (held, models): (&Held, &Models),
+    rng: &mut StdRng,
+    stop: &Rc<Cell<bool>>,
+) -> anyhow::Result<Vec<String>> {
+    let config = cluster.client_config("held-setup");
+    cluster.client("held-setup", async move {
+        let fs = connect(&config, 10).await?;
+        fs.mkdir(held::ROOT, 0o755).await?;
+        fs.close().await?;
+        Ok(())
+    });
+    let mut names = Vec::new();
+    for index in 0..rng.random_range(1..=2) {
+        let name = format!("holder-{index}");
+        let holder = Holder {
+            index,
+            config: cluster.client_config(&name),
+            held: held.clone(),
+            models: models.clone(),
+            trace: cluster.trace.clone(),
+            rng: StdRng::seed_from_u64(rng.next_u64()),
+            stop: stop.clone(),
+            next_name: 0,
+            trees: Vec::new(),
+        };
+        cluster.client(&name, holder.run());
+        names.push(name);
+    }
+    for index in 0..rng.random_range(1..=2) {
+        let name = format!("visitor-{index}");
+        let visitor = Visitor {
+            index,
+            config: cluster.client_config(&name),
+            held: held.clone(),
+            trace: cluster.trace.clone(),
+            rng: StdRng::seed_from_u64(rng.next_u64()),
+            stop: stop.clone(),
+            next_name: 0,
+        };
+        cluster.client(&name, visitor.run());
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// What holders did and promised is there, and nothing else.
+pub(crate) fn verify_held(
+    cluster: &mut Cluster,
+    held: &Held,
+    models: &Models,
+) -> anyhow::Result<()> {
+    let config = cluster.client_config("held-verifier");
+    let (held, models, trace) = (held.clone(), models.clone(), cluster.trace.clone());
+    cluster.client("held-verifier", async move {
+        let fs = connect(&config, 10).await?;
+        held::check_all(&fs, &held, &models, &trace).await
+    });
+    cluster.run_clients(Duration::from_secs(200), "verification of what was held")
+}
+
 /// Clients work while the schedule's faults happen.
 fn suffer(
     cluster: &mut Cluster,
     rng: &mut StdRng,
-    clients: usize,
+    (clients, more_faults): (usize, Vec<(Duration, Fault)>),
     checks: &mut Checks,
 ) -> anyhow::Result<()> {
     let start = cluster.now() + Duration::from_millis(500);
     let end = start + FAULTS_FOR;
-    let schedule = faults::draw(rng, cluster, clients, start, FAULTS_FOR);
+    let mut schedule = faults::draw(rng, cluster, clients, start, FAULTS_FOR);
+    let more = more_faults.into_iter();
+    schedule.extend(more.map(|(after, fault)| (start + after, fault)));
+    schedule.sort_by_key(|(at, _)| *at);
     let mut schedule = schedule.into_iter().peekable();
     let mut next_check = start;
     while cluster.now() < end {

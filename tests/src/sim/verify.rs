@@ -40,7 +40,11 @@ impl Verifier {
     }
 
     /// Repeats what fails for reasons that pass.
-    async fn patiently<T, F>(&self, what: &str, mut ask: impl FnMut() -> F) -> anyhow::Result<T>
+    pub(crate) async fn patiently<T, F>(
+        &self,
+        what: &str,
+        mut ask: impl FnMut() -> F,
+    ) -> anyhow::Result<T>
     where
         F: Future<Output = Result<T, Error>>,
     {

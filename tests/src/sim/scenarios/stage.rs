@@ -160,7 +160,7 @@ impl Stage {
 
     /// Heals everything; all that was promised must hold.
     pub(super) fn finish(&mut self) -> anyhow::Result<()> {
-        self.cluster.heal(0);
+        self.cluster.heal(&[]);
         self.end()?;
         verify(&mut self.cluster, &self.models)?;
         let mut checks = Checks::default();
