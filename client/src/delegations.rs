@@ -47,10 +47,11 @@ impl FileSystem {
     }
 
     /// Tells what was done in delegated directories: all of it happens, or nothing. An answer that does not come is asked for until it
-    /// is known whether the session lives. Not cancel-safe.
+    /// comes, or the namenodes say that the session is over. Not cancel-safe.
     ///
     /// # Errors
-    /// `SessionExpired` if the session is over, and with it all its delegations: it happened, or not.
+    /// `OutcomeUnknown` if the session is over, and with it all its delegations: it happened before that, or never will. After any other
+    /// failure it has not happened.
     pub async fn write_behind(&self, session: u64, steps: Vec<Step>) -> Result<()> {
         let subject = Subject::Cluster;
         let sessions = &self.core().sessions;
@@ -66,15 +67,14 @@ impl FileSystem {
         let Some(unanswered) = unanswered else {
             return Err(over(error));
         };
-        while sessions.may_live(session) {
+        loop {
             match sessions.ask_again(&subject, &unanswered).await {
                 Answer::Known(told) => return told.map(drop),
-                Answer::SessionOver => break,
+                Answer::SessionOver => return Err(error),
                 Answer::None(error) => tracing::debug!(%error, "asked again"),
             }
             sleep(PAUSE).await;
         }
-        Err(session_over())
     }
 
     /// Takes the delegation of directories, or gives it back. Waits for whoever has it. Not cancel-safe.

@@ -48,7 +48,7 @@ pub use error::{Error, Result, Subject};
 pub use file_system::{FileSystem, MemoryUse};
 pub use locks::LockRequest;
 pub use namenode::Waiting;
-pub use open_file::{Custodian, OpenFile};
+pub use open_file::{Custodian, InCustody, OpenFile};
 pub use operations::AttributeChange;
 pub use place::{Place, normalise};
 pub use queries::Directory;

@@ -101,6 +101,8 @@ const OWN_SESSIONS_MAX: usize = 16;
 pub(crate) struct FeedPlace {
     /// The last entry in which others can have changed what the answers so far tell.
     changed_index: AtomicU64,
+    /// The last entry that any answer so far reflects.
+    applied_index: AtomicU64,
     /// Own sessions, the current one last. Held for a look only.
     sessions: Mutex<VecDeque<u64>>,
 }
@@ -110,10 +112,16 @@ impl FeedPlace {
         self.changed_index.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::SeqCst)
+    }
+
     /// Takes note of an answer.
-    pub(crate) fn answered(&self, changed_index: u64) {
+    pub(crate) fn answered(&self, changed_index: u64, applied_index: u64) {
         self.changed_index
             .fetch_max(changed_index, Ordering::SeqCst);
+        self.applied_index
+            .fetch_max(applied_index, Ordering::SeqCst);
     }
 
     /// The current session, 0 if there was none yet.
@@ -298,7 +306,7 @@ impl Namenode {
             .call(Method::Query, &request, patience)
             .await
             .map_err(|error| error.into_error(subject, patience))?;
-        self.feed.answered(reply.changed_index);
+        self.feed.answered(reply.changed_index, reply.applied_index);
         if reply.members_index > self.members_index.load(Ordering::Relaxed) {
             // Boxed, for it is rare, and would make the future of every read larger and deeper.
             Box::pin(self.learn_members(reply.members_index)).await;

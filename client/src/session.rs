@@ -364,7 +364,8 @@ impl Sessions {
             .namenode
             .call(Method::Mutate, request, patience)
             .await?;
-        self.namenode.feed.answered(reply.changed_index);
+        let feed = &self.namenode.feed;
+        feed.answered(reply.changed_index, reply.applied_index);
         let kind = reply.outcome.and_then(|outcome| outcome.kind);
         kind.ok_or_else(|| CallError {
             failure: Failure::new(ErrorCode::Malformed, "an answer without an outcome"),

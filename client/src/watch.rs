@@ -86,6 +86,12 @@ impl FileSystem {
         self.core().namenode.feed.changed_index()
     }
 
+    /// The last entry of the log that any answer so far is known to reflect: whatever is asked for from now on is done in a later one,
+    /// and what it changes has a later version.
+    pub fn applied_index(&self) -> u64 {
+        self.core().namenode.feed.applied_index()
+    }
+
     /// Whether a change is this file system's own.
     pub fn is_own_change(&self, set: &ChangeSet) -> bool {
         self.core().namenode.feed.is_own(set.session)

@@ -13,6 +13,8 @@
 //! it ends, nothing of this counts any more.
 
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cairn_client::Error;
 use cairn_protocol::messages::common::{Attributes, Caller, InodeKind};
 use cairn_protocol::messages::operation::{OperationKind, SetAttributes, Step};
 use tokio::sync::{Notify, oneshot, watch};
@@ -35,6 +38,8 @@ const BATCH_MAX: usize = 512;
 pub(crate) const STEPS_MAX: usize = 8192;
 /// Directories and own inodes. Beyond that all are given back.
 const KNOWN_MAX: usize = 1 << 18;
+/// Names in all delegated directories. Beyond that all are given back.
+const NAMES_MAX: usize = 1 << 19;
 
 /// A delegated directory.
 #[derive(Debug, Default)]
@@ -66,12 +71,26 @@ struct Own {
     step: u64,
 }
 
+/// Why a step was not told.
+#[derive(Debug)]
+pub(crate) enum Untold {
+    /// It was refused.
+    Refused(Error),
+    /// The session ended before it was sent.
+    NotSent,
+    /// The session ended after it was sent, and it happened or not: in an entry of the log after this one.
+    Unknown { after: u64 },
+}
+
+/// Hears what became of a step. Dropped without a word, that is not known.
+type Teller = oneshot::Sender<Result<(), Untold>>;
+
 /// Something that was done and is to be told.
 #[derive(Debug)]
 struct Waiting {
     number: u64,
     step: Step,
-    told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
+    told: Option<Teller>,
 }
 
 /// So long after a change of unknown outcome there may be strays.
@@ -85,6 +104,8 @@ const WORKED_IN_OFTEN: u32 = 3;
 const WORKED_IN: Duration = Duration::from_secs(10);
 /// So long a directory is not asked for that somebody else wanted.
 const CONTENDED: Duration = Duration::from_secs(30);
+/// Files whose bytes were lost that are remembered.
+const LOST_MAX: usize = 65_536;
 /// Directories that are watched for this.
 const WORKED_IN_MAX: usize = 16_384;
 
@@ -102,6 +123,8 @@ struct State {
     /// 0: nothing is delegated.
     session: u64,
     delegated: HashMap<u64, Directory>,
+    /// Of all delegated directories.
+    names: usize,
     own: HashMap<u64, Own>,
     /// Own files that lost their name here, and that nobody has open: what was written to them need not arrive.
     gone: HashSet<u64>,
@@ -123,6 +146,8 @@ struct State {
     closing: BTreeMap<u64, u64>,
     /// Those of them that nobody has begun to store.
     closed: BTreeSet<u64>,
+    /// Closed files whose bytes may be lost: none of them takes the place of another one before somebody has heard of that.
+    lost: BTreeSet<u64>,
     /// Directories that may be delegated to this session without being known here: to be given back.
     strays: BTreeSet<u64>,
     /// Until then there may be strays of which not even the number is known.
@@ -285,7 +310,7 @@ impl Behind {
             step: state.last,
             changes: 0,
         };
-        state.delegated.insert(made.inode, directory);
+        state.insert(made.inode, directory);
         state.touch();
         true
     }
@@ -312,13 +337,7 @@ impl Behind {
             .copied()
             .filter(|inode| state.delegated.contains_key(inode))
             .collect();
-        let now = Instant::now();
-        if state.contended.len() >= WORKED_IN_MAX {
-            state.contended.clear();
-        }
-        state
-            .contended
-            .extend(wanted.iter().map(|&inode| (inode, now)));
+        state.contend(wanted.iter().copied());
         let wanted = !wanted.is_empty();
         if wanted {
             state.wanted_back = true;
@@ -359,7 +378,7 @@ impl Behind {
 
     /// It cannot be had, or only now: it is not asked for again soon.
     pub(crate) fn contend(&self, directory: u64) {
-        self.lock().contended.insert(directory, Instant::now());
+        self.lock().contend([directory]);
     }
 
     /// Everything is to be given back; false if that is done.
@@ -452,9 +471,23 @@ impl Behind {
         let before = state.closing.remove(&inode);
         if before.is_some() && losses.is_some() && before != losses {
             state.failures += 1;
+            if state.lost.len() >= LOST_MAX {
+                state.lost.pop_first();
+            }
+            state.lost.insert(inode);
         }
         drop(state);
         self.settled.notify_waiters();
+    }
+
+    /// True, once, if bytes of a file may have been lost after it was closed.
+    pub(crate) fn take_lost(&self, inode: u64) -> bool {
+        self.lock().lost.remove(&inode)
+    }
+
+    /// The same, and it is still to be heard of.
+    pub(crate) fn is_lost(&self, inode: u64) -> bool {
+        self.lock().lost.contains(&inode)
     }
 
     /// A directory may be delegated to the session, and is not known here: it is given back. `None`: which one is not known.
@@ -486,6 +519,17 @@ impl Behind {
         if let Some(step) = step {
             self.wait_step(step).await;
         }
+    }
+
+    /// True if something was done to an inode that is not an own one, and is not told yet.
+    pub(crate) fn has_untold(&self, inode: u64) -> bool {
+        let step = self.lock().common.get(&inode).copied();
+        step.is_some_and(|step| *self.told.borrow() < step)
+    }
+
+    /// True for a file that lost its last name here, while nobody had it open.
+    pub(crate) fn is_gone(&self, inode: u64) -> bool {
+        self.lock().gone.contains(&inode)
     }
 
     /// True for an own inode whose bytes are not all here.
@@ -563,10 +607,7 @@ impl Behind {
     pub(crate) fn commit(
         &self,
         mut commit: cairn_protocol::messages::operation::Commit,
-    ) -> Option<(
-        oneshot::Receiver<Result<(), cairn_client::Error>>,
-        Attributes,
-    )> {
+    ) -> Option<(oneshot::Receiver<Result<(), Untold>>, Attributes)> {
         let mut state = self.lock();
         let inode = commit.location.inode;
         let own = state.own.get_mut(&inode)?;
@@ -670,18 +711,30 @@ impl Behind {
     }
 
     /// One step of a batch has not happened, and will not.
-    pub(crate) fn failed(&self, batch: Batch, error: &cairn_client::Error) {
+    pub(crate) fn failed(&self, batch: Batch, error: &Error) {
         let mut last = 0;
         for waiting in batch.waiting {
             last = waiting.number;
             match waiting.told {
                 Some(told) => {
-                    let _ = told.send(Err(error.clone()));
+                    let _ = told.send(Err(Untold::Refused(error.clone())));
                 }
                 None => self.lock().failures += 1,
             }
         }
         self.tell_up_to(last);
+    }
+
+    /// The session that a batch was for is over ([`Behind::end`]): it was not sent, or nobody knows what became of it (`sent_after`: the last
+    /// entry of the log that was known then).
+    pub(crate) fn lost(&self, batch: Batch, sent_after: Option<u64>) {
+        for told in batch.waiting.into_iter().filter_map(|it| it.told) {
+            let untold = match sent_after {
+                Some(after) => Untold::Unknown { after },
+                None => Untold::NotSent,
+            };
+            let _ = told.send(Err(untold));
+        }
     }
 
     fn tell_up_to(&self, last: u64) {
@@ -761,7 +814,7 @@ impl Behind {
     /// A directory is gone, removed by the cluster.
     pub(crate) fn forget_directory(&self, inode: u64) {
         let mut state = self.lock();
-        state.delegated.remove(&inode);
+        state.take(inode);
         state.own.remove(&inode);
     }
 
@@ -814,9 +867,48 @@ impl State {
         self.delegated.contains_key(&inode) || self.own.contains_key(&inode)
     }
 
+    /// Somebody else works in these directories.
+    fn contend(&mut self, directories: impl IntoIterator<Item = u64>) {
+        let now = Instant::now();
+        for directory in directories {
+            if self.contended.len() >= WORKED_IN_MAX {
+                self.contended.clear();
+            }
+            self.contended.insert(directory, now);
+        }
+    }
+
+    /// A directory is delegated with all these names.
+    fn insert(&mut self, inode: u64, directory: Directory) {
+        self.names += directory.names.len();
+        if let Some(former) = self.delegated.insert(inode, directory) {
+            self.names -= former.names.len();
+        }
+    }
+
+    /// It is not, or is gone.
+    fn take(&mut self, inode: u64) {
+        if let Some(directory) = self.delegated.remove(&inode) {
+            self.names -= directory.names.len();
+        }
+    }
+
+    /// A name in a delegated directory has this meaning now, or none; what it meant before.
+    fn name(&mut self, directory: u64, name: &[u8], named: Option<Named>) -> Option<Named> {
+        let names = &mut self.delegated.get_mut(&directory)?.names;
+        let before = names.len();
+        let meant = match named {
+            Some(named) => names.insert(name.into(), named),
+            None => names.remove(name),
+        };
+        self.names = self.names + names.len() - before;
+        meant
+    }
+
     fn touch(&mut self) {
         self.used_at = Some(Instant::now());
-        if self.own.len() + self.delegated.len() > KNOWN_MAX {
+        let inodes = self.own.len() + self.delegated.len();
+        if inodes > KNOWN_MAX || self.names > NAMES_MAX {
             self.wanted_back = true;
         }
     }
@@ -843,7 +935,7 @@ impl State {
         inode: u64,
         at_ns: u64,
         caller: Option<Caller>,
-        told: Option<oneshot::Sender<Result<(), cairn_client::Error>>>,
+        told: Option<Teller>,
     ) -> u64 {
         self.last += 1;
         let step = Step {
@@ -895,9 +987,11 @@ impl State {
 
     /// Nothing is delegated any more.
     fn forget(&mut self) {
-        // Those who wait hear that nobody will answer.
-        self.waiting.clear();
+        for told in self.waiting.drain(..).filter_map(|it| it.told) {
+            let _ = told.send(Err(Untold::NotSent));
+        }
         self.delegated.clear();
+        self.names = 0;
         self.own.clear();
         self.gone.clear();
         self.common.clear();

@@ -152,9 +152,13 @@ impl MountedFs {
 
     /// False if the kernel is held up: by then it has forgotten everything, and changes may have been missed meanwhile.
     async fn forget_in_time(&self, forget: Vec<Forgotten>) -> bool {
-        let forgotten = self
-            .caches
-            .forget_within(forget, SILENCE, || self.everything());
+        let late = || {
+            // What is in the way may be a change of this mount that waits for another mount, which waits for a directory of ours.
+            // Nobody hears of that meanwhile, and nothing more is delegated until somebody does.
+            self.behind.want_back();
+            self.everything()
+        };
+        let forgotten = self.caches.forget_within(forget, SILENCE, late);
         forgotten.await
     }
 

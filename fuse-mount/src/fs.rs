@@ -95,6 +95,9 @@ impl MountedFs {
 
     /// How long the kernel may keep these attributes: not at all if something is on its way that will change them.
     pub(crate) fn keep_attributes(&self, answer: &Answer<'_>, attributes: &Attributes) -> Duration {
+        if self.behind.has_untold(attributes.inode) {
+            return Duration::ZERO;
+        }
         // What changes of an own inode is told by whoever changes it: the kernel.
         let own = self.behind.attributes(attributes.inode).is_some();
         if own || self.inodes.is_settled(attributes) {
@@ -460,10 +463,9 @@ impl MountedFs {
 
     /// Another name for an inode.
     pub async fn link(&self, inode: u64, parent: u64, name: &[u8]) -> Outcome<Attributes> {
-        if self.is_ours(parent, true).await? {
-            self.tell_all().await?;
-        }
-        self.let_common(inode).await?;
+        self.is_ours(parent, true).await?;
+        self.tell_all().await?;
+        self.let_common_wholly(inode).await?;
         self.told.name_comes(parent, name);
         let link = async {
             let linked = self.fs.link(InodeId(inode), entry(parent, name)).await;
@@ -526,12 +528,12 @@ impl MountedFs {
                 }
                 Moved::Refused(errno) => return Err(errno),
                 Moved::Busy => continue,
-                Moved::Elsewhere => self.tell_all().await?,
+                Moved::Elsewhere => break,
             }
-            if let Some(Some(Named { inode, .. })) = self.behind.find(parent, name) {
-                self.let_common(inode).await?;
-            }
-            break;
+        }
+        self.tell_all().await?;
+        if let Some(Some(Named { inode, .. })) = self.behind.find(parent, name) {
+            self.let_common(inode).await?;
         }
         let unlink = async {
             let removed = self.fs.unlink(entry(parent, name)).await;
@@ -582,7 +584,7 @@ impl MountedFs {
     ) -> Outcome<()> {
         while self.can_change(parent).await? && self.can_change(new_parent).await? {
             self.store_before_rename((parent, name), (new_parent, new_name))
-                .await;
+                .await?;
             self.attributes_here(parent).await?;
             self.attributes_here(new_parent).await?;
             let is_open = |inode| self.inodes.is_open(inode);
@@ -600,10 +602,15 @@ impl MountedFs {
             }
         }
         self.tell_all().await?;
-        for (directory, name) in [(parent, name), (new_parent, new_name)] {
-            if let Some(Some(Named { inode, .. })) = self.behind.find(directory, name) {
-                self.let_common(inode).await?;
+        if let Some(Some(source)) = self.behind.find(parent, name) {
+            self.let_common_wholly(source.inode).await?;
+        }
+        match self.behind.find(new_parent, new_name).flatten() {
+            Some(target) if mode == RenameMode::Exchange => {
+                self.let_common_wholly(target.inode).await?;
             }
+            Some(target) => self.let_common(target.inode).await?,
+            None => {}
         }
         let moved = self.behind.find(parent, name).flatten();
         let replaced = self.behind.find(new_parent, new_name).flatten();
@@ -674,6 +681,7 @@ impl MountedFs {
 
     /// Another name: its time of change is another one, and of a directory the one above.
     fn is_moved(&self, inode: u64) {
+        self.behind.changed_elsewhere(inode);
         self.told.begin_change(inode);
         self.told.end_change(inode, None, None);
     }

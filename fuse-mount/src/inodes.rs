@@ -81,6 +81,10 @@ pub(crate) struct Looked {
 }
 
 impl Open {
+    fn has_lost(&self) -> bool {
+        self.losses != self.file.losses()
+    }
+
     /// True if bytes were given up since it was last asked.
     fn loses(&mut self) -> bool {
         let losses = self.file.losses();
@@ -159,7 +163,8 @@ impl Inodes {
             return false;
         };
         open.handles = open.handles.saturating_sub(1);
-        if open.handles > 0 || open.file.is_dirty() {
+        // In this order: what is not dirty any more may be lost, and the keeper is to see that.
+        if open.handles > 0 || open.file.is_dirty() || open.has_lost() {
             return false;
         }
         state.forget(inode)
@@ -288,13 +293,15 @@ impl Inodes {
         let mut looked = Looked::default();
         let mut gone = Vec::new();
         for (&inode, open) in open {
+            // In this order: what is not dirty any more may be lost.
+            let dirty = open.file.is_dirty();
             let mut lost = open.loses();
             if open.handles == 0 {
                 open.lingers += 1;
-                let dirty = open.file.is_dirty();
                 let given_up = dirty && open.lingers > LINGER_LOOKS && unsettled.add(inode, now);
                 lost |= given_up;
-                if !dirty || given_up {
+                // One that has lost something stays until the next look: by then that is known everywhere.
+                if (!dirty && !lost) || given_up {
                     gone.push(inode);
                 }
             }

@@ -5,17 +5,41 @@ use std::sync::Arc;
 
 use cairn_protocol::messages::common::Attributes;
 use cairn_protocol::messages::operation::Commit;
+use cairn_protocol::{ErrorCode, Failure};
 use futures::future::BoxFuture;
 
 use super::{Inner, OpenFile};
-use crate::error::Result;
+use crate::error::{Error, Result, Subject};
 use crate::namenode::lock;
+
+/// What became of a commit that somebody else saw to.
+#[derive(Debug)]
+pub enum InCustody {
+    /// It happened; the file as it is now.
+    Committed(Attributes),
+    /// It has not happened, and will not.
+    Failed(Error),
+    /// It was sent in a session that is over, and nobody knows whether it happened before. If it did, the file's version is later than
+    /// this one.
+    Unknown {
+        /// An entry of the log from before it was sent ([`crate::FileSystem::applied_index`]); 0 if not even that is known.
+        version_before: u64,
+    },
+}
+
+pub(super) fn unknown(subject: &Subject) -> Error {
+    let message = "the session ended before it was known whether the bytes are committed";
+    Error::OutcomeUnknown {
+        subject: subject.clone(),
+        failure: Failure::new(ErrorCode::SessionExpired, message),
+    }
+}
 
 /// Who sees to it that commits of a file happen after the file was made.
 pub trait Custodian: Send + Sync + std::fmt::Debug {
-    /// Makes a commit happen, and answers what it left. `None` once it is not the custodian's business any more: the file exists by
+    /// Makes a commit happen, and answers what became of it. `None` once it is not the custodian's business any more: the file exists by
     /// then, and it is to be committed as usual.
-    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<Result<Attributes>>>;
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<InCustody>>;
 
     /// From now on it is not: returns when the file exists and all that was taken has happened.
     fn release(&self) -> BoxFuture<'_, Result<()>>;
@@ -30,7 +54,7 @@ impl OpenFile {
 
 impl Inner {
     /// Answers a commit if that is somebody's business.
-    pub(super) async fn commit_in_custody(&self, commit: &Commit) -> Option<Result<Attributes>> {
+    pub(super) async fn commit_in_custody(&self, commit: &Commit) -> Option<InCustody> {
         let custodian = lock(&self.custodian).clone()?;
         let committed = custodian.commit(commit.clone()).await;
         if committed.is_none() {

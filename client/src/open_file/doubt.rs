@@ -3,7 +3,7 @@
 //!
 //! While the session lives the same mutation is sent again under its number, and the answer is certain. Once the session is over
 //! the commit happens no more if it has not, and the file shows which: a place in a chunk is written once, so an extent of
-//! ours in the file proves that the commit happened; and if the version is still the one from before, it has not. Else somebody
+//! ours in the file proves that the commit happened; and if the version is not later than the one from before, it has not. Else somebody
 //! has changed the file since, and perhaps written over all of it: then nobody can tell.
 
 use cairn_protocol::ids::InodeId;
@@ -15,7 +15,7 @@ use cairn_protocol::{ErrorCode, Failure};
 use crate::error::{Error, Result, Subject};
 use crate::file_system::FileSystem;
 use crate::session::Answer;
-use crate::write::stream::Doubt;
+use crate::write::stream::{Doubt, InDoubt};
 
 /// Most extents of a commit that are looked for. Any one proves it.
 const LOOKS_MAX: usize = 32;
@@ -33,8 +33,10 @@ pub(super) enum Settled {
 /// Fails if nobody answers, or if the file takes such bytes no more.
 pub(super) async fn settle(fs: &FileSystem, inode: InodeId, doubt: &Doubt) -> Result<Settled> {
     let subject = Subject::Inode(inode);
-    let sessions = &fs.core().sessions;
-    match sessions.ask_again(&subject, &doubt.unanswered).await {
+    let InDoubt::Mutation(unanswered) = &doubt.sent else {
+        return look(fs, &subject, inode, doubt).await;
+    };
+    match fs.core().sessions.ask_again(&subject, unanswered).await {
         Answer::Known(Ok(OutcomeKind::Inode(outcome))) => {
             Ok(Settled::Committed(outcome.attributes))
         }
@@ -53,7 +55,7 @@ async fn look(
     inode: InodeId,
     doubt: &Doubt,
 ) -> Result<Settled> {
-    for ours in doubt.unanswered.extents().iter().take(LOOKS_MAX) {
+    for ours in doubt.sent.extents().iter().take(LOOKS_MAX) {
         let query = Extents {
             location: Location::inode(inode),
             offset: ours.offset_in_file,
@@ -66,7 +68,7 @@ async fn look(
         if found.extents.iter().any(|found| is_ours(&found.extent)) {
             return Ok(Settled::Committed(found.attributes));
         }
-        if found.attributes.version == doubt.version_before {
+        if found.attributes.version <= doubt.version_before {
             return Ok(Settled::NotCommitted);
         }
     }

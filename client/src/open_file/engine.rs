@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::Inner;
+use super::custody::{self, InCustody};
 use super::doubt::{self, Settled};
 use super::overlay::Taken;
 use super::state::{Flushed, STREAM_BYTES_MIN, Waiter};
@@ -28,7 +29,8 @@ use crate::write::packet::Packet;
 use crate::write::placement::{Placement, lost_the_chunk};
 use crate::write::small::Placed;
 use crate::write::stream::{
-    self, COMMIT_EXTENTS, Doubt, Follower, StreamHandle, Target, Unit, UnitPiece, extents_of,
+    self, COMMIT_EXTENTS, Doubt, Follower, InDoubt, StreamHandle, Target, Unit, UnitPiece,
+    extents_of,
 };
 
 /// A stream that got nothing for this long gives its chunk back.
@@ -338,17 +340,28 @@ impl Engine {
             };
             attempts += 1;
             match file.commit_in_custody(&commit).await {
-                Some(Err(error)) if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX => {
+                Some(InCustody::Failed(error))
+                    if lost_the_chunk(&error) && attempts < ATTEMPTS_MAX =>
+                {
                     placed.iter().for_each(Placed::mark_stale);
                     continue;
                 }
+                Some(InCustody::Failed(error)) => return Err(error),
                 // Nothing is said of what is fsynced: that is asked for.
-                Some(committed) => {
-                    return committed.map(|attributes| InodeOutcome {
+                Some(InCustody::Committed(attributes)) => {
+                    return Ok(InodeOutcome {
                         attributes,
                         done: true,
                         ..InodeOutcome::default()
                     });
+                }
+                Some(InCustody::Unknown { version_before }) => {
+                    self.doubt = Some(Doubt {
+                        sent: InDoubt::Step(commit.extents),
+                        version_before,
+                        last,
+                    });
+                    return Err(custody::unknown(&file.subject));
                 }
                 None => {}
             }
@@ -366,7 +379,7 @@ impl Engine {
                 }
                 Err(MutateError { error, unanswered }) => {
                     self.doubt = unanswered.map(|unanswered| Doubt {
-                        unanswered,
+                        sent: InDoubt::Mutation(unanswered),
                         version_before,
                         last,
                     });

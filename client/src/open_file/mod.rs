@@ -36,7 +36,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use self::ahead::Ahead;
-pub use self::custody::Custodian;
+pub use self::custody::{Custodian, InCustody};
 use self::engine::Engine;
 pub(crate) use self::opened::OpenFiles;
 use self::state::{Flushed, Room, State};

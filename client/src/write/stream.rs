@@ -140,11 +140,30 @@ pub(crate) trait Follower: Send + Sync {
 /// A commit of which nobody knows whether it happened.
 #[derive(Debug)]
 pub(crate) struct Doubt {
-    pub(crate) unanswered: Box<Unanswered>,
-    /// Version of the file, or an earlier one, before it was sent.
+    pub(crate) sent: InDoubt,
+    /// The commit makes a later version than this; the file had it before it was sent, or an earlier one.
     pub(crate) version_before: u64,
     /// The last unit in it; the first is the oldest that is not committed.
     pub(crate) last: u64,
+}
+
+/// How it was sent.
+#[derive(Debug)]
+pub(crate) enum InDoubt {
+    /// By itself: it can be asked again under its number.
+    Mutation(Box<Unanswered>),
+    /// By a custodian, with other things, in a session that is over. It brought these.
+    Step(Vec<CommitExtent>),
+}
+
+impl InDoubt {
+    /// The extents that it commits.
+    pub(crate) fn extents(&self) -> &[CommitExtent] {
+        match self {
+            Self::Mutation(unanswered) => unanswered.extents(),
+            Self::Step(extents) => extents,
+        }
+    }
 }
 
 /// Why a stream ended.
@@ -591,7 +610,7 @@ impl Stream {
                     .and_then(|index| self.acked.get(index))
                     .filter(|_| self.follower.is_some());
                 let doubt = unanswered.zip(last).map(|(unanswered, last)| Doubt {
-                    unanswered,
+                    sent: InDoubt::Mutation(unanswered),
                     version_before: self.version_before,
                     last: last.number,
                 });

@@ -1,10 +1,14 @@
 //! What an open file may never do: bring old bytes back, or lose bytes without telling everybody who has the file open.
 
-use cairn_client::{FileSystem, OpenFile};
-use cairn_protocol::messages::operation::IfExists;
-use cairn_protocol::{ErrorCode, Failure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fake::{FakeCluster, Interrupted, pattern};
+use cairn_client::{Custodian, Error, FileSystem, InCustody, OpenFile};
+use cairn_protocol::messages::operation::{Commit, IfExists};
+use cairn_protocol::{ErrorCode, Failure};
+use futures::future::BoxFuture;
+
+use crate::fake::{FakeCluster, Interrupted, Shared, pattern};
 
 async fn create(fs: &FileSystem, path: &str) -> OpenFile {
     let created = fs.create(path, 0o644, IfExists::Fail).await;
@@ -228,4 +232,73 @@ async fn a_commit_whose_answer_is_lost_with_the_token_is_not_made_again_over_wha
     let state = cluster.state();
     assert_eq!(state.content("/f").unwrap(), b"their");
     assert_eq!(state.count("commit"), 4);
+}
+
+/// Sees to commits in a session that ends after the first.
+struct Unsure {
+    shared: Arc<Shared>,
+    interrupted: Interrupted,
+    is_over: AtomicBool,
+}
+
+impl std::fmt::Debug for Unsure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unsure")
+    }
+}
+
+impl Custodian for Unsure {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<InCustody>> {
+        Box::pin(async move {
+            if self.is_over.swap(true, Ordering::SeqCst) {
+                return None;
+            }
+            let mut state = self.shared.state();
+            let inode = commit.location.inode;
+            let version_before = state.inodes[&inode].version;
+            match self.interrupted {
+                Interrupted::Before => {}
+                Interrupted::After => state.commit(commit),
+                Interrupted::LongAfter => {
+                    state.commit(commit);
+                    state.empty(inode);
+                }
+            }
+            Some(InCustody::Unknown { version_before })
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn a_commit_in_custody_is_not_repeated_if_it_happened_or_if_nobody_can_tell() {
+    for (interrupted, content, commits) in [
+        (Interrupted::Before, &b"ours"[..], 1),
+        (Interrupted::After, b"ours", 0),
+        (Interrupted::LongAfter, b"", 0),
+    ] {
+        let cluster = FakeCluster::start(1, 3).await;
+        let fs = cluster.connect().await;
+        let file = create(&fs, "/f").await;
+        let other = file.open_again();
+        file.entrust(Arc::new(Unsure {
+            shared: cluster.shared.clone(),
+            interrupted,
+            is_over: AtomicBool::new(false),
+        }));
+        file.write(0, "ours".into()).await.unwrap();
+        let error = file.flush().await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OutcomeUnknown);
+        flush_at_last(&file).await;
+        assert_eq!(cluster.state().content("/f").unwrap(), content);
+        assert_eq!(cluster.state().count("commit"), commits);
+        // Bytes that were given up are told to all.
+        assert_eq!(other.flush().await.is_err(), content.is_empty());
+        file.write(0, "more".into()).await.unwrap();
+        file.flush().await.unwrap();
+        assert_eq!(cluster.state().content("/f").unwrap(), b"more");
+    }
 }

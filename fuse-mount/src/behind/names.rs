@@ -129,7 +129,7 @@ impl Behind {
         };
         state.own.insert(inode, own);
         if new.kind == InodeKind::Directory {
-            state.delegated.insert(inode, Directory::default());
+            state.insert(inode, Directory::default());
         }
         drop(state);
         self.work.notify_one();
@@ -188,7 +188,7 @@ impl Behind {
         let rmdir = OperationKind::Rmdir(Rmdir { location });
         let step = state.push(rmdir, 0, now, None, None);
         state.remove(parent, name, (now, step));
-        state.delegated.remove(&named.inode);
+        state.take(named.inode);
         state.own.remove(&named.inode);
         drop(state);
         self.work.notify_one();
@@ -258,14 +258,11 @@ impl Behind {
         let mut state = self.lock();
         // Its attributes are other ones now.
         state.own.remove(&directory);
-        let Some(Directory { names, changes, .. }) = state.delegated.get_mut(&directory) else {
+        let Some(Directory { changes, .. }) = state.delegated.get_mut(&directory) else {
             return;
         };
         *changes += 1;
-        match named {
-            Some(named) => drop(names.insert(name.into(), named)),
-            None => drop(names.remove(name)),
-        }
+        state.name(directory, name, named);
     }
 }
 
@@ -301,6 +298,7 @@ impl State {
         // Of any other one somebody may know another name, and wait for its bytes.
         if self.own.remove(&inode).is_some() {
             self.closing.remove(&inode);
+            self.lost.remove(&inode);
             if self.gone.len() >= GONE_MAX {
                 self.gone.clear();
             }
@@ -309,9 +307,7 @@ impl State {
     }
 
     fn add(&mut self, directory: u64, name: &[u8], named: Named, at: (u64, u64)) {
-        if let Some(directory) = self.delegated.get_mut(&directory) {
-            directory.names.insert(name.into(), named);
-        }
+        self.name(directory, name, Some(named));
         self.change_directory(directory, at, |attributes| {
             attributes.size += 1;
             attributes.nlink += u32::from(named.kind == InodeKind::Directory as i32);
@@ -319,8 +315,7 @@ impl State {
     }
 
     fn remove(&mut self, directory: u64, name: &[u8], at: (u64, u64)) {
-        let known = self.delegated.get_mut(&directory);
-        let Some(named) = known.and_then(|known| known.names.remove(name)) else {
+        let Some(named) = self.name(directory, name, None) else {
             return;
         };
         self.change_directory(directory, at, |attributes| {

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::{Custodian, Error, FileSystem, OpenFile, Subject};
+use cairn_client::{Custodian, Error, FileSystem, InCustody, OpenFile, Subject};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{Commit, Mkdir, OperationKind, OutcomeKind, Step};
@@ -16,7 +16,7 @@ use futures::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use super::{MountedFs, Outcome, Requester, number};
-use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New};
+use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New, Untold};
 
 /// How long what is done waits for more to be told with it, while nobody waits for it.
 const COMPANY: Duration = Duration::from_millis(20);
@@ -45,7 +45,7 @@ struct InOrder {
 }
 
 impl Custodian for InOrder {
-    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<Result<Attributes, Error>>> {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<InCustody>> {
         Box::pin(async move {
             let end = |commit: &Commit| {
                 let ends = commit
@@ -56,11 +56,18 @@ impl Custodian for InOrder {
             };
             let size = end(&commit);
             if let Some((told, attributes)) = self.behind.commit(commit) {
-                let told = told.await.unwrap_or_else(|_| Err(session_over(self.inode)));
-                return Some(told.map(|()| attributes));
+                return Some(match told.await {
+                    Ok(Ok(())) => InCustody::Committed(attributes),
+                    Ok(Err(Untold::Refused(error))) => InCustody::Failed(error),
+                    Ok(Err(Untold::NotSent)) => InCustody::Failed(session_over(self.inode)),
+                    Ok(Err(Untold::Unknown { after })) => InCustody::Unknown {
+                        version_before: after,
+                    },
+                    Err(_) => InCustody::Unknown { version_before: 0 },
+                });
             }
             if let Some(attributes) = self.behind.commit_to_gone(self.inode, size) {
-                return Some(Ok(attributes));
+                return Some(InCustody::Committed(attributes));
             }
             // It is made before it is committed.
             self.behind.wait_all_told().await;
@@ -140,15 +147,21 @@ impl MountedFs {
     async fn tell(&self, mut batch: Batch) {
         loop {
             let steps = batch.steps.clone();
+            let sent_after = self.fs.applied_index();
             let told = self.fs.write_behind(batch.session, steps).await;
             let error = match told {
                 Ok(()) => return self.behind.told(batch),
                 Err(error) => error,
             };
-            if !self.fs.session_may_live(batch.session) {
-                return self.lose(batch.session, &error);
-            }
             let code = error.code();
+            if code == ErrorCode::OutcomeUnknown {
+                self.lose(batch.session, &error);
+                return self.behind.lost(batch, Some(sent_after));
+            }
+            if !self.fs.session_may_live(batch.session) {
+                self.lose(batch.session, &error);
+                return self.behind.lost(batch, None);
+            }
             if code.is_retryable() || code == ErrorCode::SessionExpired {
                 tracing::debug!(%error, "changes not told yet");
                 sleep(PAUSE).await;
@@ -198,8 +211,8 @@ impl MountedFs {
 
     async fn give_back(&self, session: u64) {
         tracing::debug!("directories are given back");
-        // What is closed is to be seen by whoever waits.
-        self.store_closed().await;
+        // What is closed is to be seen by whoever waits. If it cannot be stored now, they do not wait until it can.
+        let _ = timeout(self.fs.patience(), self.store_closed()).await;
         // What was written to open ones keeps the times that it has here.
         let open = self.inodes.files().into_iter().filter(OpenFile::is_dirty);
         let own = open.filter(|file| self.behind.attributes(file.inode().0).is_some());
@@ -239,58 +252,70 @@ impl MountedFs {
         }
     }
 
-    /// Stores the bytes of files that were closed before.
-    async fn store_closed(&self) {
+    /// Stores the bytes of files that were closed before, or tries to. The first failure.
+    async fn store_closed(&self) -> Outcome<()> {
         let closing = stream::iter(self.behind.closing());
-        closing
-            .for_each_concurrent(FILES_MAX, |inode| self.store(inode))
-            .await;
+        let stored = closing.map(|inode| self.store(inode));
+        let stored = stored.buffer_unordered(FILES_MAX);
+        stored
+            .fold(Ok(()), |all, one| async move { all.and(one) })
+            .await
     }
 
-    /// Stores the bytes of one. If that does not work for as long as operations wait, they count as lost: the client goes on trying, or
-    /// has given them up.
-    pub(super) async fn store(&self, inode: u64) {
+    /// Stores the bytes of one, or tries to; what is written to it meanwhile is not waited for. After a failure the client goes on
+    /// trying, or has given them up: then they count as lost.
+    pub(super) async fn store(&self, inode: u64) -> Outcome<()> {
+        let Some(file) = self.fs.opened_file(InodeId(inode)) else {
+            // Nothing is left to try, and what was lost is known.
+            self.behind.closed(inode, None);
+            return Ok(());
+        };
         let _hurry = self.behind.in_a_hurry();
-        let id = InodeId(inode);
-        let stored = async {
-            if let Some(file) = self.fs.opened_file(id) {
-                file.try_commit().await;
-            }
-            // Without an open file of our own, which would make the client more patient with it.
-            while self.fs.is_dirty(id) {
-                sleep(PAUSE).await;
-            }
-        };
-        let stored = timeout(self.fs.patience(), stored).await;
-        let losses = self.fs.opened_file(id).map(|file| file.losses());
-        match stored {
-            Ok(()) => self.behind.closed(inode, losses),
-            Err(_) => self.behind.closed(inode, LOST),
+        let stored = file.flush().await;
+        match (&stored, file.is_dirty()) {
+            // It may have been closed anew.
+            (_, true) => {}
+            (Ok(_), false) => self.behind.closed(inode, Some(file.losses())),
+            (Err(_), false) => self.behind.closed(inode, LOST),
+        }
+        stored.map(drop).map_err(number)
+    }
+
+    /// Before a file takes the place of another one: then its bytes are there. Fails if they cannot be, or, once, if they were lost
+    /// when it was closed.
+    pub(super) async fn store_before_rename(
+        &self,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+    ) -> Outcome<()> {
+        let found = |(parent, name)| self.behind.find(parent, name).flatten();
+        match (found(from), found(to)) {
+            (Some(source), Some(_)) => self.store_wholly(source.inode).await,
+            _ => Ok(()),
         }
     }
 
-    /// Before a file takes the place of another one: then its bytes are there.
-    pub(super) async fn store_before_rename(&self, from: (u64, &[u8]), to: (u64, &[u8])) {
-        let found = |(parent, name)| self.behind.find(parent, name).flatten();
-        let (Some(source), Some(_)) = (found(from), found(to)) else {
-            return;
-        };
-        if self.behind.is_closing(source.inode) {
-            self.store(source.inode).await;
-        } else if let Some(file) = self.fs.opened_file(InodeId(source.inode)) {
-            let _hurry = self.behind.in_a_hurry();
-            file.try_commit().await;
+    async fn store_wholly(&self, inode: u64) -> Outcome<()> {
+        if self.behind.take_lost(inode) {
+            return Err(libc::EIO);
         }
+        self.in_time(self.store(inode)).await?
+    }
+
+    /// Makes a file one like any other, with its bytes: before it gets a name where others see it.
+    pub(super) async fn let_common_wholly(&self, inode: u64) -> Outcome<()> {
+        if self.behind.is_closing(inode) || self.behind.is_lost(inode) {
+            self.store_wholly(inode).await?;
+        }
+        self.let_common(inode).await
     }
 
     /// Looks which files are stored by now.
     pub(super) fn look_after_closed(&self, lost: &[u64]) {
         for &inode in lost {
             self.recent.forget(inode);
-            // The client may still try.
-            if !self.fs.is_dirty(InodeId(inode)) {
-                self.behind.closed(inode, LOST);
-            }
+            // The client may still try, but nobody would hear what comes of it.
+            self.behind.closed(inode, LOST);
         }
         for inode in self.behind.closing() {
             if self.fs.is_dirty(InodeId(inode)) {
@@ -335,7 +360,8 @@ impl MountedFs {
         done.map_err(|_| libc::EIO)
     }
 
-    /// Waits until all is told that was done here.
+    /// Waits until all is told that was done here: before a name is changed elsewhere, for the cluster never has the later of two changes
+    /// without the earlier. Costs nothing if all is told.
     pub(super) async fn tell_all(&self) -> Outcome<()> {
         self.in_time(self.behind.wait_all_told()).await
     }
@@ -401,13 +427,12 @@ impl MountedFs {
     /// Waits until all is told that was done here, for one who wants it on disks.
     pub async fn sync_names(&self) -> Outcome<()> {
         let told = async {
-            self.store_closed().await;
-            self.behind.wait_told().await
+            let stored = self.store_closed().await;
+            (stored, self.behind.wait_told().await)
         };
-        if self.in_time(told).await? {
-            Ok(())
-        } else {
-            Err(libc::EIO)
+        match self.in_time(told).await? {
+            (stored, true) => stored,
+            (_, false) => Err(libc::EIO),
         }
     }
 
@@ -435,7 +460,7 @@ impl MountedFs {
         Ok(Some(attributes))
     }
 
-    /// Makes something in a delegated directory; `None` if that is not done here, all being told.
+    /// Makes something in a delegated directory; `None` if that is not done here: then all is told that was done before.
     pub(super) async fn make_here(
         &self,
         who: Requester,
@@ -451,6 +476,7 @@ impl MountedFs {
         };
         loop {
             if !self.can_change(new.parent).await? {
+                self.tell_all().await?;
                 return Ok(None);
             }
             self.attributes_here(new.parent).await?;

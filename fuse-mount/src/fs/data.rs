@@ -31,13 +31,24 @@ impl MountedFs {
             && let Some(Opened { unchanged }) = self.inodes.open(&self.fs, &own)
         {
             self.take_care_of(inode);
+            self.close_if_gone(inode).await?;
             let watched = self.told.answer(asked).pages(inode);
             return Ok(unchanged || watched);
         }
         let unchanged = self.open_newest(inode).await?;
+        self.close_if_gone(inode).await?;
         let reached = self.hear_changes().await;
         let watched = self.told.answer(asked).pages(inode);
         Ok(unchanged || (reached && watched))
+    }
+
+    /// Its last name went before it was open: then it is not, for its bytes are not kept. The kernel looks for the name again.
+    async fn close_if_gone(&self, inode: u64) -> Outcome<()> {
+        if self.behind.is_gone(inode) {
+            self.let_close(inode).await;
+            return Err(libc::ESTALE);
+        }
+        Ok(())
     }
 
     /// Waits until the kernel has dropped what others had changed before the last answer; false if that is not heard.

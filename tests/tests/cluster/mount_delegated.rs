@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_client::{AttributeChange, FileSystem};
-use cairn_fuse_mount::{KernelCaches, MountedFs, NewAttributes, Requester};
+use cairn_client::{
+    AttributeChange, ClusterConfig, FileSystem, WatchEvent, WatchOptions, WriteOptions,
+};
+use cairn_fuse_mount::{Forgotten, KernelCaches, MountedFs, NewAttributes, Requester};
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::InodeKind;
+use cairn_protocol::messages::common::{Caller, InodeKind};
+use cairn_protocol::messages::feed::ChangeKind;
 use cairn_protocol::messages::operation::{RenameMode, XattrMode};
 use cairn_tests::harness::{ClusterOptions, MiniCluster};
 use tokio::task::JoinSet;
@@ -77,6 +80,21 @@ impl Delegate {
         self.mount.flush_for(inode, handle, 0).await.unwrap();
         self.mount.release_for(inode, handle).await.unwrap();
         inode
+    }
+}
+
+/// A client that soon gives up.
+async fn impatient(cluster: &MiniCluster, patience: Duration) -> FileSystem {
+    let mut config = ClusterConfig::new(cluster.addresses().to_vec(), Caller::default());
+    config.timeouts.patience = patience;
+    config.timeouts.pipeline = patience / 2;
+    FileSystem::connect(config).await.unwrap()
+}
+
+/// No bytes can be stored.
+async fn kill_datanodes(cluster: &mut MiniCluster) {
+    for index in 0..3 {
+        cluster.kill_datanode(index).await;
     }
 }
 
@@ -491,4 +509,262 @@ async fn times_that_were_set_stay_whatever_is_stored_later() {
             "{name}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_file_takes_the_place_of_another_without_its_bytes() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    fs.mkdir("/common", 0o755).await.unwrap();
+    let common = fs.stat("/common").await.unwrap().inode;
+    let patience = Duration::from_millis(800);
+    let a = Delegate::start(impatient(&cluster, patience).await).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    a.put(top, "conf", "old").await;
+    mount.sync_names().await.unwrap();
+    kill_datanodes(&mut cluster).await;
+    let closed = a.put(top, "closed", "new").await;
+    let made = mount.create(SUPERUSER, top, b"open", 0o644, true).await;
+    let open = made.unwrap().inode;
+    mount.write(open, 0, "newer".into(), false).await.unwrap();
+    let conf = (top, &b"conf"[..]);
+    for name in [&b"closed"[..], b"open"] {
+        mount
+            .rename((top, name), conf, RenameMode::Replace)
+            .await
+            .unwrap_err();
+        // Nor does it come to where others see it.
+        let elsewhere = (common, &b"moved"[..]);
+        let moved = mount.rename((top, &b"closed"[..]), elsewhere, RenameMode::Replace);
+        moved.await.unwrap_err();
+        mount.link(closed, common, b"linked").await.unwrap_err();
+    }
+    assert!(tree_names(&fs, "/common").await.is_empty());
+    for index in 0..3 {
+        cluster.start_datanode(index).await.unwrap();
+        cluster.wait_registered(index).await.unwrap();
+    }
+    assert_eq!(fs.read_file("/top/conf").await.unwrap(), "old");
+    // It was not given up: the mount keeps it until its keeper has looked often enough.
+    mount.sync(open).await.unwrap();
+    mount.release(open).await.unwrap();
+    for (name, content) in [(&b"closed"[..], "new"), (b"open", "newer")] {
+        mount
+            .rename((top, name), conf, RenameMode::Replace)
+            .await
+            .unwrap();
+        assert_eq!(fs.read_file("/top/conf").await.unwrap(), content);
+    }
+    cluster.check(&fs).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_a_closed_file_that_are_lost_are_told_to_the_next_fsync() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let client = impatient(&cluster, Duration::from_millis(500)).await;
+    let a = Delegate::start(client.clone()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    a.put(top, "conf", "old").await;
+    mount.sync_names().await.unwrap();
+    kill_datanodes(&mut cluster).await;
+    let lost = a.put(top, "lost", "new").await;
+    while client.is_dirty(InodeId(lost)) {
+        mount.look_after_open_files().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    mount.look_after_open_files().await;
+    // Somebody opens it before anybody asks.
+    mount.open(lost).await.unwrap();
+    let (from, to) = ((top, &b"lost"[..]), (top, &b"conf"[..]));
+    let renamed = mount.rename(from, to, RenameMode::Replace).await;
+    assert_eq!(renamed, Err(libc::EIO));
+    mount.sync_names().await.unwrap_err();
+    mount.sync_names().await.unwrap();
+    mount.release(lost).await.unwrap();
+}
+
+/// As `(cmd1; cmd2) > file` does: the end of the first command closes what the second one goes on to write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_that_is_written_all_the_time_holds_up_nobody() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let mut a = Delegate::start(impatient(&cluster, Duration::from_secs(5)).await).await;
+    let mount = a.mount.clone();
+    let top = a.directory("top").await;
+    let made = mount.create(SUPERUSER, top, b"out", 0o644, true).await;
+    let inode = made.unwrap().inode;
+    let handle = mount.new_handle();
+    mount.opened_as(inode, handle);
+    mount.write(inode, 0, "first".into(), false).await.unwrap();
+    mount.flush_for(inode, handle, 0).await.unwrap();
+    let writes = mount.clone();
+    a.tasks.spawn(async move {
+        for at in 5.. {
+            let written = writes.write(inode, at, "x".into(), false);
+            written.await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    for round in 0..3 {
+        mount.sync_names().await.unwrap();
+        let name = format!("f{round}");
+        a.put(top, &name, "abc").await;
+    }
+    assert_eq!(tree_names(&fs, "/top").await, ["f0", "f1", "f2", "out"]);
+    assert!(
+        fs.read_file("/top/out")
+            .await
+            .unwrap()
+            .starts_with(b"first")
+    );
+    mount.sync_names().await.unwrap();
+}
+
+/// The log never has the later of two changes without the earlier, wherever they were made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_changed_elsewhere_comes_after_what_was_done_here_before() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let mut elsewhere = Vec::new();
+    for index in 0..6 {
+        let path = format!("/x{index}");
+        fs.mkdir(path.as_str(), 0o755).await.unwrap();
+        elsewhere.push(fs.stat(path.as_str()).await.unwrap().inode);
+        let path = format!("/x{index}/old");
+        let fail = cairn_protocol::messages::operation::IfExists::Fail;
+        fs.create(path.as_str(), 0o644, fail).await.unwrap();
+    }
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let mount = &a.mount;
+    let top = a.directory("top").await;
+    let mut watch = fs.watch(WatchOptions::default()).await.unwrap();
+    for (index, &directory) in elsewhere.iter().enumerate() {
+        let before = format!("before{index}");
+        let made = mount.create(SUPERUSER, top, before.as_bytes(), 0o644, true);
+        made.await.unwrap();
+        let name = b"after";
+        match index {
+            0 => mount.unlink(directory, b"old").await.unwrap(),
+            1 => drop(
+                mount
+                    .create(SUPERUSER, directory, name, 0o644, true)
+                    .await
+                    .unwrap(),
+            ),
+            2 => drop(
+                mount
+                    .mkdir(SUPERUSER, directory, name, 0o755)
+                    .await
+                    .unwrap(),
+            ),
+            3 => drop(
+                mount
+                    .symlink(SUPERUSER, directory, name, b"t")
+                    .await
+                    .unwrap(),
+            ),
+            4 => {
+                let fifo = InodeKind::Fifo;
+                let made = mount.make_node(SUPERUSER, directory, name, fifo, 0o644, 0);
+                drop(made.await.unwrap());
+            }
+            _ => {
+                let old = mount.lookup(directory, b"old").await.unwrap().inode;
+                drop(mount.link(old, directory, name).await.unwrap());
+            }
+        }
+    }
+    let mut changed = Vec::new();
+    while !changed.contains(&elsewhere[5]) {
+        let WatchEvent::Changes(sets) = watch.next().await.unwrap() else {
+            panic!("nothing is lost");
+        };
+        let names = [ChangeKind::Named as i32, ChangeKind::Unnamed as i32];
+        let changes = sets.into_iter().flat_map(|set| set.changes);
+        let changes = changes.filter(|change| names.contains(&change.kind));
+        changed.extend(changes.map(|change| change.parent));
+    }
+    let one_by_one = elsewhere.iter().flat_map(|&directory| [top, directory]);
+    assert_eq!(changed, one_by_one.collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_lost_its_name_is_not_opened_any_more() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    for name in ["removed", "replaced"] {
+        let inode = a.put(top, name, "abc").await;
+        if name == "removed" {
+            a.mount.unlink(top, name.as_bytes()).await.unwrap();
+        } else {
+            a.put(top, "other", "xyz").await;
+            let (from, to) = ((top, &b"other"[..]), (top, name.as_bytes()));
+            let renamed = a.mount.rename(from, to, RenameMode::Replace);
+            renamed.await.unwrap();
+        }
+        assert_eq!(a.mount.open(inode).await, Err(libc::ESTALE), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_moved_elsewhere_knows_what_is_above_it() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    fs.mkdir("/above", 0o755).await.unwrap();
+    let above = fs.stat("/above").await.unwrap().inode;
+    let a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    let before = a.mount.attributes(top).await.unwrap();
+    assert_eq!(before.parent, ROOT);
+    let (from, to) = ((ROOT, &b"top"[..]), (above, &b"moved"[..]));
+    a.mount.rename(from, to, RenameMode::Replace).await.unwrap();
+    assert!(a.mount.is_delegated(top));
+    let after = a.mount.attributes(top).await.unwrap();
+    assert_eq!(after.parent, above);
+    assert!(after.ctime_ns > before.ctime_ns);
+    a.put(top, "file", "abc").await;
+    assert_eq!(tree(&fs, "/above").await.len(), 2);
+}
+
+/// The kernel forgets nothing while a process of its own waits, say for another mount, which waits for this one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_is_held_up_keeps_nobody_out_of_a_directory() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    fs.mkdir("/x", 0o755).await.unwrap();
+    let options = WriteOptions::default();
+    fs.write_file("/x/f", "old".into(), &options).await.unwrap();
+    let (caches, mut forgets) = KernelCaches::new();
+    let mount = MountedFs::new(cluster.client().await.unwrap(), caches, KEEP);
+    let mut a = Delegate {
+        mount: Arc::new(mount),
+        tasks: JoinSet::new(),
+    };
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    let inode = fs.stat("/x/f").await.unwrap().inode;
+    a.tasks.spawn(async move {
+        let mut held = Some(held);
+        let mut kept = Vec::new();
+        while let Some(forget) = forgets.next().await {
+            if forget.what == (Forgotten::Pages { inode, from: 0 }) {
+                held.take().map(|held| held.send(()));
+                kept.push(forget);
+            } else {
+                forget.done();
+            }
+        }
+    });
+    let (listens, tells) = (a.mount.clone(), a.mount.clone());
+    a.tasks.spawn(async move { listens.follow_changes().await });
+    a.tasks.spawn(async move { tells.tell_changes().await });
+    let top = a.directory("top").await;
+    a.put(top, "mine", "abc").await;
+    a.mount.open(inode).await.unwrap();
+    fs.write_at("/x/f", 0, "new".into()).await.unwrap();
+    is_held.await.unwrap();
+    let looked = tokio::time::timeout(Duration::from_secs(30), fs.read_file("/top/mine"));
+    assert_eq!(looked.await.unwrap().unwrap(), "abc");
 }

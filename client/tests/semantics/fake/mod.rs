@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cairn_client::{ClusterConfig, FileSystem};
 use cairn_protocol::Failure;
 use cairn_protocol::messages::common::{Caller, DatanodeAddress, Extent, ReplicaTarget};
-use cairn_protocol::messages::operation::{OperationKind, OutcomeKind};
+use cairn_protocol::messages::operation::{Commit, OperationKind, OutcomeKind};
 use cairn_protocol::messages::session::FailedReplica;
 use cairn_protocol::rpc::{ServerOptions, serve};
 use tokio::sync::Semaphore;
@@ -177,6 +177,19 @@ impl State {
             content[at..at + length].copy_from_slice(&data[start..start + length]);
         }
         Some(content)
+    }
+
+    /// A commit that somebody sent with other things.
+    pub fn commit(&mut self, commit: Commit) {
+        namenode::apply_commit(self, commit).expect("nothing forbids it");
+    }
+
+    /// Somebody else empties a file.
+    pub fn empty(&mut self, inode: u64) {
+        let file = self.inodes.get_mut(&inode).expect("it is there");
+        namenode::cut(file, 0, u64::MAX);
+        file.size = 0;
+        file.version += 1;
     }
 
     pub fn count(&self, operation: &str) -> usize {

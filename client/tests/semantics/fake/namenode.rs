@@ -299,7 +299,7 @@ fn apply_create(state: &mut State, create: Create) -> Result<OutcomeKind, Failur
     Ok(outcome_with(state, inode, 0, (&create.extents, 0)))
 }
 
-fn apply_commit(state: &mut State, commit: Commit) -> Result<OutcomeKind, Failure> {
+pub(super) fn apply_commit(state: &mut State, commit: Commit) -> Result<OutcomeKind, Failure> {
     check_extents(state, &commit.extents)?;
     let inode = find(state, &commit.location)?;
     let file = state.inodes.get_mut(&inode).ok_or(ErrorCode::NotFound)?;
@@ -360,7 +360,7 @@ fn add_extents(file: &mut FakeInode, extents: &[CommitExtent], base: u64) {
 }
 
 /// Takes the bytes from `start` to `end` out of a file.
-fn cut(file: &mut FakeInode, start: u64, end: u64) {
+pub(super) fn cut(file: &mut FakeInode, start: u64, end: u64) {
     let mut left = Vec::new();
     for extent in file.extents.drain(..) {
         let (first, last) = (extent.offset_in_file, extent.offset_in_file + extent.length);
