@@ -25,30 +25,34 @@ impl MountedFs {
     /// that the kernel has of it are as they should be.
     pub async fn open(&self, inode: u64) -> Outcome<bool> {
         let asked = self.told.asked();
+        self.close_if_gone(inode, false).await?;
         if self.is_ours(inode, false).await?
             && let Some(own) = self.behind.attributes(inode)
             && own.kind == InodeKind::File as i32
             && let Some(Opened { unchanged }) = self.inodes.open(&self.fs, &own)
         {
             self.take_care_of(inode);
-            self.close_if_gone(inode).await?;
+            self.close_if_gone(inode, true).await?;
             let watched = self.told.answer(asked).pages(inode);
             return Ok(unchanged || watched);
         }
         let unchanged = self.open_newest(inode).await?;
-        self.close_if_gone(inode).await?;
+        self.close_if_gone(inode, true).await?;
         let reached = self.hear_changes().await;
         let watched = self.told.answer(asked).pages(inode);
         Ok(unchanged || (reached && watched))
     }
 
-    /// Its last name went before it was open: then it is not, for its bytes are not kept. The kernel looks for the name again.
-    async fn close_if_gone(&self, inode: u64) -> Outcome<()> {
-        if self.behind.is_gone(inode) {
-            self.let_close(inode).await;
-            return Err(libc::ESTALE);
+    /// Fails if a file lost its last name while nobody had it open: its bytes are not kept. The kernel then looks for the name again.
+    /// `opened`: it was opened since, and is closed.
+    async fn close_if_gone(&self, inode: u64, opened: bool) -> Outcome<()> {
+        if !self.behind.is_gone(inode) {
+            return Ok(());
         }
-        Ok(())
+        if opened {
+            self.let_close(inode).await;
+        }
+        Err(libc::ESTALE)
     }
 
     /// Waits until the kernel has dropped what others had changed before the last answer; false if that is not heard.
