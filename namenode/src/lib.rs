@@ -10,6 +10,8 @@
 //! server.rs     builds and wires all of it
 //! ```
 
+#[cfg(test)]
+mod allocations;
 pub mod config;
 pub mod consensus;
 pub mod controllers;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
 use cairn_protocol::messages::admin::{RaftAnswer, ReadIndexReply, ReadIndexRequest};
-use cairn_protocol::rpc::{Peers, Reply, Request, RpcError};
+use cairn_protocol::rpc::{Peer, Peers, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::flusher;
+use super::incoming;
 use super::log_store::LogStore;
 use super::network::{self, Ballot, Network};
 use super::proposer::{Proposed, Proposer, ProposerHandle};
@@ -27,7 +28,7 @@ use super::room::{Room, RoomOptions};
 use super::snapshot::{Piece, Receiver};
 use super::state::State;
 use super::state_machine::StateMachine;
-use super::types::{Member, NodeId, TypeConfig};
+use super::types::{Member, NodeId, TypeConfig, Vote};
 use crate::namespace::command::Command;
 
 pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
@@ -427,19 +428,25 @@ impl Group {
     }
 
     /// Answers another namenode.
-    pub async fn handle(&self, method: Method, request: Request) -> Result<Reply, RpcError> {
+    pub async fn handle(
+        &self,
+        peer: &Peer,
+        method: Method,
+        request: Request,
+    ) -> Result<Reply, RpcError> {
         if method == Method::ReadIndex {
             let index = self.reader.read_index().await?;
             return Ok(Reply::new(&ReadIndexReply { index }));
         }
-        let envelope = network::open_envelope(self.id, &request)?;
+        let envelope = incoming::open_envelope(self.id, peer, &request)?;
+        let from = envelope.from;
         let fatal = |error: &dyn std::fmt::Display| {
             RpcError::new(ErrorCode::Unavailable, error.to_string())
         };
         let body = match method {
             Method::RaftAppend => {
                 let append: AppendEntriesRequest<TypeConfig> =
-                    network::decode_body(&request.payload)?;
+                    incoming::decode_message(from, &request.payload)?;
                 network::encode_body(
                     &self
                         .raft
@@ -449,7 +456,7 @@ impl Group {
                 )?
             }
             Method::RaftVote => {
-                let ballot: Ballot = network::decode_body(&request.payload)?;
+                let ballot: Ballot = incoming::decode_message(from, &request.payload)?;
                 let vote = if ballot.pre_vote {
                     self.raft.pre_vote(ballot.request).await
                 } else {
@@ -459,13 +466,14 @@ impl Group {
             }
             Method::RaftTransfer => {
                 let transfer: TransferLeaderRequest<TypeConfig> =
-                    network::decode_body(&request.payload)?;
+                    incoming::decode_message(from, &request.payload)?;
                 let reply = self.raft.handle_transfer_leader(transfer).await;
                 network::encode_body(&reply.map_err(|error| fatal(&error))?)?
             }
             Method::RaftSnapshot => {
-                let piece: Piece = network::decode_body(&envelope.body)?;
+                let piece: Piece = incoming::decode_message(from, &envelope.body)?;
                 let vote = piece.vote;
+                self.refuse_deposed(&vote)?;
                 // Held until the installation is over: a transfer that starts anew removes what is installed from.
                 let mut receiver = self.receiver.lock().await;
                 let complete = receiver
@@ -495,6 +503,17 @@ impl Group {
     /// Whether the leader refuses what needs more room: the disks of too many members are almost full.
     pub fn is_short_of_room(&self) -> bool {
         self.room.is_short()
+    }
+
+    /// A leader that was deposed does not get to write what it would not get to install.
+    fn refuse_deposed(&self, vote: &Vote) -> Result<(), RpcError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if *vote >= metrics.vote {
+            return Ok(());
+        }
+        let message = format!("snapshot of vote {vote}, this member's is {}", metrics.vote);
+        Err(RpcError::new(ErrorCode::StaleTerm, message))
     }
 
     /// Ends the Raft library's tasks: the log is synced, the state is as of its last flush.

@@ -1,12 +1,13 @@
 //! Consensus: the only place that knows the Raft library.
 //!
 //! `log_store` keeps the log, `state` and `state_machine` the replicated state, `snapshot` carries it to members that lag,
-//! `network` carries everything else between members. [`group::Group`] is what the rest of the namenode sees: propose a command,
+//! `network` carries everything else between members, and `incoming` checks it where it arrives. [`group::Group`] is what the rest of the namenode sees: propose a command,
 //! wait for a linearizable read, watch leadership, change members.
 
 pub mod feed;
 mod flusher;
 pub mod group;
+mod incoming;
 pub mod log_store;
 mod network;
 mod proposer;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_protocol::messages::admin::{RaftAnswer, RaftEnvelope};
-use cairn_protocol::rpc::{Peers, Request, RpcError};
+use cairn_protocol::rpc::{Peers, RpcError};
 use cairn_protocol::{ErrorCode, Method};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -29,7 +29,7 @@ use super::state_machine::Snapshot;
 use super::types::{Member, NodeId, SnapshotHandle, TypeConfig, Vote};
 
 /// Encoding of the bodies: postcard of openraft 0.10.
-const ENCODING: u32 = 1;
+pub(super) const ENCODING: u32 = 1;
 
 /// Requests take at least this long to be given up: an idle machine may be slow to wake up, and a lost
 /// connection is noticed at once anyway.
@@ -223,29 +223,6 @@ impl RaftNetworkV2<TypeConfig> for Link {
         self.call(Method::RaftTransfer, &request, option.hard_ttl())
             .await
     }
-}
-
-/// Opens an envelope that arrived, and checks that it is meant for this member.
-pub(super) fn open_envelope(own_id: NodeId, request: &Request) -> Result<RaftEnvelope, RpcError> {
-    let envelope: RaftEnvelope = request.decode()?;
-    if envelope.encoding != ENCODING {
-        let message = format!(
-            "raft encoding {} (this process speaks {ENCODING})",
-            envelope.encoding
-        );
-        return Err(RpcError::new(ErrorCode::VersionMismatch, message));
-    }
-    if envelope.to != own_id {
-        let message = format!("meant for namenode {}, this is {own_id}", envelope.to);
-        return Err(RpcError::new(ErrorCode::InvalidArgument, message));
-    }
-    Ok(envelope)
-}
-
-/// Decodes a body.
-pub(super) fn decode_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcError> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| RpcError::new(ErrorCode::Malformed, format!("raft body: {error}")))
 }
 
 /// Encodes an answer.

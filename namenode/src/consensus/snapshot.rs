@@ -4,12 +4,17 @@
 //!
 //! ```text
 //! snapshots/<index>/            a finished checkpoint; built under snapshots/building first
-//! snapshots/incoming/           what arrives from a leader, piece by piece; worthless after a restart
+//! snapshots/incoming/           what arrives from a leader, piece by piece
+//! snapshots/retired/            an older checkpoint on its way out
 //! ```
 //!
+//! Start-up removes all that is not finished.
+//!
 //! A checkpoint names its own place in the log (the applied state is one of its keys), so a snapshot can never be taken for
-//! another one. Installing: all files synced, renamed to `state/<n+1>`, then one durable switch of `state/CURRENT`, then the library
-//! resets the log; a crash in between leaves the old state, or the new one with an old log that start-up cuts.
+//! another one, and what arrived is looked at before the library hears of it. Installing: all files synced, older checkpoints
+//! retired, renamed to `state/<n+1>`, then one durable switch of `state/CURRENT`, a checkpoint, and then the library resets the log.
+//! A crash in between leaves the old state, or the new one with an old log; start-up cuts the log and makes a checkpoint if there
+//! is none. So older ones go before the switch: one that is older than the log's beginning would help nobody, and would be sent.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_daemon::blocking::blocking;
-use cairn_daemon::disk::{Caching, OpenMode};
+use cairn_daemon::disk::{Caching, Disk, OpenMode};
 use cairn_protocol::checksum::crc32c;
 use cairn_protocol::rpc::RpcError;
 use cairn_protocol::{ErrorCode, Failure};
@@ -26,6 +31,7 @@ use openraft::errors::StreamingError;
 use openraft::raft::SnapshotResponse;
 use serde::{Deserialize, Serialize};
 
+use super::incoming;
 use super::network::{self, Link};
 use super::state::State;
 use super::state_machine::{Snapshot, decode_applied};
@@ -76,7 +82,7 @@ pub(super) async fn build(state: &Arc<State>) -> io::Result<Snapshot> {
         remove_if_there(&finished)?;
         std::fs::rename(&building, &finished)?;
         state.disk().sync_dir(&root)?;
-        remove_older(&root, index)?;
+        remove_older(state.disk(), &root, index)?;
         Ok(Snapshot {
             meta,
             snapshot: SnapshotHandle {
@@ -124,7 +130,9 @@ fn remove_if_there(directory: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_older(root: &Path, index: u64) -> io::Result<()> {
+/// Removes finished checkpoints below `index`, each at once: half of one would be taken for a whole one.
+fn remove_older(disk: &dyn Disk, root: &Path, index: u64) -> io::Result<()> {
+    let retired = root.join("retired");
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
         let number = entry
@@ -132,8 +140,21 @@ fn remove_older(root: &Path, index: u64) -> io::Result<()> {
             .to_str()
             .and_then(|name| name.parse::<u64>().ok());
         if number.is_some_and(|number| number < index) {
-            std::fs::remove_dir_all(entry.path())?;
+            remove_if_there(&retired)?;
+            std::fs::rename(entry.path(), &retired)?;
+            disk.sync_dir(root)?;
+            remove_if_there(&retired)?;
         }
+    }
+    Ok(())
+}
+
+/// Makes the folder of snapshots, and removes what a process that ended has left unfinished there. Blocks.
+pub(super) fn prepare(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    let root = directory.join("snapshots");
+    disk.create_dir_all(&root)?;
+    for unfinished in ["building", "incoming", "retired"] {
+        remove_if_there(&root.join(unfinished))?;
     }
     Ok(())
 }
@@ -175,7 +196,7 @@ pub(super) async fn send(
             }
         }
     }
-    network::decode_body(&reply).map_err(network::streaming_error)
+    incoming::decode_body(&reply).map_err(network::streaming_error)
 }
 
 fn list_files(directory: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -251,6 +272,10 @@ impl Receiver {
             return Ok(None);
         }
         self.expected = None;
+        let (meta, received) = (piece.meta.clone(), incoming.clone());
+        blocking(move || expect_meta(&received, &meta))
+            .await
+            .map_err(|error| RpcError::new(ErrorCode::ChecksumMismatch, error.to_string()))?;
         Ok(Some(Snapshot {
             meta: piece.meta,
             snapshot: SnapshotHandle {
@@ -271,6 +296,10 @@ fn check(piece: &Piece, data: &Bytes) -> Result<(), RpcError> {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
     if !plain {
         return Err(Failure::new(ErrorCode::Malformed, "name of a snapshot file").into());
+    }
+    if data.len() > PIECE_BYTES {
+        let text = format!("piece of {} bytes, at most {PIECE_BYTES}", data.len());
+        return Err(Failure::new(ErrorCode::TooLarge, text).into());
     }
     if crc32c(data) != piece.crc32c {
         return Err(
@@ -303,22 +332,37 @@ fn write_piece(state: &State, piece: &Piece, data: &[u8], incoming: &Path) -> io
     Ok(())
 }
 
+/// Fails unless this is a state, and the one that was announced: once the library has heard of it, what fails ends the process.
+fn expect_meta(directory: &Path, meta: &SnapshotMeta) -> io::Result<()> {
+    if meta_of(directory)? == *meta {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "received snapshot is not the one announced",
+    ))
+}
+
 /// Puts a complete snapshot in place of the state. The caller (the library) applies nothing meanwhile.
 pub(super) async fn install(
     state: &Arc<State>,
     meta: &SnapshotMeta,
     handle: SnapshotHandle,
 ) -> io::Result<()> {
-    let received = meta_of(&handle.directory)?;
-    if received != *meta {
-        return Err(io::Error::other(
-            "received snapshot is not the one announced",
-        ));
-    }
     {
-        let state = state.clone();
-        blocking(move || state.replace(|path| std::fs::rename(&handle.directory, path))).await?;
+        let (state, meta) = (state.clone(), meta.clone());
+        blocking(move || {
+            expect_meta(&handle.directory, &meta)?;
+            let root = state.directory().join("snapshots");
+            let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
+            remove_older(state.disk(), &root, index)?;
+            let disk = state.disk();
+            state.replace(|path| disk.rename(&handle.directory, path))
+        })
+        .await?;
     }
-    // The library asks for the current snapshot from now on: it must not be an older one.
+    // The library asks for the current snapshot from now on.
     build(state).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use cairn_protocol::ids::{ChunkId, InodeId};
 use tokio::sync::{Notify, watch};
 
 use super::feed::Feed;
+use super::snapshot;
 use super::state_machine::decode_applied;
 use super::types::{LogId, StoredMembership};
 use crate::store::{Store, StoreOptions};
@@ -61,7 +62,7 @@ impl State {
     pub fn open(disk: Arc<dyn Disk>, directory: &Path, options: StoreOptions) -> io::Result<Self> {
         let root = directory.join("state");
         disk.create_dir_all(&root)?;
-        disk.create_dir_all(&directory.join("snapshots"))?;
+        snapshot::prepare(disk.as_ref(), directory)?;
         let number = read_current(disk.as_ref(), &root)?;
         remove_others(&root, number)?;
         let store =

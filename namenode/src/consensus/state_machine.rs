@@ -91,7 +91,7 @@ impl StateMachine {
 
 /// An entry that this software does not understand in full was proposed by newer software: skipping it would let the
 /// members' states differ, so the process stops.
-fn decode_batch(bytes: Bytes, index: u64) -> io::Result<Batch> {
+pub(super) fn decode_batch(bytes: Bytes, index: u64) -> io::Result<Batch> {
     let batch = Batch::decode(bytes)
         .map_err(|error| io::Error::other(format!("decode log entry {index}: {error}")))?;
     if batch.commands.iter().any(is_unknown) {

@@ -160,7 +160,7 @@ impl NamenodeService {
             | Method::RaftVote
             | Method::RaftSnapshot
             | Method::RaftTransfer
-            | Method::ReadIndex => self.group.handle(method, request).await,
+            | Method::ReadIndex => self.group.handle(peer, method, request).await,
             Method::Hello
             | Method::Instruct
             | Method::OpenWrite
