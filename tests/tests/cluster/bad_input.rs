@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_client::{Error, WriteOptions};
 use cairn_daemon::Tasks;
+use cairn_daemon::config::GatewaySettings;
 use cairn_daemon::disk::RealDisk;
 use cairn_datanode::Datanode;
 use cairn_namenode::store::Read;
@@ -413,7 +414,12 @@ async fn a_mutation_that_is_sent_again_happens_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rubbish_on_any_port_disturbs_nobody() {
-    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions {
+        http: Some(GatewaySettings::default()),
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
     let fs = cluster.client().await.unwrap();
     fs.write_file("/before", content(1, 5000), &WriteOptions::default())
         .await
@@ -422,6 +428,8 @@ async fn rubbish_on_any_port_disturbs_nobody() {
     for address in [
         cluster.addresses()[0].clone(),
         cluster.datanode(0).unwrap().address().to_owned(),
+        cluster.namenode_http(0).unwrap().to_string(),
+        cluster.datanode_http(0).unwrap().to_string(),
     ] {
         for round in 0..40 {
             let mut rubbish = vec![0; 1 << (round % 12)];
@@ -430,6 +438,10 @@ async fn rubbish_on_any_port_disturbs_nobody() {
                 0 => rubbish.fill(0),
                 1 => rubbish.fill(0xff),
                 2 => rubbish = [b"GET / HTTP/1.1\r\n\r\n", &rubbish[..]].concat(),
+                // A head that does not end as one.
+                3 if round % 8 == 3 => {
+                    rubbish = [b"PUT /webhdfs/v1/before HTTP/1.1\r\nHost: ", &rubbish[..]].concat();
+                }
                 _ => {}
             }
             let mut stream = net::connect(&address).await.unwrap();

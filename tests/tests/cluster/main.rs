@@ -11,6 +11,7 @@ mod corruption;
 mod datanode_loss;
 mod delegations;
 mod files;
+mod forged_raft;
 mod fuzz;
 mod leader;
 mod linearizable;
