@@ -6,6 +6,7 @@
 mod error;
 mod real;
 pub mod sim;
+pub mod watched;
 
 use std::io;
 use std::path::{Path, PathBuf};

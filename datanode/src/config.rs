@@ -27,6 +27,10 @@ pub struct DatanodeConfig {
     pub volumes: Vec<PathBuf>,
     /// Space to leave free on each volume, so that a full one can still seal and delete. At least 64 MiB, default 1 GiB.
     pub reserve: ByteSize,
+    /// A disk that takes longer than this for one read or write takes nothing new until it answers; the others go on. 1 s to
+    /// 1 h, default 30 s.
+    #[serde(with = "duration")]
+    pub disk_timeout: Duration,
     /// Failure domain of this machine, like `/room2/rack1`. Default `/default`.
     pub rack: String,
     /// Name of this machine: replicas of a chunk go to different ones. Empty: its host name.
@@ -62,6 +66,7 @@ impl Default for DatanodeConfig {
             http_advertise: String::new(),
             volumes: Vec::new(),
             reserve: ByteSize::gib(1),
+            disk_timeout: Duration::from_secs(30),
             rack: "/default".to_owned(),
             host: String::new(),
             heartbeat_interval: Duration::from_secs(1),
@@ -135,6 +140,11 @@ impl DatanodeConfig {
                 "`heartbeat_interval` is {interval}, 100ms to 30s are allowed"
             ));
         }
+        let limit = self.disk_timeout;
+        if limit < Duration::from_secs(1) || limit > Duration::from_secs(3600) {
+            let limit = duration::display(limit);
+            return bad(format!("`disk_timeout` is {limit}, 1s to 1h are allowed"));
+        }
         let gateway = self.gateway.check();
         gateway.map_err(|error| DatanodeError::Config(error.to_string()))?;
         let counts = [
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         type Change = fn(&mut DatanodeConfig);
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 11] = [
             ("`namenodes` is empty", |c| c.namenodes.clear()),
             ("`namenodes`: `a` is not host:port", |c| {
                 c.namenodes = vec!["a".into()]
@@ -208,6 +218,9 @@ mod tests {
             ("`volumes` is empty", |c| c.volumes.clear()),
             ("twice", |c| c.volumes.push("/data/1".into())),
             ("`reserve` is 1 MiB", |c| c.reserve = ByteSize::mib(1)),
+            ("`disk_timeout` is 500ms", |c| {
+                c.disk_timeout = std::time::Duration::from_millis(500)
+            }),
             ("`rack`", |c| c.rack = "rack1".into()),
             ("`reads_max` is 0", |c| c.reads_max = 0),
             ("`http`: `x` is not host:port", |c| c.http = "x".into()),

@@ -4,9 +4,11 @@
 //! [`Changes`], so that the next heartbeat tells the leader, at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_daemon::blocking;
@@ -15,6 +17,8 @@ use cairn_protocol::buffer;
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 use cairn_protocol::limits::BUFFER_BYTES;
 use cairn_protocol::messages::datanode::{ReplicaState as ReplicaStateMessage, VolumeReport};
+use futures::future::join_all;
+use tokio::time::timeout;
 
 use crate::changes::Changes;
 use crate::chunk_store::{
@@ -23,6 +27,11 @@ use crate::chunk_store::{
 };
 use crate::metrics::Metrics;
 use crate::transfer::Packet;
+
+/// How long the heartbeat waits for a disk. Less than what makes a datanode seem dead: its other disks work.
+const ASK_MAX: Duration = Duration::from_secs(2);
+/// How long the periodic sync of the other volumes waits for one.
+const SYNC_MAX: Duration = Duration::from_secs(30);
 
 /// Who wants to append, and where.
 #[derive(Clone, Copy, Debug)]
@@ -255,10 +264,39 @@ impl Replicas {
         .await
     }
 
-    /// Makes durable what open replicas hold.
+    /// Does this with every volume that works, all at once. One whose disk does not answer is not waited for for longer than `wait_max`: what
+    /// was asked of it goes on, and nothing more is asked while it hangs.
+    async fn on_each_volume<T, F: Future<Output = T>>(
+        &self,
+        wait_max: Duration,
+        work: impl Fn(Arc<Volume>) -> F,
+    ) -> Vec<T> {
+        let working = self.store.volumes().iter();
+        let working = working.filter(|volume| !volume.is_failed() && !volume.is_hanging());
+        let each = working.map(|volume| timeout(wait_max, work(Arc::clone(volume))));
+        join_all(each).await.into_iter().flatten().collect()
+    }
+
+    async fn refresh_space(&self) {
+        self.on_each_volume(ASK_MAX, |volume| async move {
+            let path = volume.path().to_path_buf();
+            let asked = blocking(move || volume.refresh_space()).await;
+            if let Err(error) = asked {
+                tracing::warn!(volume = %path.display(), %error, "free space unknown");
+            }
+        })
+        .await;
+    }
+
+    /// Makes durable what open replicas hold. A volume that fails at it is withdrawn and shows in its status.
     pub(crate) async fn sync_all_open(&self) -> usize {
-        let store = Arc::clone(&self.store);
-        blocking(move || store.sync_all_open()).await
+        let synced = |volume: Arc<Volume>| async move {
+            blocking(move || volume.sync_all_open().unwrap_or(0)).await
+        };
+        self.on_each_volume(SYNC_MAX, synced)
+            .await
+            .into_iter()
+            .sum()
     }
 
     /// One replica, as the leader knows it; on a volume that failed it is gone. Looks into memory only.
@@ -311,6 +349,7 @@ impl Replicas {
     /// The volumes, after a look at their free space. Replicas of a volume that has failed since `known_failed` was
     /// written are noted as changed.
     pub(crate) async fn volumes(&self, known_failed: BTreeSet<PathBuf>) -> Vec<VolumeReport> {
+        self.refresh_space().await;
         let replicas = self.clone();
         blocking(move || {
             let statuses = replicas.store.status();
@@ -337,13 +376,18 @@ fn volume_report(status: &VolumeStatus) -> VolumeReport {
     let (failed, reason) = match &status.state {
         VolumeState::Serving => (false, String::new()),
         VolumeState::Full => (false, "full".to_owned()),
+        VolumeState::Hanging(lasted) => (
+            false,
+            format!("its disk has not answered for {} s", lasted.as_secs()),
+        ),
         VolumeState::Failed(reason) => (true, reason.clone()),
     };
+    let takes_more = matches!(status.state, VolumeState::Serving | VolumeState::Full);
     VolumeReport {
         path: status.path.display().to_string(),
         capacity_bytes: status.total_bytes,
         used_bytes: status.used_bytes,
-        available_bytes: if failed { 0 } else { status.usable_bytes },
+        available_bytes: if takes_more { status.usable_bytes } else { 0 },
         replica_count: status.replica_count as u64,
         failed,
         reason,

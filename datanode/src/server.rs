@@ -66,6 +66,7 @@ impl Datanode {
         let (volumes, rng) = {
             let options = VolumeOptions {
                 reserve_bytes: config.reserve.bytes(),
+                disk_timeout: config.disk_timeout,
                 ..VolumeOptions::default()
             };
             let paths = config.volumes.clone();

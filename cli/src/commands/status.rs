@@ -173,10 +173,15 @@ pub(crate) fn print_datanodes(
     }
     table.print(out, "  ")?;
     for datanode in datanodes {
-        for volume in datanode.volumes.iter().filter(|volume| volume.failed) {
+        let volumes = datanode.volumes.iter();
+        for volume in volumes.filter(|volume| volume.failed || !volume.reason.is_empty()) {
+            let what = match volume.failed {
+                true => "is withdrawn",
+                false => "takes nothing new",
+            };
             writeln!(
                 out,
-                "  datanode {}: volume {} is withdrawn: {}",
+                "  datanode {}: volume {} {what}: {}",
                 datanode.address.datanode, volume.path, volume.reason
             )?;
         }

@@ -84,6 +84,8 @@ pub enum StoreError {
     },
     #[error("{}: withdrawn after {reason}", volume.display())]
     Withdrawn { volume: PathBuf, reason: String },
+    #[error("{}: the disk has not answered for {seconds} s", volume.display())]
+    Hanging { volume: PathBuf, seconds: u64 },
     #[error("{}: out of file handles or memory: {operation}", volume.display())]
     Exhausted {
         volume: PathBuf,
@@ -100,6 +102,7 @@ impl StoreError {
             Self::NoSpace { .. }
                 | Self::DiskFailed { .. }
                 | Self::Withdrawn { .. }
+                | Self::Hanging { .. }
                 | Self::Exhausted { .. }
         )
     }
@@ -122,7 +125,7 @@ impl StoreError {
             | Self::Stopped { .. }
             | Self::TooManyBlocks { .. } => ErrorCode::NoSpace,
             Self::DiskFailed { .. } | Self::Withdrawn { .. } => ErrorCode::DiskFailed,
-            Self::Exhausted { .. } => ErrorCode::Overloaded,
+            Self::Exhausted { .. } | Self::Hanging { .. } => ErrorCode::Overloaded,
         }
     }
 }

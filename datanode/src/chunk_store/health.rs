@@ -1,19 +1,22 @@
-//! Whether a volume can be trusted with more: full and failing disks.
+//! Whether a volume can be trusted with more: full, hanging and failing disks.
 //!
 //! A failed sync or write ends the volume for good: nobody knows what of the file is on disk, and asking again would
 //! get a false "fine" from the kernel. A read error costs the replica its good name, and the volume only after several.
-//! Replicas that were sealed before a volume failed can still be read from it, as a last resort.
+//! Replicas that were sealed before a volume failed can still be read from it, as a last resort. A disk that hangs is asked for nothing
+//! more until what is under way returns: each question would hold a thread, and other volumes need threads, too.
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use cairn_daemon::disk::{Disk, raw_os_error};
 use cairn_protocol::ids::ChunkId;
 
 use super::error::StoreError;
+use super::under_way::UnderWay;
 
 /// Unreadable ranges after which a disk is called failing, not a sector.
 const READ_ERRORS_MAX: u32 = 16;
@@ -28,6 +31,8 @@ pub enum VolumeState {
     Serving,
     /// Reading, sealing and deleting.
     Full,
+    /// Nothing until its disk answers, which it has not done for so long.
+    Hanging(Duration),
     /// Reading sealed replicas, as far as it goes; withdrawn until it is opened anew.
     Failed(String),
 }
@@ -48,10 +53,18 @@ pub(super) struct Health {
     no_space: AtomicBool,
     read_errors: AtomicU32,
     failed: OnceLock<String>,
+    under_way: Arc<UnderWay>,
+    /// It was said that the disk hangs, and not yet that it answers again.
+    told_hanging: AtomicBool,
 }
 
 impl Health {
-    pub(super) fn new(disk: Arc<dyn Disk>, volume: &Path, reserve_bytes: u64) -> Self {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        volume: &Path,
+        reserve_bytes: u64,
+        under_way: Arc<UnderWay>,
+    ) -> Self {
         Self {
             disk,
             volume: volume.to_path_buf(),
@@ -63,6 +76,8 @@ impl Health {
             no_space: AtomicBool::new(false),
             read_errors: AtomicU32::new(0),
             failed: OnceLock::new(),
+            under_way,
+            told_hanging: AtomicBool::new(false),
         }
     }
 
@@ -99,8 +114,11 @@ impl Health {
     }
 
     pub(super) fn state(&self) -> VolumeState {
-        match self.failed.get() {
-            Some(reason) => VolumeState::Failed(reason.clone()),
+        if let Some(reason) = self.failed.get() {
+            return VolumeState::Failed(reason.clone());
+        }
+        match self.hangs_for() {
+            Some(lasted) => VolumeState::Hanging(lasted),
             None if self.usable_bytes() == 0 => VolumeState::Full,
             None => VolumeState::Serving,
         }
@@ -110,14 +128,40 @@ impl Health {
         self.failed.get().is_some()
     }
 
-    /// Refuses changes on a failed volume.
+    /// For how long its disk has not answered, if that is too long. Says so in the log, once.
+    pub(super) fn hangs_for(&self) -> Option<Duration> {
+        let lasted = self.under_way.hangs_for();
+        if self.told_hanging.swap(lasted.is_some(), Ordering::Relaxed) != lasted.is_some() {
+            let volume = self.volume.display();
+            match lasted {
+                Some(lasted) => {
+                    tracing::warn!(%volume, seconds = lasted.as_secs(), "disk does not answer, volume takes nothing new");
+                }
+                None => tracing::warn!(%volume, "disk answers again"),
+            }
+        }
+        lasted
+    }
+
+    /// Refuses to ask a disk that does not answer.
+    pub(super) fn expect_answering(&self) -> Result<(), StoreError> {
+        match self.hangs_for() {
+            None => Ok(()),
+            Some(lasted) => Err(StoreError::Hanging {
+                volume: self.volume.clone(),
+                seconds: lasted.as_secs(),
+            }),
+        }
+    }
+
+    /// Refuses changes on a failed volume, and on one whose disk does not answer.
     pub(super) fn expect_working(&self) -> Result<(), StoreError> {
         match self.failed.get() {
             Some(reason) => Err(StoreError::Withdrawn {
                 volume: self.volume.clone(),
                 reason: reason.clone(),
             }),
-            None => Ok(()),
+            None => self.expect_answering(),
         }
     }
 

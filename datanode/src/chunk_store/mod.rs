@@ -5,7 +5,8 @@
 //!   does to them later is reported as a bad block, never repaired, never cut and never served as good;
 //! - bytes above it are, after power loss, either the right ones or gone: a replica can only be short, never wrong;
 //! - a writer with an older epoch, or one that assumes another length, is refused and changes nothing;
-//! - a disk that cannot sync or write ends its volume; a full one refuses appends but can still seal and delete.
+//! - a disk that cannot sync or write ends its volume; a full one refuses appends but can still seal and delete; one that does not
+//!   answer is left alone until it does.
 //!
 //! Synchronous: every call blocks, so callers go through `daemon::blocking`. All I/O goes through `daemon::disk`.
 //!
@@ -18,6 +19,7 @@
 //! data_file O_DIRECT or page cache, byte ranges
 //! sum_file  replay of a .sum file        record  its codec        index  checksum blocks in memory
 //! cache     recently read sealed replicas      scrub  verification      health  full and failed disks
+//! under_way calls to the disk that have not returned
 //! ```
 //!
 //! Lock order, outermost first: `ChunkStore::placing`, `Volume::naming`, `OpenReplica::syncing`, `OpenReplica::writer`,
@@ -36,6 +38,7 @@ mod scrub;
 mod startup;
 mod store;
 mod sum_file;
+mod under_way;
 mod volume;
 
 #[cfg(test)]

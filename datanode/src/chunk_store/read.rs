@@ -137,6 +137,7 @@ impl Volume {
     }
 
     pub(super) fn source(&self, chunk: ChunkId) -> Result<Source, StoreError> {
+        self.health.expect_answering()?;
         let sealed = match self.read_table().get(&chunk) {
             None => return Err(StoreError::NoReplica { chunk }),
             Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),

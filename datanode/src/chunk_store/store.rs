@@ -1,8 +1,9 @@
 //! All volumes of a datanode as one store: finds replicas, places new ones, leaves out volumes that failed.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 
@@ -19,8 +20,45 @@ const GROWTH_BYTES: u64 = 128 << 20;
 #[derive(Debug)]
 pub struct ChunkStore {
     volumes: Vec<Arc<Volume>>,
-    /// One placement at a time, so that a chunk never comes to lie on two volumes.
-    placing: Mutex<()>,
+    placing: Placing,
+}
+
+/// The chunks that are being placed, each once at a time, so that a chunk never comes to lie on two volumes. Chunks do not wait for each
+/// other: the disk of one may hang.
+#[derive(Debug, Default)]
+struct Placing {
+    chunks: Mutex<BTreeSet<ChunkId>>,
+    freed: Condvar,
+}
+
+/// One chunk, until it is dropped.
+struct Placement<'a> {
+    placing: &'a Placing,
+    chunk: ChunkId,
+}
+
+impl Placing {
+    fn begin(&self, chunk: ChunkId) -> Placement<'_> {
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut chunks = self
+            .freed
+            .wait_while(chunks, |chunks| chunks.contains(&chunk))
+            .unwrap_or_else(PoisonError::into_inner);
+        chunks.insert(chunk);
+        Placement {
+            placing: self,
+            chunk,
+        }
+    }
+}
+
+impl Drop for Placement<'_> {
+    fn drop(&mut self) {
+        let chunks = self.placing.chunks.lock();
+        let mut chunks = chunks.unwrap_or_else(PoisonError::into_inner);
+        chunks.remove(&self.chunk);
+        self.placing.freed.notify_all();
+    }
 }
 
 /// Which of two replicas of one chunk counts. Incarnations grow with time over the whole cluster: the newest life is the one that the
@@ -40,7 +78,7 @@ impl ChunkStore {
     pub fn new(volumes: Vec<Arc<Volume>>) -> Self {
         let store = Self {
             volumes,
-            placing: Mutex::new(()),
+            placing: Placing::default(),
         };
         store.hide_duplicates();
         store
@@ -111,7 +149,7 @@ impl ChunkStore {
         chunk: ChunkId,
         create: impl Fn(&Volume) -> Result<Appender, StoreError>,
     ) -> Result<Appender, StoreError> {
-        let _one = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.placing.begin(chunk);
         if let Some(volume) = self.working().find(|volume| volume.holds(chunk)) {
             // Lets the volume say whose it is.
             return create(volume);
@@ -195,14 +233,6 @@ impl ChunkStore {
         self.volume_of(chunk)?.delete(chunk, incarnation)
     }
 
-    /// Syncs every open replica of every volume that works; how many needed it. A volume that fails at it is withdrawn
-    /// and shows in its status.
-    pub fn sync_all_open(&self) -> usize {
-        self.working()
-            .filter_map(|volume| volume.sync_all_open().ok())
-            .sum()
-    }
-
     /// One replica, unless it lies on a failed volume.
     pub fn find(&self, chunk: ChunkId) -> Option<ReplicaInfo> {
         self.working().find_map(|volume| volume.find(chunk))
@@ -215,13 +245,8 @@ impl ChunkStore {
         all
     }
 
-    /// Looks at the free space of every working volume, and returns the state of all.
+    /// The state of all volumes, as of the last look at their free space. Does not ask the disks.
     pub fn status(&self) -> Vec<VolumeStatus> {
-        for volume in self.working() {
-            if let Err(error) = volume.refresh_space() {
-                tracing::warn!(volume = %volume.path().display(), %error, "free space unknown");
-            }
-        }
         self.volumes.iter().map(|volume| volume.status()).collect()
     }
 }

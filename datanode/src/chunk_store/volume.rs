@@ -5,7 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use cairn_daemon::disk::watched::WatchedDisk;
 use cairn_daemon::disk::{Caching, Disk, DiskFile, OpenMode};
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 
@@ -18,6 +20,7 @@ use super::layout;
 use super::record::{self, HEADER_LEN, Header};
 use super::replica::{Appender, OpenReplica, Opened, Parts};
 use super::startup::Scan;
+use super::under_way::UnderWay;
 use super::{ReplicaInfo, ReplicaState, SealOutcome};
 
 /// How a volume is used.
@@ -31,6 +34,8 @@ pub struct VolumeOptions {
     pub direct_write_bytes: usize,
     /// Reads of at least this many bytes bypass the page cache.
     pub direct_read_bytes: usize,
+    /// A disk that takes longer than this for one call is asked for nothing new until the call returns.
+    pub disk_timeout: Duration,
 }
 
 impl Default for VolumeOptions {
@@ -40,6 +45,7 @@ impl Default for VolumeOptions {
             index_cache_bytes: 64 << 20,
             direct_write_bytes: 64 << 10,
             direct_read_bytes: 256 << 10,
+            disk_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -100,6 +106,8 @@ pub struct Volume {
     pub(super) cache: Cache,
     /// One creation or deletion at a time, so that a chunk's files always belong to one replica.
     naming: Mutex<()>,
+    /// One question for free space at a time.
+    asking_space: Mutex<()>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -121,7 +129,9 @@ impl Volume {
         options: VolumeOptions,
     ) -> Result<Self, StoreError> {
         let reserve = options.reserve_bytes.max(2 * SPACE_CHECK_BYTES);
-        let health = Arc::new(Health::new(Arc::clone(&disk), path, reserve));
+        let under_way = Arc::new(UnderWay::new(options.disk_timeout));
+        let disk: Arc<dyn Disk> = Arc::new(WatchedDisk::new(disk, Arc::clone(&under_way)));
+        let health = Arc::new(Health::new(Arc::clone(&disk), path, reserve, under_way));
         make_folders(&disk, path).map_err(|source| health.failure("create folders", source))?;
         health.refresh_space()?;
         let scan = Scan {
@@ -139,6 +149,7 @@ impl Volume {
             bad: Mutex::new(found.bad),
             cache: Cache::new(options.index_cache_bytes),
             naming: Mutex::new(()),
+            asking_space: Mutex::new(()),
             disk,
         })
     }
@@ -261,13 +272,14 @@ impl Volume {
         epoch: Epoch,
         start: u64,
     ) -> Result<Appender, StoreError> {
-        match self.read_table().get(&chunk) {
+        // The table is free again before the disk is asked.
+        let replica = match self.read_table().get(&chunk) {
             None => return Err(StoreError::NoReplica { chunk }),
             Some(Entry::Damaged(damaged)) => return Err(damaged.error(chunk)),
             Some(Entry::Sealed(sealed)) => return Err(sealed.error(chunk)),
             Some(Entry::Open(replica)) => Arc::clone(replica),
-        }
-        .open_append(epoch, start)
+        };
+        replica.open_append(epoch, start)
     }
 
     /// Makes all that was appended so far durable, and at least `through`; the synced length.
@@ -426,8 +438,17 @@ impl Volume {
         self.health.is_failed()
     }
 
-    /// Asks the file system for its free space; for the heartbeat.
+    /// Whether the disk does not answer at the moment.
+    pub fn is_hanging(&self) -> bool {
+        self.health.hangs_for().is_some()
+    }
+
+    /// Asks the file system for its free space; for the heartbeat. Does nothing while the last question is not answered.
     pub fn refresh_space(&self) -> Result<(), StoreError> {
+        let Ok(_one) = self.asking_space.try_lock() else {
+            return Ok(());
+        };
+        self.health.expect_answering()?;
         self.health.refresh_space()
     }
 

@@ -1,11 +1,16 @@
 //! Disks that fail, fill up or rot: the datanode goes on with what works, and says so.
 
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::harness::{Cluster, data, incarnation};
+use crate::chunk_store::VolumeState;
 use cairn_daemon::disk::sim::SimDisk;
+use cairn_daemon::disk::watched::{Access, WatchedDisk, Watcher};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::ChunkId;
 use cairn_protocol::messages::datanode::VolumeReport;
@@ -88,4 +93,101 @@ async fn open_replicas_are_synced_although_nobody_asks() {
     while store.find(ChunkId(1)).unwrap().synced_length < 100 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Holds up every call below one directory until it is dropped.
+struct Hang(Arc<Gate>);
+
+#[derive(Default)]
+struct Gate {
+    held: Mutex<Option<PathBuf>>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn hold(self: &Arc<Self>, directory: &Path) -> Hang {
+        *self.held.lock().unwrap() = Some(directory.to_path_buf());
+        Hang(Arc::clone(self))
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap() = None;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Watcher for Gate {
+    type UnderWay = ();
+
+    fn begin(&self, path: &Path, _access: Access) -> io::Result<()> {
+        let is_held = |held: &mut Option<PathBuf>| {
+            let held = held.as_ref();
+            held.is_some_and(|directory| path.starts_with(directory))
+        };
+        let held = self.held.lock().unwrap();
+        drop(self.changed.wait_while(held, is_held).unwrap());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_goes_on() {
+    let mut cluster = Cluster::start(0).await;
+    let gate = Arc::new(Gate::default());
+    let disk = WatchedDisk::new(Arc::new(SimDisk::new()), Arc::clone(&gate));
+    let mut config = cluster.config(0);
+    config.volumes = vec!["/volume1".into(), "/volume2".into()];
+    config.disk_timeout = Duration::from_secs(1);
+    let node = cluster.start_node_on(config, Arc::new(disk)).await;
+    cluster.nodes.push(node);
+    let id = cluster.nodes[0].id;
+    let mut client = cluster
+        .open(cluster.open_write(1, 1, 0, &[0]))
+        .await
+        .unwrap();
+    client.send(&data(5000, 1)).await;
+    client.acknowledged().await.unwrap();
+    let store = Arc::clone(cluster.nodes[0].datanode.store());
+    let volume = Arc::clone(store.volume_of(ChunkId(1)).unwrap());
+    let report_of = |heard: &super::harness::Heard| {
+        let path = volume.path().display().to_string();
+        let volumes = heard.volumes.get(&id)?;
+        volumes.iter().find(|report| report.path == path).cloned()
+    };
+
+    let hang = gate.hold(volume.path());
+    let frame = client.packet(Bytes::from_static(b"data"), true, false);
+    client.to.send(frame).await.unwrap();
+    let told = |heard: &super::harness::Heard| {
+        report_of(heard).is_some_and(|report| {
+            !report.failed
+                && report.available_bytes == 0
+                && report.reason.starts_with("its disk has not answered for")
+        })
+    };
+    cluster.namenode.until(told).await;
+    assert!(matches!(volume.state(), VolumeState::Hanging(_)));
+    for chunk in 2..6 {
+        cluster.write(chunk, &[0], b"on the other volume").await;
+        let other = store.volume_of(ChunkId(chunk)).unwrap();
+        assert_ne!(other.path(), volume.path());
+        assert!(cluster.read(0, chunk, 0, 19).await == b"on the other volume");
+    }
+    let refused = store.open_append(ChunkId(1), 1.into(), 5000).err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::Overloaded);
+
+    drop(hang);
+    // What was under way is done, and the volume is as good as before.
+    client.acknowledged().await.unwrap();
+    let serves = |heard: &super::harness::Heard| {
+        report_of(heard)
+            .is_some_and(|report| report.available_bytes > 0 && report.reason.is_empty())
+    };
+    cluster.namenode.until(serves).await;
+    assert_eq!(volume.state(), VolumeState::Serving);
+    assert!(cluster.seal(0, 1, 5004).await.sealed);
+    let expected = [&data(5000, 1)[..], b"data"].concat();
+    assert!(cluster.read(0, 1, 0, 5004).await == expected);
 }

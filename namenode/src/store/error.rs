@@ -46,13 +46,25 @@ pub enum StoreError {
         /// Newest format that is read.
         supported: u32,
     },
+    /// The cluster has agreed on a level that this software does not know.
+    #[error(
+        "open state in {path}: the cluster's feature level is {found}, this version knows up to {supported}; run a newer version"
+    )]
+    NewerLevel {
+        /// Directory.
+        path: PathBuf,
+        /// What the cluster has agreed on.
+        found: u32,
+        /// The newest level that is known.
+        supported: u32,
+    },
 }
 
 impl StoreError {
     /// The wire's word for it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NewerFormat { .. } => ErrorCode::VersionMismatch,
+            Self::NewerFormat { .. } | Self::NewerLevel { .. } => ErrorCode::VersionMismatch,
             Self::Rocks { .. }
             | Self::Corrupt { .. }
             | Self::Inconsistent(_)

@@ -71,7 +71,7 @@ pub struct Store {
 impl Store {
     /// Opens the state in `dir`, which is made if it does not exist. Blocks.
     ///
-    /// A store of a newer format is refused.
+    /// A store of a newer format is refused, and one of a cluster with a newer feature level.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let db = open::open(dir, &options)?;
         let mut write_options = WriteOptions::default();
@@ -84,6 +84,7 @@ impl Store {
             directories: Directories::default(),
         };
         let cluster = cluster::get(&store.snapshot())?;
+        cluster::check_level(&cluster, dir)?;
         *store.lock_cluster() = cluster;
         Ok(store)
     }

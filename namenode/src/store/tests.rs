@@ -27,6 +27,26 @@ fn put_and_commit(store: &Store, key: &[u8], index: u64) {
 }
 
 #[test]
+fn the_state_of_a_cluster_with_a_newer_feature_level_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut txn = store.begin();
+    txn.cluster_mut().feature_level = super::cluster::FEATURE_LEVEL + 1;
+    txn.commit(applied(1)).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let refused = Store::open(dir.path(), StoreOptions::small())
+        .err()
+        .unwrap();
+    assert!(matches!(refused, StoreError::NewerLevel { found: 2, .. }));
+    let said = refused.to_string();
+    assert!(
+        said.contains("feature level is 2, this version knows up to 1"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_was_not_flushed_is_lost_at_the_end_and_the_applied_index_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

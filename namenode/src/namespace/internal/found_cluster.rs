@@ -14,9 +14,6 @@ use crate::store::{self, Txn};
 
 const CLUSTER_ID_BYTES: usize = 16;
 
-/// The format that a new cluster agrees on.
-const FEATURE_LEVEL: u32 = 1;
-
 /// Fails with `AlreadyExists` the second time.
 pub(super) fn apply(txn: &mut Txn, cmd: &FoundCluster, ctx: &Context) -> Result<Outcome, OpError> {
     if !txn.cluster().cluster_id.is_empty() {
@@ -46,7 +43,7 @@ pub(super) fn apply(txn: &mut Txn, cmd: &FoundCluster, ctx: &Context) -> Result<
         last_stamp_ns: ctx.stamp.time_ns,
         directory_count: 1,
         inode_count: 1,
-        feature_level: FEATURE_LEVEL,
+        feature_level: store::cluster::FEATURE_LEVEL,
         ..ClusterRecord::default()
     };
     let kind = InodeKind::Directory;

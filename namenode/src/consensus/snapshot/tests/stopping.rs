@@ -4,7 +4,7 @@ use cairn_daemon::disk::sim::SimDisk;
 use openraft::StorageHelper;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 
-use super::stopping_disk::StoppingDisk;
+use super::stopping_disk::Changes;
 use super::*;
 use crate::consensus::log_store::{LogOptions, LogStore};
 use crate::consensus::snapshot::PIECE_BYTES;
@@ -82,9 +82,9 @@ async fn an_installation_that_stops_anywhere_leaves_the_old_state_or_the_new_one
         let member = directory.path().join(changes.to_string());
         let log_disk = SimDisk::new();
         lagging(&member, &log_disk).await;
-        let disk = StoppingDisk::new();
-        let state = Arc::new(open(Arc::new(disk.clone()), &member));
-        disk.stop_after(changes);
+        let (disk, left) = Changes::on_disk();
+        let state = Arc::new(open(disk, &member));
+        left.stop_after(changes);
         let done = receive_and_install(&state, &pieces).await;
         drop(state);
         log_disk.kill();
