@@ -5,7 +5,7 @@ ENV := . scripts/env.sh &&
 SEEDS ?= 60
 OPERATIONS ?= 100000
 
-.PHONY: help bootstrap http-clients build demo test fmt-check clippy unit sim mount-proof three-machines doc fix bench bench-http bench-mount
+.PHONY: help bootstrap http-clients web-tools build demo demo-small test fmt-check clippy unit sim mount-proof three-machines doc fix bench bench-http bench-mount
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,10 @@ build: bootstrap ## Builds the release binary.
 demo: build ## Starts a cluster, stores a real tree, kills a leader and a datanode, compares every byte.
 	@$(ENV) scripts/demo
 
-test: bootstrap fmt-check clippy unit sim doc ## Everything that guards the project; what CI runs.
+demo-small: bootstrap ## The demo with a small tree and a debug build, in half a minute; part of `make test`.
+	@$(ENV) cargo build --quiet -p cairn-cli && DFS="$$CARGO_TARGET_DIR/debug/dfs" scripts/demo-small
+
+test: bootstrap fmt-check clippy unit demo-small sim doc ## Everything that guards the project; what CI runs.
 	@echo "all checks passed"
 
 fmt-check:
@@ -31,7 +34,10 @@ clippy: bootstrap
 http-clients: ## Installs the HTTP clients of others that tests run, once per machine.
 	@scripts/http-clients >/dev/null
 
-unit: bootstrap http-clients
+web-tools: ## Installs the browser and the tools that tests of the console run, once per machine.
+	@scripts/web-tools >/dev/null
+
+unit: bootstrap http-clients web-tools
 	@$(ENV) scripts/test-tools && cargo build --workspace --bins && cargo test --workspace
 
 sim: bootstrap ## Deterministic simulation: make sim SEEDS=200

@@ -176,7 +176,10 @@ pub fn normalise(path: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
         normal.push(b'/');
     }
     if normal.len() > PATH_BYTES_MAX {
-        let message = format!("a path of {} bytes, at most {PATH_BYTES_MAX}", normal.len());
+        let message = format!(
+            "a path of {} bytes, at most {PATH_BYTES_MAX}: use shorter names or fewer directories",
+            normal.len()
+        );
         return Err(Failure::new(ErrorCode::NameTooLong, message));
     }
     Ok(normal)
@@ -200,7 +203,10 @@ fn check_name(name: &[u8]) -> std::result::Result<(), Failure> {
 
 fn check_length(name: &[u8]) -> std::result::Result<(), Failure> {
     if name.len() > NAME_BYTES_MAX {
-        let message = format!("a name of {} bytes, at most {NAME_BYTES_MAX}", name.len());
+        let message = format!(
+            "a name of {} bytes, at most {NAME_BYTES_MAX}: choose a shorter one",
+            name.len()
+        );
         return Err(Failure::new(ErrorCode::NameTooLong, message));
     }
     Ok(())
@@ -246,6 +252,15 @@ mod tests {
         ] {
             assert_eq!(normalise(path).unwrap_err().code, code);
         }
+        // What is too long, the limit, and what to do.
+        let message = |path: &[u8]| normalise(path).unwrap_err().message;
+        assert_eq!(
+            [message(&long_name), message(&long_path)],
+            [
+                "a name of 256 bytes, at most 255: choose a shorter one",
+                "a path of 4100 bytes, at most 4096: use shorter names or fewer directories",
+            ]
+        );
         assert!(normalise(&b"/xyz".repeat(1024)).is_ok());
         assert!(normalise(&long_name[..256]).is_ok());
     }

@@ -221,7 +221,9 @@ pub fn verify(keys: &KeyRing, token: &[u8], now_ms: u64) -> Result<Grant, Failur
     let grant =
         Grant::decode(kind, &grant[8..]).ok_or_else(|| refuse("token of an unknown kind"))?;
     if now_ms >= grant.expires_at_ms {
-        return Err(refuse("token has expired"));
+        return Err(refuse(
+            "token has expired: ask a namenode for another one, and see that the clocks agree",
+        ));
     }
     Ok(grant)
 }
@@ -276,9 +278,13 @@ mod tests {
     fn a_token_is_good_until_it_expires() {
         let token = mint(&keys(), &read());
         assert_eq!(verify(&keys(), &token, 999), Ok(read()));
+        let refused = verify(&keys(), &token, 1000).unwrap_err();
         assert_eq!(
-            verify(&keys(), &token, 1000).unwrap_err().code,
-            ErrorCode::BadToken
+            (refused.code, refused.message.as_str()),
+            (
+                ErrorCode::BadToken,
+                "token has expired: ask a namenode for another one, and see that the clocks agree"
+            )
         );
     }
 

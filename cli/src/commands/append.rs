@@ -13,12 +13,16 @@ use cairn_protocol::messages::operation::IfExists;
 use clap::Args;
 
 use super::file_path;
+use crate::progress::Progress;
 use crate::session::{Session, Usage, local_error};
 
 /// Add local files, or standard input, to the end of a file of the cluster. A file that does not exist is made.
 #[derive(Debug, Args)]
 #[command(override_usage = "dfs append [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct Append {
+    /// No progress, even on a terminal.
+    #[arg(short = 'q', long)]
+    quiet: bool,
     /// Local files, `-` for standard input, and last the file that grows.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
@@ -28,7 +32,11 @@ pub(crate) struct Append {
 const IS_A_DIRECTORY: i32 = 21;
 
 /// What is added.
-type Source = Box<dyn Read + Send>;
+struct Source {
+    reader: Box<dyn Read + Send>,
+    /// 0 where nobody knows.
+    bytes: u64,
+}
 
 impl Append {
     pub(crate) async fn run(mut self, session: &mut Session) -> anyhow::Result<()> {
@@ -38,19 +46,22 @@ impl Append {
         let target = file_path(session, &target)
             .await
             .map_err(anyhow::Error::msg)?;
+        let progress = Progress::new(self.quiet);
         let mut writer = None;
         for name in &self.paths {
             // Before anything is made: a source that is not there leaves no empty file.
             let source = open(name).await;
-            let Some(source) = session.check(source) else {
+            let Some(source) = progress.suspend(|| session.check(source)) else {
                 continue;
             };
+            progress.expect(source.bytes);
             let grows = match &mut writer {
                 Some(writer) => writer,
                 none => none.insert(open_or_make(session, &target).await?),
             };
-            let added = add(grows, name, source).await?;
-            session.check(added);
+            let added = add(grows, name, source.reader, &progress).await?;
+            progress.suspend(|| session.check(added));
+            progress.file_done();
         }
         if let Some(writer) = writer {
             writer.close().await?;
@@ -72,27 +83,34 @@ async fn open_or_make(session: &Session, target: &[u8]) -> cairn_client::Result<
 
 async fn open(name: &OsStr) -> Result<Source, String> {
     if name == "-" {
-        return Ok(Box::new(io::stdin()));
+        return Ok(Source {
+            reader: Box::new(io::stdin()),
+            bytes: 0,
+        });
     }
     let path = name.to_owned();
     let opened = blocking(move || {
         let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
             return Err(io::Error::from_raw_os_error(IS_A_DIRECTORY));
         }
-        Ok(file)
+        Ok(Source {
+            reader: Box::new(file),
+            bytes: metadata.len(),
+        })
     });
-    match opened.await {
-        Ok(file) => Ok(Box::new(file)),
-        Err(error) => Err(local_error(Path::new(name), &error)),
-    }
+    opened
+        .await
+        .map_err(|error| local_error(Path::new(name), &error))
 }
 
 /// The outer error is the cluster's, after which nothing more can be added; the inner one is the local file's.
 async fn add(
     writer: &mut Writer,
     name: &OsStr,
-    mut source: Source,
+    mut source: Box<dyn Read + Send>,
+    progress: &Progress,
 ) -> cairn_client::Result<Result<(), String>> {
     loop {
         let (back, piece) = blocking(move || {
@@ -107,7 +125,11 @@ async fn add(
         source = back;
         match piece {
             Ok(piece) if piece.is_empty() => return Ok(Ok(())),
-            Ok(piece) => writer.write_bytes(piece.into()).await?,
+            Ok(piece) => {
+                let bytes = piece.len() as u64;
+                writer.write_bytes(piece.into()).await?;
+                progress.advance(bytes);
+            }
             Err(error) => return Ok(Err(local_error(Path::new(name), &error))),
         }
     }

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::expand;
 use crate::output::{escape, is_directory, kind};
 use crate::paths::join;
+use crate::progress::Progress;
 use crate::session::{Session, Usage, local_error};
 use crate::transfer::PIECES_BETWEEN;
 use crate::transfer::local_write::{Target, Unnamed};
@@ -31,6 +32,9 @@ pub(crate) struct Getmerge {
     /// No new line after a file without a byte.
     #[arg(long)]
     skip_empty_file: bool,
+    /// No progress, even on a terminal.
+    #[arg(short = 'q', long)]
+    quiet: bool,
     /// Files and directories of the cluster, and last the local file; `-` is standard output.
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<OsString>,
@@ -46,25 +50,31 @@ impl Getmerge {
             return Ok(());
         }
         let target = PathBuf::from(target);
+        // What goes to standard output is on the same terminal, or in a pipe whose reader tells of itself.
+        let progress = Progress::new(self.quiet || target == Path::new("-"));
         let (sender, pieces) = mpsc::channel(PIECES_BETWEEN);
         let mut thread = JoinSet::new();
         let path = target.clone();
         thread.spawn(blocking(move || write(&path, pieces)));
-        if let Err(error) = self.send(session, &files, &sender).await {
-            session.report(error);
+        for (_, bytes) in &files {
+            progress.expect(*bytes);
+        }
+        if let Err(error) = self.send(session, &files, &sender, &progress).await {
+            progress.suspend(|| session.report(error));
         } else {
             // The end, as opposed to a sender that went away half-way.
             let _ = sender.send(None).await;
         }
         drop(sender);
         if let Some(Ok(written)) = thread.join_next().await {
-            session.check(written.map_err(|error| local_error(&target, &error)));
+            let written = written.map_err(|error| local_error(&target, &error));
+            progress.suspend(|| session.check(written));
         }
         Ok(())
     }
 
-    /// What is joined, in order.
-    async fn files(&self, session: &mut Session) -> Vec<Vec<u8>> {
+    /// What is joined, in order, with its size.
+    async fn files(&self, session: &mut Session) -> Vec<(Vec<u8>, u64)> {
         let mut files = Vec::new();
         for path in expand(session, &self.paths).await {
             let found = session.fs.stat(&path).await;
@@ -72,7 +82,7 @@ impl Getmerge {
                 continue;
             };
             if !is_directory(&attributes) {
-                files.push(path);
+                files.push((path, attributes.size));
                 continue;
             }
             let listed = session.fs.list_all(&path).await;
@@ -81,7 +91,7 @@ impl Getmerge {
                     break;
                 };
                 if kind(&attributes) == InodeKind::File {
-                    files.push(join(&path, &name));
+                    files.push((join(&path, &name), attributes.size));
                 }
             }
         }
@@ -91,10 +101,11 @@ impl Getmerge {
     async fn send(
         &self,
         session: &Session,
-        files: &[Vec<u8>],
+        files: &[(Vec<u8>, u64)],
         sender: &mpsc::Sender<Option<Bytes>>,
+        progress: &Progress,
     ) -> Result<(), String> {
-        for path in files {
+        for (path, _) in files {
             let reader = session.fs.open(path).await;
             let reader = reader.map_err(|error| error.to_string())?;
             if is_directory(&reader.attributes()) {
@@ -102,6 +113,7 @@ impl Getmerge {
             }
             let mut stream = reader.stream(0);
             while let Some(piece) = stream.next().await.map_err(|error| error.to_string())? {
+                progress.advance(piece.len() as u64);
                 if sender.send(Some(piece)).await.is_err() {
                     // The thread has failed and says why.
                     return Ok(());
@@ -110,6 +122,7 @@ impl Getmerge {
             if self.newline && !(self.skip_empty_file && stream.offset() == 0) {
                 let _ = sender.send(Some(Bytes::from_static(b"\n"))).await;
             }
+            progress.file_done();
         }
         Ok(())
     }

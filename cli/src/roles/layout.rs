@@ -408,6 +408,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_ports_are_those_of_the_manual_if_none_are_asked_for() {
+        let layout = new_layout(&up(Path::new("x"))).await.unwrap();
+        let all: Vec<String> = layout.addresses().collect();
+        let ports = [9000, 9010, 9011, 9012, 9870];
+        assert_eq!(all, ports.map(|port| format!("127.0.0.1:{port}")));
+    }
+
+    #[tokio::test]
     async fn free_ports_are_all_different() {
         let mut up = up(Path::new("x"));
         (up.port, up.namenodes, up.http) = (Some(0), Some(5), Some(0));

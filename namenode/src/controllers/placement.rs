@@ -60,7 +60,8 @@ pub(super) fn choose(
 ) -> Result<Vec<DatanodeId>, RpcError> {
     if candidates.len() < wish.count {
         let message = format!(
-            "replication {} needs as many datanodes that are alive, in service and not excluded: there are {} of {0}",
+            "replication {} needs as many datanodes that are alive, in service and not excluded: there are {} of {0}; \
+             start datanodes, or ask for fewer replicas",
             wish.count,
             candidates.len(),
         );
@@ -72,7 +73,8 @@ pub(super) fn choose(
         .collect();
     if left.len() < wish.count {
         let message = format!(
-            "{} of {} datanodes have {} bytes free besides their reserve, {} are needed",
+            "{} of {} datanodes have {} bytes free besides their reserve, {} are needed; delete what is not needed, add \
+             datanodes, or ask for fewer replicas",
             left.len(),
             candidates.len(),
             wish.bytes,
@@ -239,10 +241,19 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let error = choose(&candidates, &wish(3, ""), &mut rng).unwrap_err();
         assert_eq!(error.code(), ErrorCode::NotEnoughDatanodes);
-        assert!(error.failure.message.contains("2 of 3"), "{error}");
+        assert_eq!(
+            error.failure.message,
+            "replication 3 needs as many datanodes that are alive, in service and not excluded: there are 2 of 3; start \
+             datanodes, or ask for fewer replicas"
+        );
         candidates[1].free_bytes = 0;
         let error = choose(&candidates, &wish(2, ""), &mut rng).unwrap_err();
         assert_eq!(error.code(), ErrorCode::NoSpace);
+        assert_eq!(
+            error.failure.message,
+            "1 of 2 datanodes have 1048576 bytes free besides their reserve, 2 are needed; delete what is not needed, add \
+             datanodes, or ask for fewer replicas"
+        );
         assert_eq!(
             choose(&candidates, &wish(1, ""), &mut rng).unwrap(),
             [DatanodeId(1)]

@@ -512,7 +512,7 @@ fn check_text(location: &Location) -> Result<(), OpError> {
     let path = &location.path;
     if path.len() > PATH_BYTES_MAX {
         let message = format!(
-            "path of {} bytes, at most {PATH_BYTES_MAX} are allowed",
+            "path of {} bytes, at most {PATH_BYTES_MAX} are allowed: use shorter names or fewer directories",
             path.len()
         );
         return Err(OpError::new(ErrorCode::NameTooLong, message));
@@ -536,7 +536,7 @@ fn check_name(name: &[u8], location: &Location) -> Result<(), OpError> {
         return Ok(());
     }
     let message = format!(
-        "{}: name of {} bytes, at most {NAME_BYTES_MAX} are allowed",
+        "{}: name of {} bytes, at most {NAME_BYTES_MAX} are allowed: choose a shorter one",
         show(location),
         name.len()
     );

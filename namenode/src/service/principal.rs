@@ -182,8 +182,12 @@ impl NamenodeService {
         self.group.linearize().await?;
         match self.known_user_token(token)? {
             Known::Good(id, record) => Ok((id, record)),
-            Known::Expired(id) => Err(unauthenticated(format!("token {id} has expired"))),
-            Known::Nothing => Err(unauthenticated("token is not known, or expired long ago")),
+            Known::Expired(id) => Err(unauthenticated(format!(
+                "token {id} has expired: ask for another one (`dfs token issue`)"
+            ))),
+            Known::Nothing => Err(unauthenticated(
+                "token is not known, or expired long ago: ask for another one (`dfs token issue`)",
+            )),
         }
     }
 

@@ -173,7 +173,19 @@ async fn leadership_is_handed_over_while_clients_work() {
     cluster.check(&fs).await.unwrap();
 }
 
-async fn away_and_back(snapshot_every_entries: u64, files: u64) {
+/// How many snapshots a namenode has received in its life: each is unpacked beside the state that it replaces, under the next number.
+fn snapshots_received(cluster: &MiniCluster, index: usize) -> u64 {
+    let states = std::fs::read_dir(cluster.namenode_directory(index).join("state")).unwrap();
+    let numbers = states.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let numbers: Vec<u64> = numbers.collect();
+    let [number] = numbers[..] else {
+        panic!("one state counts, and no other is left: {numbers:?}");
+    };
+    number - 1
+}
+
+/// Answers how many snapshots brought the member up to date.
+async fn away_and_back(snapshot_every_entries: u64, files: u64) -> u64 {
     let options = ClusterOptions {
         namenodes: 3,
         snapshot_every_entries,
@@ -183,6 +195,7 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) {
     let fs = cluster.client().await.unwrap();
     let away = (cluster.leader().await.unwrap() + 1) % 3;
     cluster.kill_namenode(away).await;
+    let before = snapshots_received(&cluster, away);
     for seed in 0..files {
         fs.write_file(
             format!("/{seed}"),
@@ -194,6 +207,7 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) {
     }
     cluster.start_namenode(away).await.unwrap();
     cluster.wait_equal_states().await.unwrap();
+    let received = snapshots_received(&cluster, away) - before;
     // Its copy of the state is complete: with it, the group goes on without another one.
     let leader = cluster.leader().await.unwrap();
     cluster.kill_namenode(leader).await;
@@ -207,16 +221,17 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) {
     cluster.start_namenode(leader).await.unwrap();
     cluster.wait_equal_states().await.unwrap();
     cluster.check(&fs).await.unwrap();
+    received
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_away_catches_up_from_the_log() {
-    away_and_back(100_000, 200).await;
+    assert_eq!(away_and_back(100_000, 200).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_away_too_long_catches_up_from_a_snapshot() {
-    away_and_back(100, 400).await;
+    assert!(away_and_back(100, 400).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

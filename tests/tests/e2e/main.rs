@@ -4,6 +4,7 @@
 
 mod access_lists;
 mod administration;
+mod attributes;
 mod blame;
 mod commands;
 mod console;
@@ -11,6 +12,8 @@ mod failures;
 mod fingers;
 mod guards;
 mod habits;
+mod leaving;
+mod manuals;
 mod mount_files;
 mod mount_life;
 mod mount_locks;
@@ -20,8 +23,10 @@ mod mount_shared;
 mod mount_work;
 mod mounted;
 mod program;
+mod readme;
 mod security;
 mod settings;
+mod terminal;
 mod waits;
 mod watch;
 mod webhdfs;

@@ -137,6 +137,11 @@ impl Running {
         }
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends standard input, and waits.
     pub(crate) fn finish(mut self) -> Finished {
         self.stdin = None;

@@ -3,7 +3,6 @@
 //!
 //! `scripts/http-clients` installs the clients; `make test` calls it.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,10 +10,12 @@ use std::process::{Command, Stdio};
 use tempfile::tempdir;
 
 use super::program::{Cluster, Finished, eventually, finish, free_ports};
+use super::readme::{is_like, recipes};
 
 /// What `scripts/http-clients` found or made.
 struct Clients {
-    python: PathBuf,
+    /// One with the clients of PyPI.
+    python: Option<PathBuf>,
     /// Where npm installed.
     node: Option<PathBuf>,
     java: bool,
@@ -33,21 +34,27 @@ impl Clients {
             found.map(PathBuf::from)
         };
         Self {
-            python: path("python ").expect("a Python with the clients"),
+            python: path("python "),
             node: path("node "),
             java: text.lines().any(|line| line == "java"),
         }
     }
 
-    fn python(&self, cluster: &HttpCluster, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.python);
+    /// A client of PyPI, if those are here.
+    fn python(&self, cluster: &HttpCluster, arguments: &[&str]) -> Option<Command> {
+        let Some(python) = &self.python else {
+            let client = arguments.last().unwrap_or(&"");
+            eprintln!("skipped: no clients of PyPI for {client}; scripts/http-clients says why");
+            return None;
+        };
+        let mut command = Command::new(python);
         command
             .arg(tests_file("clients.py"))
             .args(arguments)
             .env("HOME", cluster.work.path())
-            .env("PYSPARK_PYTHON", &self.python)
+            .env("PYSPARK_PYTHON", python)
             .current_dir(cluster.work.path());
-        command
+        Some(command)
     }
 }
 
@@ -124,12 +131,18 @@ fn clients_of_others_make_their_round_trips() {
     let clients = Clients::installed();
     let cluster = HttpCluster::up();
     let user = whoami();
+    let round_trip = |index: usize, name: &str| {
+        let url = cluster.url(index);
+        let arguments = [url.as_str(), &user, name];
+        if let Some(mut client) = clients.python(&cluster, &arguments) {
+            went_well(
+                &finish(&mut client, b""),
+                &format!("{name}: round trip done"),
+            );
+        }
+    };
     for name in ["hdfscli", "fsspec", "pyhdfs"] {
-        let done = finish(
-            &mut clients.python(&cluster, &[&cluster.url(1), &user, name]),
-            b"",
-        );
-        went_well(&done, &format!("{name}: round trip done"));
+        round_trip(1, name);
     }
     match &clients.node {
         None => eprintln!("skipped: no Node.js for webhdfs of npm"),
@@ -142,11 +155,7 @@ fn clients_of_others_make_their_round_trips() {
         }
     }
     if clients.java {
-        let done = finish(
-            &mut clients.python(&cluster, &[&cluster.url(0), &user, "pyspark"]),
-            b"",
-        );
-        went_well(&done, "pyspark: round trip done");
+        round_trip(0, "pyspark");
     } else {
         eprintln!("skipped: no Java for PySpark; scripts/http-clients says how to get one");
     }
@@ -158,7 +167,11 @@ fn clients_of_others_make_their_round_trips() {
 fn jobs_finish_though_the_leader_dies_under_them() {
     let clients = Clients::installed();
     let cluster = HttpCluster::up();
-    let mut command = clients.python(&cluster, &[&cluster.urls(), &whoami(), "failover"]);
+    let (urls, user) = (cluster.urls(), whoami());
+    let arguments = [urls.as_str(), &user, "failover"];
+    let Some(mut command) = clients.python(&cluster, &arguments) else {
+        return;
+    };
     let mut job = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -182,52 +195,9 @@ fn whoami() -> String {
     id.text().trim().to_owned()
 }
 
-/// Commands of the README's section on HTTP, each with what it prints.
-fn recipes() -> Vec<(String, Vec<String>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = fs::read_to_string(path).expect("the README");
-    let section = readme
-        .split("\n## ")
-        .find(|section| section.starts_with("HTTP"));
-    let mut recipes: Vec<(String, Vec<String>)> = Vec::new();
-    let mut inside = false;
-    for line in section.expect("a section HTTP").lines() {
-        if line.starts_with("```") {
-            inside = line == "```console";
-        } else if let (true, Some(command)) = (inside, line.strip_prefix("$ ")) {
-            recipes.push((command.to_owned(), Vec::new()));
-        } else if let (true, Some((_, output))) = (inside, recipes.last_mut()) {
-            output.push(line.to_owned());
-        }
-    }
-    recipes
-}
-
-/// Whether a line is like one in which `…` stands for anything.
-fn is_like(written: &str, line: &str) -> bool {
-    let mut rest = line;
-    let mut pieces = written.split('…').peekable();
-    if let Some(first) = pieces.next() {
-        match rest.strip_prefix(first) {
-            Some(after) => rest = after,
-            None => return false,
-        }
-    }
-    while let Some(piece) = pieces.next() {
-        if pieces.peek().is_none() {
-            return rest.ends_with(piece);
-        }
-        match rest.split_once(piece) {
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    rest.is_empty()
-}
-
 #[test]
 fn the_recipes_of_the_readme_do_what_it_says() {
-    let recipes = recipes();
+    let recipes = recipes("HTTP");
     assert!(recipes.len() >= 10, "{recipes:?}");
     let cluster = HttpCluster::up();
     // As written, but for the address: that of the README may be taken by another cluster.

@@ -36,12 +36,15 @@ fn paths_have_limits() {
         (
             long_name.clone().into(),
             ErrorCode::NameTooLong,
-            format!("/{long_name}: name of 256 bytes, at most 255 are allowed"),
+            format!(
+                "/{long_name}: name of 256 bytes, at most 255 are allowed: choose a shorter one"
+            ),
         ),
         (
             long_path.into(),
             ErrorCode::NameTooLong,
-            "path of 4098 bytes, at most 4096 are allowed".into(),
+            "path of 4098 bytes, at most 4096 are allowed: use shorter names or fewer directories"
+                .into(),
         ),
         (
             b"/x/\xff\x1b".to_vec(),
