@@ -395,6 +395,8 @@ impl Soft {
                 if now.saturating_duration_since(*since) >= idle_max {
                     return true;
                 }
+                // Its rest may have become shorter: somebody asks for more replicas.
+                self.work.touch_at(*since + idle_max, id);
             }
             _ => {
                 self.idle.insert(id, (epoch, now));

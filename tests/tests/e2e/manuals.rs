@@ -43,11 +43,14 @@ fn every_shell_gets_completions() {
 fn bash_completes_commands_and_options() {
     let work = tempdir().unwrap();
     let script = finish(dfs(work.path()).args(["completions", "bash"]), b"").text();
+    let file = work.path().join("completions");
+    fs::write(&file, script).unwrap();
     let completed = |words: &str| {
         let count = words.split(' ').count();
         let program = format!(
-            "{script}\nCOMP_WORDS=({words})\nCOMP_CWORD={}\n_dfs dfs \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
+            ". {}\nCOMP_WORDS=({words})\nCOMP_CWORD={}\n_dfs dfs \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"\n\
              printf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
+            file.display(),
             count - 1
         );
         finish(Command::new("bash").args(["-c", &program]), b"").text()
@@ -92,7 +95,9 @@ fn every_command_has_a_manual_page() {
         .skip_while(|line| *line != "Commands:")
         .skip(1)
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        // A line further to the right goes on with the one before.
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
         .collect();
     assert!(listed.len() > 40, "{listed:?}");
