@@ -254,9 +254,14 @@ fn config_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Connects as the options say.
-pub(crate) async fn connect(global: &Global, purpose: &str) -> anyhow::Result<FileSystem> {
-    let config = reached(global, purpose).await?;
+/// Connects as the options say, with settings of its own.
+pub(crate) async fn connect(
+    global: &Global,
+    purpose: &str,
+    set: impl FnOnce(&mut ClusterConfig),
+) -> anyhow::Result<FileSystem> {
+    let mut config = reached(global, purpose).await?;
+    set(&mut config);
     connect_with(config).await
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::operation::{
-    Delegate, OperationKind, OutcomeKind, ReserveInodes, Step, WriteBehind,
+    Delegate, NoteReads, OperationKind, OutcomeKind, ReadNote, ReserveInodes, Step, WriteBehind,
 };
 use cairn_protocol::{ErrorCode, Failure};
 use tokio::time::sleep;
@@ -99,6 +99,12 @@ impl FileSystem {
             (_, OutcomeKind::Inodes(range)) => Ok(range.first..range.end),
             _ => Err(Error::unexpected(&Subject::Cluster)),
         }
+    }
+
+    /// Tells when inodes were read: times of access alone change. At most 1,024. Not cancel-safe.
+    pub async fn note_reads(&self, reads: Vec<ReadNote>) -> Result<()> {
+        let operation = OperationKind::NoteReads(NoteReads { reads });
+        self.mutate_in(None, operation).await.map(drop)
     }
 
     async fn mutate_in(

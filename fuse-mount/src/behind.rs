@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use cairn_client::Error;
 use cairn_protocol::messages::common::{Attributes, Caller, InodeKind};
-use cairn_protocol::messages::operation::{OperationKind, SetAttributes, Step};
+use cairn_protocol::messages::operation::{OperationKind, ReadNote, SetAttributes, Step};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
@@ -590,6 +590,15 @@ impl Behind {
             made_here: false,
             step,
         });
+    }
+
+    /// The cluster was told of a read.
+    pub(crate) fn read(&self, note: &ReadNote) {
+        if let Some(own) = self.lock().own.get_mut(&note.inode)
+            && own.attributes.atime_ns == note.before_ns
+        {
+            own.attributes.atime_ns = note.atime_ns;
+        }
     }
 
     /// Bytes were written to a file: its times are those of now.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::reads::AccessTimes;
+
 /// Settings of one mount.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
@@ -19,6 +21,8 @@ pub struct MountConfig {
     pub cache: Duration,
     /// Directories are delegated to this mount, so that what it does in them is told to the cluster later, many things at once.
     pub delegations: bool,
+    /// Which reads are noted.
+    pub access_times: AccessTimes,
     /// Options that the kernel understands by itself: `nosuid`, `nodev`, `noexec`, `noatime` …
     pub kernel_options: Vec<String>,
 }
@@ -33,6 +37,7 @@ impl MountConfig {
             allow_other: false,
             cache: Duration::from_secs(3600),
             delegations: true,
+            access_times: AccessTimes::On,
             kernel_options: Vec::new(),
         }
     }

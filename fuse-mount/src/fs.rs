@@ -8,6 +8,7 @@ mod behind;
 mod data;
 mod keeper;
 mod locks;
+mod reads;
 mod xattrs;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_client::{AttributeChange, Error, FileSystem, Place, Subject};
+use cairn_daemon::Clock;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
@@ -30,6 +32,7 @@ use crate::errno::errno;
 use crate::handles::{Directories, OpenDirectory};
 pub use crate::identity::Requester;
 use crate::inodes::Inodes;
+use crate::reads::AccessTimes;
 use crate::recent::Recent;
 use crate::told::{Answer, Effect, Told, attributes_after};
 
@@ -57,6 +60,10 @@ pub struct MountedFs {
     recent: Recent,
     /// Held by whoever gets inode numbers for all.
     numbers: tokio::sync::Mutex<()>,
+    /// Which reads are noted, by which clock.
+    access_times: (AccessTimes, Clock),
+    /// Held by whoever tells the cluster what was read.
+    telling_reads: tokio::sync::Mutex<()>,
 }
 
 /// What `setattr` changes.
@@ -77,7 +84,7 @@ fn number(error: Error) -> i32 {
 }
 
 impl MountedFs {
-    /// Over a connected cluster, for a kernel that keeps what these caches hold, for so long at most.
+    /// Over a connected cluster, for a kernel that keeps what these caches hold, for so long at most. Reads are not noted.
     pub fn new(fs: FileSystem, caches: KernelCaches, keep: Duration) -> Self {
         Self {
             fs,
@@ -90,6 +97,8 @@ impl MountedFs {
             behind: Arc::default(),
             recent: Recent::default(),
             numbers: tokio::sync::Mutex::default(),
+            access_times: (AccessTimes::Off, Clock::system()),
+            telling_reads: tokio::sync::Mutex::default(),
         }
     }
 
@@ -254,10 +263,15 @@ impl MountedFs {
         inode: u64,
         mut new: NewAttributes,
     ) -> Outcome<Attributes> {
+        if new.change.atime_ns.is_some() || new.change.atime_now {
+            self.forget_read(inode).await;
+        }
+        self.inodes.changes(inode);
         if self.is_ours(inode, true).await? {
             if new.size.is_none()
                 && let Some(set) = self.set_attributes_here(inode, &new.change).await?
             {
+                self.inodes.times_are(&set);
                 return Ok(set);
             }
             self.let_common(inode).await?;
@@ -347,11 +361,14 @@ impl MountedFs {
 
     /// Where a symbolic link points.
     pub async fn readlink(&self, inode: u64) -> Outcome<Vec<u8>> {
-        if let Some(own) = self.behind.attributes(inode) {
-            return Ok(own.symlink_target);
-        }
-        let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
-        Ok(attributes.symlink_target)
+        let mut attributes = match self.behind.attributes(inode) {
+            Some(own) => own,
+            None => self.fs.stat_link(InodeId(inode)).await.map_err(number)?,
+        };
+        let target = std::mem::take(&mut attributes.symlink_target);
+        self.inodes.show_read(&mut attributes);
+        self.note_read_of(attributes);
+        Ok(target)
     }
 
     /// Makes a file, fifo, socket or device node; the name must be new.
@@ -771,6 +788,9 @@ impl MountedFs {
             first = first.and(file.flush().await.map(drop));
         }
         let told = self.sync_names().await;
+        if told.is_ok() {
+            self.tell_reads().await;
+        }
         let given_back = self.give_all_back().await;
         if told.and(given_back).is_err() {
             let message = "what was done last could not be told to the cluster";

@@ -145,6 +145,9 @@ async fn read_directory(
     };
     let index = entry_index(offset);
     let entries = fs.read_directory(handle.0, index, attributes).await?;
+    if let Some(own) = &own {
+        fs.note_read_of(own.clone());
+    }
     Ok((own, entries))
 }
 
@@ -448,6 +451,9 @@ impl Filesystem for Adapter {
         let work = async move {
             let unchanged = fs.open(inode.0).await?;
             fs.opened_as(inode.0, handle.0);
+            if unchanged && flags.0 & libc::O_ACCMODE != libc::O_WRONLY {
+                fs.note_read_in_cache(inode.0);
+            }
             Ok(unchanged)
         };
         self.answer(reply, work, move |reply, unchanged| {

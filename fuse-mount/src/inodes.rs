@@ -9,8 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cairn_client::{FileSystem, OpenFile};
 use cairn_protocol::messages::common::Attributes;
+use cairn_protocol::messages::operation::ReadNote;
 use tokio::time::Instant;
 
+use crate::reads::{Reads, Times};
 use crate::unsettled::Unsettled;
 
 /// Closed files whose version is remembered.
@@ -32,6 +34,7 @@ struct State {
     unsettled: Unsettled,
     /// Which inodes have access control lists, and the version at which that was so.
     acls: BTreeMap<u64, (u64, bool)>,
+    reads: Reads,
 }
 
 /// What is remembered of a closed file.
@@ -51,6 +54,7 @@ struct Open {
     lingers: u32,
     claimed: bool,
     mode: u32,
+    times: Times,
     cached: u64,
     /// How often bytes had been given up when the kernel last forgot its pages for that.
     losses: u64,
@@ -132,6 +136,9 @@ impl Inodes {
             None => 0,
         };
         state.closed.remove(&inode);
+        let mut shown = attributes.clone();
+        state.reads.show(&mut shown);
+        let times = Times::of(&shown);
         let open = state.open.entry(inode).or_insert_with(|| {
             let file = fs.open_file_known(attributes);
             Open {
@@ -139,6 +146,7 @@ impl Inodes {
                 lingers: 0,
                 claimed: false,
                 mode: attributes.mode,
+                times,
                 cached: before,
                 // The kernel has nothing from before them: see `look`.
                 losses: file.losses(),
@@ -151,6 +159,7 @@ impl Inodes {
         open.cached = version;
         if open.file.observe(attributes).is_some() {
             open.mode = attributes.mode;
+            open.times = times;
         }
         Some(Opened { unchanged })
     }
@@ -175,6 +184,7 @@ impl Inodes {
     pub(crate) fn see(&self, mut attributes: Attributes) -> Option<Attributes> {
         let mut state = self.lock();
         state.note_acl(&attributes);
+        state.reads.show(&mut attributes);
         let Some(open) = state.open.get_mut(&attributes.inode) else {
             let closed = state.closed.get(&attributes.inode);
             return closed
@@ -183,6 +193,7 @@ impl Inodes {
         };
         attributes.size = open.file.observe(&attributes)?;
         open.mode = attributes.mode;
+        open.times = Times::of(&attributes);
         Some(attributes)
     }
 
@@ -192,6 +203,56 @@ impl Inodes {
             attributes.size = file.size();
         }
         attributes
+    }
+
+    /// An open file was read; true if that counts.
+    pub(crate) fn note_read(&self, inode: u64, now_ns: u64) -> bool {
+        let State { open, reads, .. } = &mut *self.lock();
+        open.get_mut(&inode)
+            .is_some_and(|open| reads.note(inode, &mut open.times, now_ns))
+    }
+
+    /// Something with these attributes, as this mount sees them, was read. True if that counts; they then say so.
+    pub(crate) fn note_read_of(&self, attributes: &mut Attributes, now_ns: u64) -> bool {
+        let mut times = Times::of(attributes);
+        let inode = attributes.inode;
+        let counts = self.lock().reads.note(inode, &mut times, now_ns);
+        attributes.atime_ns = times.atime_ns();
+        counts
+    }
+
+    /// An open file is changed here: its next read counts.
+    pub(crate) fn changes(&self, inode: u64) {
+        if let Some(open) = self.lock().open.get_mut(&inode) {
+            open.times.change();
+        }
+    }
+
+    /// Times of an own file, which were set here.
+    pub(crate) fn times_are(&self, attributes: &Attributes) {
+        if let Some(open) = self.lock().open.get_mut(&attributes.inode) {
+            open.times = Times::of(attributes);
+        }
+    }
+
+    /// Adds what was read to attributes that were not seen ([`Inodes::see`]).
+    pub(crate) fn show_read(&self, attributes: &mut Attributes) {
+        self.lock().reads.show(attributes);
+    }
+
+    /// True if a read was noted that is not to be told any more.
+    pub(crate) fn forget_read(&self, inode: u64) -> bool {
+        self.lock().reads.forget(inode)
+    }
+
+    /// Reads to tell.
+    pub(crate) fn reads(&self, count: usize) -> Vec<ReadNote> {
+        self.lock().reads.some(count)
+    }
+
+    /// They are told, or never will be.
+    pub(crate) fn reads_told(&self, notes: &[ReadNote]) {
+        self.lock().reads.told(notes);
     }
 
     /// True if these attributes are the last ones: nothing is on its way here that will change them, or has changed them.

@@ -7,9 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use anyhow::Context;
 use cairn_client::FileSystem;
+use cairn_daemon::Clock;
 use fuser::{BackgroundSession, INodeNo, Notifier};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
@@ -24,9 +26,13 @@ use crate::caches::{Forget, Forgets, Forgotten, KernelCaches};
 use crate::config::MountConfig;
 use crate::fs::MountedFs;
 use crate::fuse::Adapter;
+use crate::reads::AccessTimes;
 
 /// What the kernel reads ahead of a sequential reader.
 const READ_AHEAD_KIB: u32 = 1024;
+
+/// How long reads wait for others to be told with them.
+const READS_PAUSE: Duration = Duration::from_secs(10);
 
 /// A mount that is up.
 #[derive(Debug)]
@@ -52,7 +58,13 @@ impl Mount {
         check_mountpoint(&config.mountpoint)?;
         let mountpoint = config.mountpoint.clone();
         let (caches, forgets) = KernelCaches::new();
-        let fs = Arc::new(MountedFs::new(fs, caches, config.cache));
+        let fs = MountedFs::new(fs, caches, config.cache);
+        let which = if config.read_only {
+            AccessTimes::Off
+        } else {
+            config.access_times
+        };
+        let fs = Arc::new(fs.with_access_times(which, Clock::system()));
         let tasks = TaskTracker::new();
         let adapter = Adapter {
             fs: fs.clone(),
@@ -164,10 +176,20 @@ fn tell(forget: Forget, notifier: &Notifier) {
 
 /// Looks after open files for as long as the mount is up.
 async fn look_after(fs: Arc<MountedFs>) {
-    loop {
-        sleep(fs.keeper_pause()).await;
-        fs.look_after_open_files().await;
-    }
+    let open_files = async {
+        loop {
+            sleep(fs.keeper_pause()).await;
+            fs.look_after_open_files().await;
+        }
+    };
+    // What waits for the cluster does not hold up the other.
+    let reads = async {
+        loop {
+            sleep(READS_PAUSE).await;
+            fs.tell_reads().await;
+        }
+    };
+    tokio::join!(open_files, reads);
 }
 
 /// The kernel starts with 128 KiB, which makes eight requests of one.

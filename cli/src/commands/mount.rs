@@ -45,10 +45,14 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Options as of mount(8): ro, suid, dev, noexec, noatime, sync, dirsync, allow_other, remount; hard, timeout=TIME and
-    /// log=FILE as above; wsync: calls return after the cluster knows what they did, as with sync and dirsync. Unless it says
+    /// log=FILE as above, token_file=FILE as for every command; wsync: calls return after the cluster knows what
+    /// they did, as with sync and dirsync; read_ahead_max=SIZE: memory for what is read ahead, 64M by default. Unless it says
     /// otherwise nosuid and nodev hold.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
+    /// What `mount` and `df` show as the source.
+    #[arg(long, hide = true, value_name = "WORD")]
+    source: Option<String>,
     /// Let options pass that are not known.
     #[arg(long, hide = true)]
     sloppy: bool,
@@ -81,11 +85,12 @@ impl Mount {
     }
 
     fn config(&self, global: &Global, options: &Options) -> anyhow::Result<MountConfig> {
-        let source = if global.cluster.is_empty() {
-            "cairn".to_owned()
-        } else {
-            global.cluster.join(",")
+        let of_cluster = match &global.cluster[..] {
+            [] => "cairn".to_owned(),
+            several => several.join(","),
         };
+        let named = self.source.clone().filter(|word| !word.is_empty());
+        let source = named.unwrap_or(of_cluster);
         let mountpoint = std::fs::canonicalize(&self.mountpoint)
             .with_context(|| format!("look at {}", self.mountpoint.display()))?;
         let mut config = MountConfig::new(mountpoint, source);
@@ -93,8 +98,23 @@ impl Mount {
         config.read_only = options.read_only;
         let in_step = |word: &String| word == "sync" || word == "dirsync";
         config.delegations = !options.wsync && !options.kernel.iter().any(in_step);
+        config.access_times = options.access_times;
         config.kernel_options.clone_from(&options.kernel);
         Ok(config)
+    }
+
+    /// How the cluster is asked: what stands behind `-o` comes before what holds for all commands.
+    fn asks_as(&self, global: &Global, options: &Options) -> Global {
+        let mut global = global.clone();
+        global.timeout = options.timeout.unwrap_or(global.timeout);
+        if self.hard || options.hard {
+            global.timeout = HARD;
+        }
+        if let Some(file) = &options.token_file {
+            global.token_file = Some(file.clone());
+            global.is_token_typed = true;
+        }
+        global
     }
 
     /// Mounts, and stays until somebody unmounts or a signal comes.
@@ -102,16 +122,15 @@ impl Mount {
         // The kernel takes no answer for a program that was killed meanwhile: nothing goes wrong then.
         init_logs("warn,fuser::reply=off")?;
         let config = self.config(global, &options)?;
-        let mut global = global.clone();
-        if let Some(timeout) = options.timeout {
-            global.timeout = timeout;
-        }
+        let global = self.asks_as(global, &options);
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        if self.hard || options.hard {
-            global.timeout = HARD;
-        }
-        let fs = cluster::connect(&global, "dfs mount").await?;
+        let fs = cluster::connect(&global, "dfs mount", |config| {
+            if let Some(bytes) = options.read_ahead_bytes_max {
+                config.read_ahead_bytes_max = bytes;
+            }
+        });
+        let fs = fs.await?;
         let runtime = tokio::runtime::Handle::current();
         let mounted = spawn_blocking(move || Mounted::start(fs, config, runtime))
             .await

@@ -444,6 +444,7 @@ impl MountedFs {
         {
             attributes.size = file.size();
         }
+        self.inodes.show_read(&mut attributes);
         Some(attributes)
     }
 

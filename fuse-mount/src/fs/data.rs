@@ -81,17 +81,23 @@ impl MountedFs {
         self.check_locks(inode)?;
         if self.behind.is_committed(inode) {
             if let Some(recent) = self.read_recent(inode, offset, length) {
+                self.note_read(inode);
                 return Ok(recent);
             }
             self.let_common(inode).await?;
         }
-        self.file(inode)?.read(offset, length).await.map_err(number)
+        let read = self.file(inode)?.read(offset, length).await;
+        let read = read.map_err(number)?;
+        self.note_read(inode);
+        Ok(read)
     }
 
     /// The same without a message to anybody, if that can be. Blocks for the disk.
     pub fn read_here(&self, inode: u64, offset: u64, length: usize) -> Option<Bytes> {
         self.check_locks(inode).ok()?;
-        self.file(inode).ok()?.read_here(offset, length)
+        let read = self.file(inode).ok()?.read_here(offset, length)?;
+        self.note_read(inode);
+        Some(read)
     }
 
     /// Bytes of an own file that are still in memory.
@@ -120,6 +126,7 @@ impl MountedFs {
             self.recent.forget(inode);
         }
         written.map_err(number)?;
+        self.inodes.changes(inode);
         self.recent.write(inode, offset, &bytes);
         self.behind.written(inode);
         Ok(())
@@ -142,6 +149,7 @@ impl MountedFs {
         let appended = self.file(inode)?.append(bytes).await.map_err(number);
         self.doubt_if_unknown(&appended);
         let appended = appended?;
+        self.inodes.changes(inode);
         self.caches
             .forget_pages(inode, expected.min(appended))
             .await;
@@ -276,6 +284,7 @@ impl MountedFs {
         self.flush(source).await?;
         target_file.flush().await.map_err(number)?;
         let length = length.min(COPY_BYTES_MAX);
+        self.note_read(source);
         let (from, to) = (InodeId(source), InodeId(target));
         let shared = self
             .fs

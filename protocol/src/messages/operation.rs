@@ -500,13 +500,36 @@ pub struct InodeRange {
     pub end: u64,
 }
 
+/// Tells when inodes were read, after the fact and without haste: times of access are not exact. What is gone, may not be read by the
+/// caller, or has another time of access by now stays as it is. Neither ctime nor version change.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NoteReads {
+    /// At most 1,024.
+    #[prost(message, repeated, tag = "1")]
+    pub reads: Vec<ReadNote>,
+}
+
+/// When one inode was read.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct ReadNote {
+    /// Inode id.
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    /// Its time of access as the reader knew it, ns since 1970.
+    #[prost(fixed64, tag = "2")]
+    pub before_ns: u64,
+    /// The new one: later than that, and not after the entry, else the entry's.
+    #[prost(fixed64, tag = "3")]
+    pub atime_ns: u64,
+}
+
 /// One mutation.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Operation {
     /// Which.
     #[prost(
         oneof = "OperationKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
     )]
     pub kind: Option<OperationKind>,
 }
@@ -569,6 +592,8 @@ pub enum OperationKind {
     Delegate(Delegate),
     #[prost(message, tag = "27")]
     ReserveInodes(ReserveInodes),
+    #[prost(message, tag = "28")]
+    NoteReads(NoteReads),
 }
 
 impl From<OperationKind> for Operation {
@@ -674,8 +699,8 @@ mod tests {
     use prost::Message;
 
     use super::{
-        CommitExtent, Delegate, InodeOutcome, InodeRange, Operation, OperationKind, OutcomeKind,
-        OutcomeValue, ReserveInodes, Step, Unlink, WriteBehind,
+        CommitExtent, Delegate, InodeOutcome, InodeRange, NoteReads, Operation, OperationKind,
+        OutcomeKind, OutcomeValue, ReadNote, ReserveInodes, Step, Unlink, WriteBehind,
     };
     use crate::ErrorCode;
     use crate::messages::common::{Attributes, Caller};
@@ -774,5 +799,22 @@ mod tests {
         }
         assert_eq!(ErrorCode::from_number(25), Some(ErrorCode::Delegated));
         assert!(ErrorCode::Delegated.is_retryable());
+    }
+
+    #[test]
+    fn field_numbers_of_reads_are_golden() {
+        let read = ReadNote {
+            inode: 1,
+            before_ns: 2,
+            atime_ns: 3,
+        };
+        let reads = vec![read; 2];
+        let note = "0801 110200000000000000 190300000000000000";
+        assert_eq!(
+            hex(&Operation::from(OperationKind::NoteReads(NoteReads {
+                reads
+            }))),
+            format!("e2012c 0a14{note} 0a14{note}").replace(' ', "")
+        );
     }
 }

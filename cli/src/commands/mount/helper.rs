@@ -17,24 +17,41 @@ pub(crate) fn as_mount_helper(arguments: impl Iterator<Item = OsString>) -> Opti
         match argument.to_str() {
             Some("-o") => {
                 line.push("-o".into());
-                line.extend(arguments.next());
+                line.extend(arguments.next().map(without_additions));
             }
             // Theirs to know: a namespace that we are in already, and our own type.
             Some("-N" | "-t") => drop(arguments.next()),
             Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
                 line.extend(flags.chars().skip(1).filter_map(flag));
             }
-            // An empty source, or one that names nobody, means the configured cluster.
-            Some("" | "none" | "cairn") if !source_known => source_known = true,
-            _ if !source_known => {
+            source if !source_known => {
                 source_known = true;
-                line.push("--cluster".into());
-                line.push(argument);
+                // One that names nobody means the configured cluster.
+                if !matches!(source, Some("" | "none" | "cairn")) {
+                    line.extend(["--cluster".into(), argument.clone()]);
+                }
+                // By this word `mount -a` sees that it is mounted.
+                line.extend(["--source".into(), argument]);
             }
             _ => line.push(argument),
         }
     }
     Some(line)
+}
+
+/// To `user=NAME` (who may mount) mount(8) adds these two by itself, and nobody can tell whether fstab has them: programs and devices
+/// of a cluster do not get rights in that way.
+fn without_additions(options: OsString) -> OsString {
+    let Some(text) = options.to_str() else {
+        return options;
+    };
+    if !text.split(',').any(|word| word.starts_with("user=")) {
+        return options;
+    }
+    let kept = text
+        .split(',')
+        .filter(|word| !matches!(*word, "suid" | "dev"));
+    kept.collect::<Vec<_>>().join(",").into()
 }
 
 fn flag(letter: char) -> Option<OsString> {
@@ -63,15 +80,23 @@ mod tests {
         for (line, expected) in [
             (
                 "/sbin/mount.cairn host:9000 /mnt -n -o rw,nosuid",
-                "dfs mount --cluster host:9000 /mnt -o rw,nosuid",
+                "dfs mount --cluster host:9000 --source host:9000 /mnt -o rw,nosuid",
             ),
             (
                 "mount.cairn a:1,b:1 /mnt -sv -N /proc/7/ns/mnt -t cairn.x -o rw",
-                "dfs mount --cluster a:1,b:1 /mnt --sloppy -o rw",
+                "dfs mount --cluster a:1,b:1 --source a:1,b:1 /mnt --sloppy -o rw",
+            ),
+            (
+                "mount.cairn cairn /mnt -o rw,user=ada,exec,suid,dev",
+                "dfs mount --source cairn /mnt -o rw,user=ada,exec",
+            ),
+            (
+                "mount.cairn cairn /mnt -o rw,user,suid,dev",
+                "dfs mount --source cairn /mnt -o rw,user,suid,dev",
             ),
             (
                 "/sbin/mount.cairn cairn /mnt -f -r",
-                "dfs mount /mnt --fake -oro",
+                "dfs mount --source cairn /mnt --fake -oro",
             ),
         ] {
             assert_eq!(helper(line).unwrap(), expected);

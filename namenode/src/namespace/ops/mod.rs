@@ -19,6 +19,7 @@ mod create;
 mod delegate;
 mod link;
 mod mkdir;
+mod note_reads;
 mod punch_hole;
 mod release_inode;
 mod remove_tree;
@@ -70,7 +71,8 @@ fn needs_room(kind: &OperationKind) -> bool {
         | OperationKind::Transaction(_)
         | OperationKind::WriteBehind(_)
         | OperationKind::Delegate(_)
-        | OperationKind::ReserveInodes(_) => false,
+        | OperationKind::ReserveInodes(_)
+        | OperationKind::NoteReads(_) => false,
     }
 }
 
@@ -112,5 +114,6 @@ pub(super) fn apply(
         OperationKind::WriteBehind(cmd) => write_behind::apply(txn, cmd, ctx),
         OperationKind::Delegate(cmd) => delegate::apply(txn, cmd, ctx),
         OperationKind::ReserveInodes(cmd) => reserve_inodes::apply(txn, *cmd, ctx),
+        OperationKind::NoteReads(cmd) => note_reads::apply(txn, cmd, ctx),
     }
 }

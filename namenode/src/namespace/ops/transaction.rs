@@ -160,6 +160,7 @@ fn may_be_inside(kind: &OperationKind) -> bool {
         | OperationKind::WriteBehind(_)
         | OperationKind::Delegate(_)
         | OperationKind::ReserveInodes(_)
+        | OperationKind::NoteReads(_)
         | OperationKind::Transaction(_) => false,
     }
 }

@@ -15,6 +15,7 @@ mod formats;
 mod locks;
 mod model;
 mod queries;
+mod reads;
 mod reference;
 mod replication;
 mod retry;
