@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::fs::{RenameFlags, XattrFlags, renameat_with};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::mounted::{Mounted, can_mount, shell};
@@ -161,6 +162,46 @@ fn holes_copies_and_sizes_beyond_a_terabyte() {
     drop((file, copy));
     let sizes = cluster.run(["stat", "-c", "%s", "/sparse", "/copy"]);
     assert_eq!(sizes.text(), format!("{}\n300010\n", 6 << 20));
+    mounted.unmount();
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_so_that_programs_do_without() {
+    let Some((_work, _cluster, mounted)) = setting() else {
+        return;
+    };
+    // The library that speaks with the kernel knows no such request, and the kernel remembers that.
+    for _ in 0..2 {
+        let unnamed = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(mounted.path());
+        let refused = unnamed.expect_err("a file without a name");
+        assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP));
+    }
+    // The kernel does not ask a file system in user space.
+    let bytes = content(3, 100_000);
+    fs::write(mounted.path().join("file"), &bytes).expect("write");
+    let (file, clone) = (
+        open(mounted.path().join("file")),
+        open(mounted.path().join("clone")),
+    );
+    assert_eq!(
+        rustix::fs::ioctl_ficlone(&clone, &file),
+        Err(Errno::OPNOTSUPP)
+    );
+    drop((file, clone));
+    let cp = |how: &str| {
+        let mut command = Command::new("cp");
+        command
+            .args([how, "file", "clone"])
+            .current_dir(mounted.path());
+        finish(command.env("LC_ALL", "C"), b"")
+    };
+    cp("--reflink=always").fails(1, "Operation not supported");
+    cp("--reflink=auto").ok();
+    assert!(fs::read(mounted.path().join("clone")).expect("read") == bytes);
+    assert_eq!(mounted.log(), "");
     mounted.unmount();
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::mounted::{Mounted, can_mount};
-use crate::program::{Cluster, Finished, finish};
+use crate::program::{Cluster, Finished, Running, finish};
 
 /// Tests of pjdfstest that cannot run, and why. Those of other systems (flags and ACLs of BSD) are not counted.
 const SKIPPED: [(&str, &str); 1] = [(
@@ -24,6 +24,10 @@ const SKIPPED: [(&str, &str); 1] = [(
 
 /// Operations of each fsx in a test run. `CAIRN_FSX_OPERATIONS` asks for more.
 const OPERATIONS: &str = "6000";
+
+/// More than fsx takes to start, and for an operation, on a machine that is busy with other tests.
+const STARTING: Duration = Duration::from_secs(120);
+const OPERATION: Duration = Duration::from_millis(20);
 
 fn installed(name: &str) -> PathBuf {
     let cache = std::env::var_os("CAIRN_CACHE").map(PathBuf::from);
@@ -87,7 +91,8 @@ fn fsx(work: &TempDir, file: &Path, seed: &str) {
     let mut command = Command::new(installed("fsx"));
     command.arg("-f").arg(&config).args(["-N", &operations]);
     command.args(["-S", seed, "-P"]).arg(work.path()).arg(file);
-    let done = finish(&mut command, b"");
+    let count: u32 = operations.parse().expect("a number of operations");
+    let done = Running::start(&mut command).finish_within(STARTING + OPERATION * count);
     let out = String::from_utf8_lossy(&done.out).into_owned();
     assert_eq!(done.status, Some(0), "seed {seed}: {out}\n{}", done.err);
 }

@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::mounted::{Mounted, can_mount};
-use crate::program::{Cluster, eventually, finish};
+use crate::program::{Cluster, Running, eventually, finish};
 
 fn setting() -> Option<(TempDir, Cluster, Mounted, Mounted)> {
     if !can_mount() {
@@ -160,6 +161,53 @@ fn a_file_that_is_open_and_in_the_page_cache_follows_what_others_write() {
     eventually("the file is shorter", || read(7 * 4096) == (0, 0));
     assert_eq!(reader.metadata().expect("stat").len(), 4096);
     drop((reader, writer));
+    one.unmount();
+    two.unmount();
+}
+
+#[test]
+fn what_is_made_or_appended_at_once_through_two_mounts_is_made_once_and_whole() {
+    let Some((_work, cluster, one, two)) = setting() else {
+        return;
+    };
+    // A lock file, as mail programs make it: nobody has it twice. And a log that both append to.
+    let work = |mount: &Mounted, who: &str| {
+        let mut command = Command::new("bash");
+        let line = format!(
+            "for i in $(seq 60); do (set -C; echo {who} > lock-$i) 2>/dev/null && echo $i; \
+             echo {who} $i >> log; mkdir dir-$i 2>/dev/null && echo d$i; ln lock-1 name-$i 2>/dev/null && echo n$i; done; true"
+        );
+        command.args(["-c", &line]).current_dir(mount.path());
+        Running::start(&mut command)
+    };
+    let running = [work(&one, "one"), work(&two, "two")];
+    let won = running.map(|running| running.finish().text());
+    let mut all: Vec<&str> = won.iter().flat_map(|won| won.lines()).collect();
+    all.sort_unstable();
+    all.dedup();
+    let count: usize = won.iter().map(|won| won.lines().count()).sum();
+    assert_eq!((count, all.len()), (180, 180), "{won:?}");
+    for mount in [&one, &two] {
+        let lock = |name: &str| fs::read_to_string(mount.path().join(name)).expect("read");
+        for (won, who) in won.iter().zip(["one", "two"]) {
+            for number in won.lines().filter(|line| line.parse::<u32>().is_ok()) {
+                assert_eq!(lock(&format!("lock-{number}")), format!("{who}\n"));
+            }
+        }
+        let log = lock("log");
+        for who in ["one", "two"] {
+            let its: Vec<&str> = log.lines().filter(|line| line.starts_with(who)).collect();
+            let expected: Vec<String> = (1..=60).map(|i| format!("{who} {i}")).collect();
+            assert_eq!(its, expected);
+        }
+    }
+    // Of the same space.
+    let space = |mount: &Mounted| rustix::fs::statvfs(mount.path()).expect("statvfs");
+    let (first, second) = (space(&one), space(&two));
+    assert_eq!((first.f_bsize, first.f_namemax), (4096, 255));
+    assert!(first.f_bavail > 0 && first.f_bavail <= first.f_blocks);
+    assert_eq!(first.f_files, second.f_files);
+    cluster.run(["fsck"]).ok();
     one.unmount();
     two.unmount();
 }

@@ -4,20 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::mounted::{Mounted, can_mount, shell, tool};
+use crate::mounted::{LISTING, Mounted, can_mount, has, shell, tool};
 use crate::program::Cluster;
-
-/// Names, kinds, modes, sizes, link targets and contents below a directory, whatever file system it is on.
-const LISTING: &str = "find . -mindepth 1 -not -path './.git/*' -printf '%P %y %m %l\\n' | sort; \
-    find . -type f -not -path './.git/*' -exec sha256sum {} + | sort -k 2";
-
-fn has(program: &str) -> bool {
-    let found = tool("sh", &["-c", &format!("command -v {program}")]).status == Some(0);
-    if !found {
-        eprintln!("not tested: there is no {program} here");
-    }
-    found
-}
 
 /// A tree with what trees have: many small files, some large ones, links, modes, odd names.
 const TREE: &str = "mkdir -p tree/deep/er tree/many && cd tree && \
@@ -158,7 +146,7 @@ fn sqlite_keeps_what_it_committed_when_its_process_is_killed() {
     let work = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::up(&work, &[]);
     let mounted = Mounted::on(&cluster, work.path().join("mnt"), &[]);
-    for journal in ["delete", "truncate"] {
+    for journal in ["delete", "truncate", "wal"] {
         let file = mounted.path().join(journal);
         let mut committed = 0;
         for round in 1..=3 {

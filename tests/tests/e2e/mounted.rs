@@ -21,6 +21,19 @@ pub(crate) fn can_mount() -> bool {
     possible
 }
 
+/// Names, kinds, modes, sizes, link targets and contents below a directory, whatever file system it is on.
+pub(crate) const LISTING: &str = "find . -mindepth 1 -not -path './.git/*' -printf '%P %y %m %l\\n' | sort; \
+    find . -type f -not -path './.git/*' -exec sha256sum {} + | sort -k 2";
+
+/// False, with a word about it, where a program is not installed.
+pub(crate) fn has(program: &str) -> bool {
+    let found = tool("sh", &["-c", &format!("command -v {program}")]).status == Some(0);
+    if !found {
+        eprintln!("not tested: there is no {program} here");
+    }
+    found
+}
+
 /// A mount by `dfs mount -f`.
 pub(crate) struct Mounted {
     process: Option<Child>,

@@ -143,9 +143,14 @@ impl Running {
     }
 
     /// Ends standard input, and waits.
-    pub(crate) fn finish(mut self) -> Finished {
+    pub(crate) fn finish(self) -> Finished {
+        self.finish_within(PATIENCE)
+    }
+
+    /// The same for what takes longer than other things.
+    pub(crate) fn finish_within(mut self, limit: Duration) -> Finished {
         self.stdin = None;
-        let status = wait(&mut self.child).code();
+        let status = wait(&mut self.child, limit).code();
         let output = |stream: Option<JoinHandle<Vec<u8>>>| {
             stream
                 .map(|thread| thread.join().expect("a reader does not panic"))
@@ -180,9 +185,9 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-fn wait(child: &mut Child) -> ExitStatus {
+fn wait(child: &mut Child, limit: Duration) -> ExitStatus {
     let mut ended = None;
-    eventually("a process ends", || {
+    within(limit, "a process ends", || {
         ended = child.try_wait().expect("wait for a child");
         ended.is_some()
     });
@@ -191,13 +196,15 @@ fn wait(child: &mut Child) -> ExitStatus {
 
 /// Looks until it is so.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    within(PATIENCE, what, is_so);
+}
+
+#[track_caller]
+fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !is_so() {
-        assert!(
-            Instant::now() < deadline,
-            "not so within {PATIENCE:?}: {what}"
-        );
+        assert!(Instant::now() < deadline, "not so within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -428,7 +435,7 @@ impl Cluster {
     /// Asks it to stop, as Ctrl-C does, and waits.
     pub(crate) fn stop(mut self) -> Option<i32> {
         signal("TERM", self.up.id());
-        wait(&mut self.up).code()
+        wait(&mut self.up, PATIENCE).code()
     }
 
     /// `datanode-2`, say: which datanode listens on this port.
