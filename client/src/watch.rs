@@ -51,6 +51,7 @@ pub enum WatchEvent {
 pub struct Watch {
     fs: FileSystem,
     options: WatchOptions,
+    paths: bool,
     index: u64,
 }
 
@@ -63,6 +64,7 @@ impl FileSystem {
         let mut watch = Watch {
             fs: self.clone(),
             options,
+            paths: false,
             index: 0,
         };
         watch.next().await?;
@@ -75,6 +77,7 @@ impl FileSystem {
         Watch {
             fs: self.clone(),
             options,
+            paths: false,
             index,
         }
     }
@@ -102,6 +105,15 @@ impl Watch {
     /// The entry up to which all changes were told.
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The same with paths of what changed, for people: the namenode looks for them, so only of the last few dozen changes that come
+    /// together, and as far as they are found soon.
+    pub fn with_paths(self) -> Self {
+        Self {
+            paths: true,
+            ..self
+        }
     }
 
     /// Waits for changes. Cancel-safe: what is not returned comes again.
@@ -152,6 +164,7 @@ impl Watch {
             inodes,
             below,
             wait_ms: WAIT.as_millis() as u32,
+            paths: self.paths,
         }
     }
 }

@@ -247,6 +247,7 @@ mod tests {
             parent,
             kind: kind as i32,
             name: Bytes::from_static(name.as_bytes()),
+            ..Change::default()
         }
     }
 

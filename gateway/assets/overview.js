@@ -3,6 +3,7 @@
 import { ask, button, duration, el, setText, size, svg, table, time } from "./elements.js";
 
 const CHANGES_MAX = 40;
+const PATHS_MAX = 1000;
 const DATANODES_SHOWN = 50;
 
 export function safetyLine(section, overview) {
@@ -125,16 +126,26 @@ function trend(samples) {
     el("p", { class: "quiet" }, `${label}; between ${size(least)} and ${size(most)}.`));
 }
 
+// Paths of inodes as last heard: of what is gone nobody else knows any more where it was.
+const lastPaths = new Map();
+
 function word(change) {
-  const name = change.name === undefined ? `${change.inode_kind} ${change.inode}` : change.name;
+  const named = change.kind === "named" || change.kind === "unnamed";
+  const known = change.path ?? (named ? undefined : lastPaths.get(change.inode));
+  if (change.path !== undefined) {
+    lastPaths.delete(change.inode);
+    lastPaths.set(change.inode, change.path);
+    if (lastPaths.size > PATHS_MAX) lastPaths.delete(lastPaths.keys().next().value);
+  }
+  const what = known ?? `${change.inode_kind} ${change.inode}`;
   const where = change.directory === 1 ? "the root" : `directory ${change.directory}`;
-  const path = change.path ?? name;
+  const name = change.name === undefined ? what : change.name;
   switch (change.kind) {
-    case "named": return change.path ? `${path} appeared` : `${name} appeared in ${where}`;
-    case "unnamed": return change.path ? `${path} went` : `${name} went from ${where}`;
-    case "content": return `${change.path ?? `${change.inode_kind} ${change.inode}`} has new content`;
-    case "attributes": return `${change.path ?? `${change.inode_kind} ${change.inode}`} has new attributes`;
-    default: return `${change.inode_kind} ${change.inode} is gone`;
+    case "named": return known ? `${known} appeared` : `${name} appeared in ${where}`;
+    case "unnamed": return known ? `${known} was removed` : `${name} went from ${where}`;
+    case "content": return `${what} has new content`;
+    case "attributes": return `${what} has new attributes`;
+    default: return known ? `${known} (removed): its data is given back` : `${what} (removed) is gone`;
   }
 }
 

@@ -209,6 +209,7 @@ mod tests {
             parent: 1,
             kind: kind as i32,
             name: name.into(),
+            ..Change::default()
         }
     }
 

@@ -55,6 +55,11 @@ struct Change {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     name: Option<String>,
+    /// The path of that name, or one of the inode; of what is gone its last one. Of the last changes that come together, where the caller may
+    /// read all directories of it and it is found soon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    path: Option<String>,
 }
 
 impl From<&ChangeSet> for Changes {
@@ -82,6 +87,7 @@ impl From<&Told> for Change {
             inode_kind: kind(change.inode_kind),
             directory: change.parent,
             name: (!change.name.is_empty()).then(|| shown(&change.name)),
+            path: (!change.path.is_empty()).then(|| shown(&change.path)),
         }
     }
 }
@@ -95,6 +101,7 @@ impl From<&Told> for Change {
     params(
         ("path" = Option<String>, Query, description = "Only this file, or this directory and all below it", example = "/"),
         ("after" = Option<u64>, Query, description = "Changes after this index; from now on unless said"),
+        ("paths" = Option<bool>, Query, description = "With paths of what changed, for people; not unless said"),
         ("user.name" = Option<String>, Query, description = "Who asks: names in directories that they may not read are left out")
     ),
     responses((status = 200, description = "A stream without an end", body = Changes, content_type = "text/event-stream"), Problems))]
@@ -111,6 +118,10 @@ pub(super) async fn changes(asker: Asker) -> Answer<Response> {
     let watch = match after {
         Some(index) => asker.fs.watch_after(options, index),
         None => asker.fs.watch(options).await?,
+    };
+    let watch = match asker.params.flag("paths")? {
+        Some(true) => watch.with_paths(),
+        _ => watch,
     };
     Ok(feed(&asker.shared, permit, feed_of(watch)))
 }
@@ -212,7 +223,7 @@ fn recent(shared: Arc<Shared>, who: Who) -> Events {
         };
         let seen = overview::applied_index(&shared).await;
         let after = seen.saturating_sub(RECENT_ENTRIES).max(1);
-        feed_of(fs.watch_after(WatchOptions::default(), after))
+        feed_of(fs.watch_after(WatchOptions::default(), after).with_paths())
     });
     begun.flatten().boxed()
 }
@@ -249,11 +260,12 @@ mod tests {
                 parent: 1,
                 kind: ChangeKind::Named as i32,
                 name: b"a\xff".as_slice().into(),
+                path: b"/b/a\xff".as_slice().into(),
             }],
         };
         let told = serde_json::to_value(Changes::from(&set)).unwrap();
         let expected = serde_json::json!({ "index": 7, "changes": [{
-            "kind": "named", "inode": 2, "inode_kind": "file", "directory": 1, "name": "a\\xff",
+            "kind": "named", "inode": 2, "inode_kind": "file", "directory": 1, "name": "a\\xff", "path": "/b/a\\xff",
         }]});
         assert_eq!(told, expected);
     }

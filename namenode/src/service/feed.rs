@@ -114,6 +114,7 @@ fn interest_of(request: &ChangesRequest) -> Interest {
         inodes: request.inodes.iter().copied().map(InodeId).collect(),
         below: (request.below != 0).then_some(InodeId(request.below)),
         without_session: SessionId(request.without_session),
+        paths: request.paths,
     }
 }
 

@@ -26,6 +26,9 @@ pub struct ChangesRequest {
     /// How long to wait for a change, at most 30,000.
     #[prost(uint32, tag = "6")]
     pub wait_ms: u32,
+    /// With paths, for people: see [`Change::path`].
+    #[prost(bool, tag = "7")]
+    pub paths: bool,
 }
 
 /// Changes in the order in which they happened.
@@ -92,6 +95,10 @@ pub struct Change {
     /// Named, Unnamed: which name; empty if the caller may not read the directory. Then any name in it may be meant.
     #[prost(bytes = "bytes", tag = "5")]
     pub name: Bytes,
+    /// If asked for, of the last changes of an answer: Named, Unnamed: the path of the name. Else a path of the inode, of one that is gone
+    /// the last. Empty if the caller may not read all directories of it, or finding it takes too long.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub path: Bytes,
 }
 
 #[cfg(test)]
@@ -119,9 +126,10 @@ mod tests {
             inodes: vec![5, 6],
             below: 7,
             wait_ms: 8,
+            paths: true,
         };
         let golden = [
-            0x0A, 4, 8, 1, 16, 2, 0x10, 3, 0x18, 4, 0x22, 2, 5, 6, 0x28, 7, 0x30, 8,
+            0x0A, 4, 8, 1, 16, 2, 0x10, 3, 0x18, 4, 0x22, 2, 5, 6, 0x28, 7, 0x30, 8, 0x38, 1,
         ];
         assert_eq!(request.encode_to_vec(), golden);
         let change = Change {
@@ -130,6 +138,7 @@ mod tests {
             parent: 2,
             kind: ChangeKind::Unnamed as i32,
             name: Bytes::from_static(b"a"),
+            path: Bytes::from_static(b"/a"),
         };
         let reply = ChangesReply {
             upto_index: 9,
@@ -141,7 +150,8 @@ mod tests {
             }],
         };
         let golden = [
-            8, 9, 16, 1, 0x1A, 17, 8, 3, 16, 4, 0x1A, 11, 8, 1, 16, 1, 24, 2, 32, 4, 0x2A, 1, b'a',
+            8, 9, 16, 1, 0x1A, 21, 8, 3, 16, 4, 0x1A, 15, 8, 1, 16, 1, 24, 2, 32, 4, 0x2A, 1, b'a',
+            0x32, 2, b'/', b'a',
         ];
         assert_eq!(reply.encode_to_vec(), golden);
     }

@@ -274,7 +274,14 @@ async fn feeds_tell_what_changes_and_what_changed_before() {
     let resumed = root.request(Method::GET, "/api/v1/changes");
     let resumed = resumed.header("last-event-id", before.to_string()).send();
     hears(resumed.await.unwrap(), "changes", "named-now").await;
-    for (name, text) in [("overview", "All data is safe"), ("changes", "before")] {
+    let with_paths = "/api/v1/changes?paths=true";
+    let resumed = root.request(Method::GET, with_paths);
+    let resumed = resumed.header("last-event-id", before.to_string()).send();
+    hears(resumed.await.unwrap(), "changes", "\"path\":\"/named-now\"").await;
+    for (name, text) in [
+        ("overview", "All data is safe"),
+        ("changes", "\"path\":\"/before\""),
+    ] {
         let events = root.request(Method::GET, "/api/v1/events").send();
         hears(events.await.unwrap(), name, text).await;
     }

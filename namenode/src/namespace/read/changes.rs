@@ -8,6 +8,7 @@ use cairn_protocol::ids::{InodeId, SessionId};
 use cairn_protocol::messages::common::{Caller, InodeKind};
 use cairn_protocol::messages::feed;
 
+use super::paths::Paths;
 use crate::namespace::path::DEPTH_MAX;
 use crate::namespace::permission::{self, READ};
 use crate::store::{self, Change, ChangeSet, Read, StoreError, What};
@@ -21,7 +22,12 @@ pub struct Interest {
     pub below: Option<InodeId>,
     /// Not what this session did.
     pub without_session: SessionId,
+    /// With the paths of the last changes, for people.
+    pub paths: bool,
 }
+
+/// Changes of one answer whose paths are looked for, the last ones.
+const PATHS_MAX: usize = 64;
 
 /// Looks at changes for one caller, as the tree is now: what was inside of a directory may have moved since.
 pub struct Onlooker<'a, R: Read> {
@@ -59,10 +65,41 @@ impl<'a, R: Read> Onlooker<'a, R> {
         let lost_names = lost_names.filter(|c| c.kind == directory && c.what == What::Unnamed);
         self.former.extend(lost_names.map(|c| (c.inode, c.parent)));
         let mut seen = Vec::new();
-        for set in sets {
+        for set in sets.clone() {
             seen.extend(self.see_one(set)?);
         }
+        if self.interest.paths {
+            self.add_paths(sets.flat_map(|set| &set.changes), &mut seen)?;
+        }
         Ok(seen)
+    }
+
+    fn add_paths<'s>(
+        &self,
+        changes: impl Iterator<Item = &'s Change>,
+        seen: &mut [feed::ChangeSet],
+    ) -> Result<(), StoreError> {
+        let mut paths = Paths::new(self.read, self.caller);
+        for change in changes {
+            if matches!(change.what, What::Named | What::Unnamed) {
+                paths.hint(change.inode, change.parent, &change.name);
+            }
+        }
+        let told = seen.iter_mut().rev();
+        let told = told.flat_map(|set| set.changes.iter_mut().rev());
+        for change in told.take(PATHS_MAX) {
+            let path = match change.kind() {
+                feed::ChangeKind::Named | feed::ChangeKind::Unnamed if change.name.is_empty() => {
+                    None
+                }
+                feed::ChangeKind::Named | feed::ChangeKind::Unnamed => {
+                    paths.of_name(InodeId(change.parent), &change.name)?
+                }
+                _ => paths.of(InodeId(change.inode))?,
+            };
+            change.path = path.unwrap_or_default().into();
+        }
+        Ok(())
     }
 
     fn see_one(&mut self, set: &ChangeSet) -> Result<Option<feed::ChangeSet>, StoreError> {
@@ -150,6 +187,7 @@ impl<'a, R: Read> Onlooker<'a, R> {
             } else {
                 change.name.clone()
             },
+            path: Bytes::new(),
         })
     }
 

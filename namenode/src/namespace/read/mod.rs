@@ -12,6 +12,7 @@ mod changes;
 mod extents;
 mod list;
 mod lock;
+mod paths;
 mod remove_tree;
 mod stat;
 mod statfs;

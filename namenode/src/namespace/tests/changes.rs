@@ -218,6 +218,86 @@ fn names_are_for_those_who_may_read_the_directory_and_ids_for_all() {
     assert!(told(&world, &user(0), &not_own).is_empty());
 }
 
+/// Paths that a caller is told, with the kinds of change.
+fn paths(world: &World, who: &Caller) -> Vec<(feed::ChangeKind, String)> {
+    let interest = Interest {
+        paths: true,
+        ..Interest::default()
+    };
+    let snapshot = world.store.snapshot();
+    let mut onlooker = Onlooker::new(&snapshot, who, &interest);
+    let seen = onlooker.see(world.changes.iter()).unwrap();
+    let changes = seen.into_iter().flat_map(|set| set.changes);
+    let short = |change: feed::Change| {
+        let path = String::from_utf8(change.path.to_vec()).unwrap();
+        (change.kind(), path)
+    };
+    changes.map(short).collect()
+}
+
+#[test]
+fn paths_are_of_now_or_of_before_it_went_and_for_those_who_may_read_the_way() {
+    use feed::ChangeKind::{Attributes, Named, Unnamed};
+    let mut world = World::new();
+    let (root, owner, other) = (user(0), user(1), user(2));
+    world.change(&owner, mkdir("/a", 0o755)).unwrap();
+    world.change(&owner, mkdir("/a/shut", 0o711)).unwrap();
+    world.change(&owner, mkdir("/a/shut/b", 0o755)).unwrap();
+    world.create(&owner, "/a/shut/b/old").unwrap();
+    world.changes.clear();
+    world.create(&owner, "/a/shut/b/new").unwrap();
+    let attribute = SetXattr {
+        location: Location::path("/a/shut/b/old"),
+        name: b"user.x".to_vec(),
+        ..SetXattr::default()
+    };
+    let attribute = OperationKind::SetXattr(attribute);
+    world.apply(&owner, attribute).unwrap();
+    let all = |b: &str| {
+        [
+            (Named, format!("{b}/new")),
+            (Attributes, format!("{b}/old")),
+        ]
+    };
+    assert_eq!(paths(&world, &root), all("/a/shut/b"));
+    assert_eq!(paths(&world, &owner), all("/a/shut/b"));
+    let nothing = [(Named, String::new()), (Attributes, String::new())];
+    assert_eq!(paths(&world, &other), nothing);
+    let untold = told(&world, &root, &Interest::default());
+    assert_eq!(untold[0].2, "new");
+
+    // Where it is now, not where it was.
+    let mode = RenameMode::Replace;
+    world.rename(&owner, "/a/shut/b", "/a/c", mode).unwrap();
+    let moved = paths(&world, &other);
+    assert_eq!(moved[..2], all("/a/c"));
+    assert!(moved.contains(&(Named, "/a/c".to_owned())), "{moved:?}");
+    world.changes.clear();
+    world.unlink(&owner, "/a/c/new").unwrap();
+    world.unlink(&owner, "/a/c/old").unwrap();
+    world.rmdir(&owner, "/a/c").unwrap();
+    let went = paths(&world, &root);
+    for path in ["/a/c/new", "/a/c/old", "/a/c"] {
+        let unnamed = (Unnamed, path.to_owned());
+        assert!(went.contains(&unnamed), "{path} is not in {went:?}");
+    }
+}
+
+#[test]
+fn the_work_for_paths_is_bounded() {
+    let mut world = World::new();
+    let who = user(0);
+    world.mkdir(&who, "/d").unwrap();
+    for index in 0..100 {
+        world.create(&who, &format!("/d/{index}")).unwrap();
+    }
+    let told = paths(&world, &who);
+    let with = told.iter().filter(|(_, path)| !path.is_empty()).count();
+    assert_eq!(with, 64, "the last ones have paths");
+    assert_eq!(told.last().unwrap().1, "/d/99");
+    assert_eq!(told[0].1, "");
+}
+
 #[test]
 fn an_interest_in_a_directory_is_in_what_lies_in_it_and_below_it_in_all_deeper() {
     let mut world = World::new();
