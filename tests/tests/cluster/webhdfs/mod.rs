@@ -1,6 +1,7 @@
 //! WebHDFS against a cluster in this process: each operation, as clients written for Hadoop see it.
 
 mod names;
+mod redirects;
 mod refusals;
 mod transfers;
 
