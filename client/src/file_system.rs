@@ -10,6 +10,7 @@ use std::time::Duration;
 use cairn_protocol::messages::common::{Caller, ClusterSettings};
 use cairn_protocol::net::Role;
 use cairn_protocol::rpc::{ConnectionOptions, Hello};
+use cairn_protocol::trace;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -154,8 +155,13 @@ impl Drop for ShortageWait<'_> {
 pub(crate) struct Background(std::sync::Weak<Mutex<JoinSet<()>>>);
 
 impl Background {
-    /// Runs `future` until it ends or the file system is dropped.
+    /// Runs `future` until it ends or the file system is dropped. It belongs to the request that starts it.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_for_all(trace::within(trace::current(), future));
+    }
+
+    /// The same for what many requests share.
+    pub(crate) fn spawn_for_all(&self, future: impl Future<Output = ()> + Send + 'static) {
         // Writers may be dropped where no runtime is, or when it ends: then the cluster cleans up when the session expires.
         if tokio::runtime::Handle::try_current().is_err() {
             return;

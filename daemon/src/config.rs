@@ -7,6 +7,7 @@ pub mod duration;
 mod gateway;
 mod security;
 mod size;
+mod tracing;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub use gateway::{BadGatewaySetting, GatewayAuth, GatewayFollower, GatewaySettings};
 pub use security::{Auth, BadSecurity, SecurityFiles, SecuritySettings};
 pub use size::ByteSize;
+pub use tracing::{BadTracing, Collector, TracingSettings};
 
 /// Longer files are certainly not ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use cairn_daemon::config::{ByteSize, GatewaySettings, SecuritySettings, duration};
+use cairn_daemon::config::{
+    ByteSize, GatewaySettings, SecuritySettings, TracingSettings, duration,
+};
 
 use crate::error::DatanodeError;
 
@@ -54,6 +56,8 @@ pub struct DatanodeConfig {
     pub gateway: GatewaySettings,
     /// Who is believed, and what this datanode shows.
     pub security: SecuritySettings,
+    /// Where traces go.
+    pub tracing: TracingSettings,
 }
 
 impl Default for DatanodeConfig {
@@ -77,6 +81,7 @@ impl Default for DatanodeConfig {
             scrub_rate: ByteSize::mib(8),
             gateway: GatewaySettings::default(),
             security: SecuritySettings::default(),
+            tracing: TracingSettings::default(),
         }
     }
 }
@@ -147,6 +152,8 @@ impl DatanodeConfig {
         }
         let gateway = self.gateway.check();
         gateway.map_err(|error| DatanodeError::Config(error.to_string()))?;
+        let tracing = self.tracing.check();
+        tracing.map_err(|error| DatanodeError::Config(error.to_string()))?;
         let counts = [
             ("write_streams_max", self.write_streams_max, 100_000),
             ("reads_max", self.reads_max, 10_000),

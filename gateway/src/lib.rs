@@ -20,7 +20,7 @@
 //! | `who`, `params`, `origin` | who asks, for what, and from which page |
 //! | `datanodes` | which datanode carries a transfer |
 //! | `rates` | how often each user may ask |
-//! | `record`, `audit`, `metrics`, `cluster_metrics`, `jmx` | what is written down and told |
+//! | `record`, `audit`, `metrics`, `cluster_metrics`, `jmx`, `traced` | what is written down and told |
 
 mod api;
 mod audit;
@@ -40,6 +40,7 @@ mod record;
 mod server;
 mod slow;
 mod status;
+mod traced;
 mod webhdfs;
 mod who;
 

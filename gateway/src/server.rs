@@ -19,6 +19,7 @@ use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::messages::admin::StatusReply;
 use cairn_protocol::net::{self, TcpListener};
+use cairn_protocol::trace;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -35,6 +36,7 @@ use crate::params::Params;
 use crate::rates::Rates;
 use crate::record::Known;
 use crate::slow::{Asked, SLOW, SlowRequests};
+use crate::traced::traced;
 use crate::webhdfs::BriefTokens;
 use crate::who::{self, Names, Tokens};
 use crate::{api, connections, console, jmx, origin, record, webhdfs};
@@ -312,7 +314,7 @@ impl Gateway {
 
 fn router(shared: Arc<Shared>) -> Router {
     let webhdfs = any(webhdfs::serve);
-    Router::new()
+    let router = Router::new()
         .merge(console::router())
         .merge(api::router())
         .route("/metrics", get(metrics))
@@ -334,8 +336,13 @@ fn router(shared: Arc<Shared>) -> Router {
             Arc::clone(&shared),
             observed,
         ))
-        .layer(middleware::from_fn(bounded_head))
-        .with_state(shared)
+        .layer(middleware::from_fn(bounded_head));
+    // Where nothing is recorded, there is no layer.
+    let router = match trace::is_on() {
+        true => router.layer(middleware::from_fn(traced)),
+        false => router,
+    };
+    router.with_state(shared)
 }
 
 /// Notes requests that take long.

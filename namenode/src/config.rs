@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cairn_daemon::config::{ByteSize, GatewaySettings, SecuritySettings};
+use cairn_daemon::config::{ByteSize, GatewaySettings, SecuritySettings, TracingSettings};
 use cairn_protocol::messages::common::ClusterSettings;
 use serde::Deserialize;
 
@@ -74,6 +74,9 @@ pub struct NamenodeConfig {
     /// Who is believed, and what this namenode shows.
     #[serde(default)]
     pub security: SecuritySettings,
+    /// Where traces go.
+    #[serde(default)]
+    pub tracing: TracingSettings,
 }
 
 fn default_listen() -> String {
@@ -205,6 +208,7 @@ impl NamenodeConfig {
             raft: RaftSettings::default(),
             gateway: GatewaySettings::default(),
             security: SecuritySettings::default(),
+            tracing: TracingSettings::default(),
         }
     }
 
@@ -308,6 +312,8 @@ impl NamenodeConfig {
         )?;
         let gateway = self.gateway.check();
         gateway.map_err(|error| bad(error.key, error.rule, error.found))?;
+        let tracing = self.tracing.check();
+        tracing.map_err(|error| bad(error.key, error.rule, error.found))?;
         let raft = &self.raft;
         if raft.heartbeat_interval * 2 > raft.election_timeout_min
             || raft.election_timeout_min >= raft.election_timeout_max

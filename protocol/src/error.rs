@@ -20,6 +20,11 @@ macro_rules! codes {
                 match number { $($number => Some(Self::$name),)* _ => None }
             }
 
+            /// Its name, for logs and traces.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
             /// The sentence that people see, as coreutils words it where coreutils has one.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }

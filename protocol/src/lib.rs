@@ -11,6 +11,7 @@ pub mod method;
 pub mod net;
 pub mod rpc;
 pub mod token;
+pub mod trace;
 pub mod user_token;
 
 pub use error::{ErrorCode, Failure};

@@ -39,6 +39,9 @@ pub(crate) struct Up {
     /// Port of the console (HTTP) on the first namenode; those of further namenodes follow. 0 for none. [default: 9870]
     #[arg(long, value_name = "PORT")]
     pub(crate) http: Option<u16>,
+    /// Send traces to a collector, such as http://127.0.0.1:4318: OTLP over HTTP. This time only.
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
 }
 
 fn namenode_count(text: &str) -> Result<u16, String> {

@@ -13,7 +13,7 @@ use clap::Args;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::{cluster_of_gateway, listen_for_http, security, serve};
+use super::{cluster_of_gateway, listen_for_http, security, serve, traces};
 use crate::session::Usage;
 
 /// How to run a datanode.
@@ -99,6 +99,15 @@ pub(crate) async fn run(role: DatanodeRole) -> anyhow::Result<()> {
 
 /// Starts a datanode and its gateway in `tasks`.
 pub(crate) async fn start(mut settings: DatanodeConfig, tasks: &Tasks) -> anyhow::Result<Datanode> {
+    let instance = match settings.advertise.as_str() {
+        "" => &settings.listen,
+        advertise => advertise,
+    };
+    let origin = traces::Origin {
+        service: "cairn-datanode",
+        instance,
+    };
+    traces::start(&settings.tracing, origin, tasks)?;
     let listening = listen_for_http(&settings.http).await?;
     // It tells the namenodes where its gateway is.
     if let Some(listening) = &listening {
@@ -108,6 +117,7 @@ pub(crate) async fn start(mut settings: DatanodeConfig, tasks: &Tasks) -> anyhow
     let security = settings.security.clone();
     let rng = StdRng::seed_from_u64(rand::random());
     let datanode = Datanode::start(settings, Arc::new(RealDisk), tasks, rng).await?;
+    traces::show_in(datanode.metrics());
     security::keep_fresh(datanode.tls().cloned(), security, tasks);
     if let Some(listening) = listening {
         let mut cluster = cluster_of_gateway(namenodes, datanode.tls());

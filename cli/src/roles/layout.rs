@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use cairn_daemon::config;
+use cairn_daemon::config::{self, TracingSettings};
 use cairn_protocol::net;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub(crate) struct Layout {
     /// With TLS and tokens: certificates are in DIR/security.
     #[serde(default)]
     pub(super) secure: bool,
+    /// Where traces go this time.
+    #[serde(skip)]
+    pub(super) tracing: TracingSettings,
 }
 
 /// One role of the layout.
@@ -54,13 +57,15 @@ pub(crate) struct Role {
 /// The folder's layout, or a new one as the options say.
 pub(super) async fn layout(up: &Up, folder: &Path) -> anyhow::Result<Layout> {
     let path = folder.join("up.toml");
-    let layout = match path.exists() {
+    let mut layout = match path.exists() {
         true => known_layout(up, folder, &path).await?,
         false => {
             expect_empty(folder)?;
             new_layout(up).await?
         }
     };
+    layout.tracing.otlp = up.otlp.clone().unwrap_or_default();
+    layout.tracing.check()?;
     layout.write(folder)?;
     Ok(layout)
 }
@@ -164,6 +169,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
             http,
             founded: false,
             secure: up.secure,
+            tracing: TracingSettings::default(),
         });
     }
     // All at once, so that none is given twice. The console gets one of them too, unless it was asked for elsewhere.
@@ -194,6 +200,7 @@ async fn new_layout(up: &Up) -> anyhow::Result<Layout> {
         http,
         founded: false,
         secure: up.secure,
+        tracing: TracingSettings::default(),
     })
 }
 
@@ -243,6 +250,12 @@ impl Layout {
         gateway.into()
     }
 
+    fn add_tracing(&self, file: &mut toml::Table) {
+        let tracing = toml::Table::try_from(&self.tracing);
+        let tracing = tracing.expect("a text and a number");
+        file.insert("tracing".to_owned(), tracing.into());
+    }
+
     fn add_security(&self, file: &mut toml::Table, folder: &Path) {
         if self.secure {
             let security = toml::Table::try_from(security::of(folder, security::NODE));
@@ -279,6 +292,7 @@ impl Layout {
         let gateway = Self::gateway_config(folder, &format!("namenode-{}", index + 1));
         file.insert("gateway".to_owned(), gateway);
         self.add_security(&mut file, folder);
+        self.add_tracing(&mut file);
         file.to_string()
     }
 
@@ -303,6 +317,7 @@ impl Layout {
         let gateway = Self::gateway_config(folder, &format!("datanode-{}", index + 1));
         file.insert("gateway".to_owned(), gateway);
         self.add_security(&mut file, folder);
+        self.add_tracing(&mut file);
         file.to_string()
     }
 }
@@ -334,7 +349,7 @@ mod tests {
     use cairn_datanode::DatanodeConfig;
     use cairn_namenode::config::NamenodeConfig;
 
-    use super::{Layout, existing_layout, expect_empty, layout, new_layout};
+    use super::{Layout, TracingSettings, existing_layout, expect_empty, layout, new_layout};
     use crate::commands::up::Up;
 
     fn up(dir: &Path) -> Up {
@@ -347,6 +362,7 @@ mod tests {
             secure: false,
             port: None,
             http: None,
+            otlp: None,
         }
     }
 
@@ -440,6 +456,7 @@ mod tests {
             http: String::new(),
             founded: true,
             secure: false,
+            tracing: TracingSettings::default(),
         };
         let folder = PathBuf::from("/a \"b\"\\c");
         let text = layout.namenode_config(0, &folder);

@@ -5,6 +5,7 @@ mod layout;
 pub(crate) mod namenode;
 pub(crate) mod processes;
 mod security;
+mod traces;
 pub(crate) mod up;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use cairn_namenode::config::NamenodeConfig;
 use cairn_namenode::{Doors, Namenode};
 use clap::Args;
 
-use super::{cluster_of_gateway, listen_for_http, security, serve};
+use super::{cluster_of_gateway, listen_for_http, security, serve, traces};
 use crate::session::Usage;
 
 /// How to run a namenode.
@@ -90,6 +90,12 @@ pub(crate) async fn run(role: NamenodeRole) -> anyhow::Result<()> {
 /// Starts a namenode and its gateway in `tasks`.
 pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Result<Namenode> {
     let (gateway, security) = (settings.gateway.clone(), settings.security.clone());
+    let instance = settings.advertise.as_ref().unwrap_or(&settings.listen);
+    let origin = traces::Origin {
+        service: "cairn-namenode",
+        instance,
+    };
+    traces::start(&settings.tracing, origin, tasks)?;
     let listening = listen_for_http(&settings.http).await?;
     let directory = settings.directory.clone();
     if directory.as_os_str().is_empty() {
@@ -99,6 +105,7 @@ pub(crate) async fn start(settings: NamenodeConfig, tasks: &Tasks) -> anyhow::Re
     let namenode = Namenode::start(settings, doors, tasks)
         .await
         .with_context(|| format!("namenode in {}", directory.display()))?;
+    traces::show_in(namenode.metrics());
     security::keep_fresh(namenode.tls().cloned(), security, tasks);
     if let Some(listening) = listening {
         let namenodes = vec![namenode.address().to_owned()];

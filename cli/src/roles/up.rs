@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout::{Layout, Role, layout, write_configs};
 use super::processes::Processes;
-use super::{SHUTDOWN_TIMEOUT, datanode, namenode, security};
+use super::{SHUTDOWN_TIMEOUT, datanode, namenode, security, traces};
 use crate::cluster::{DEFAULT_PORT, client_config};
 use crate::commands::up::Up;
 
@@ -66,6 +66,11 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
         processes.stop(SHUTDOWN_TIMEOUT).await;
         return result;
     }
+    let origin = traces::Origin {
+        service: "cairn-up",
+        instance: layout.namenodes.first().map_or("", String::as_str),
+    };
+    traces::start(&layout.tracing, origin, &tasks)?;
     let started = tokio::select! {
         biased;
         () = stop.cancelled() => Ok(()),

@@ -91,7 +91,7 @@ impl Engine {
             stream_until: Instant::now(),
             doubt: None,
         };
-        core.background.spawn(async move {
+        core.background.spawn_for_all(async move {
             engine.run().await;
             drop(token);
         });

@@ -13,7 +13,7 @@ use cairn_protocol::messages::operation::{
 };
 use cairn_protocol::messages::transfer::{OpenWrite, OpenWriteReply, PacketAck, PacketHeader};
 use cairn_protocol::rpc::{FrameReceiver, FrameSender};
-use cairn_protocol::{ErrorCode, Failure, Method};
+use cairn_protocol::{ErrorCode, Failure, Method, trace};
 use futures::FutureExt;
 use prost::Message;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -165,11 +165,12 @@ impl Pipeline {
             window_bytes: window_bytes as u32,
             cluster_id: core.namenode.cluster_id().unwrap_or_default().to_vec(),
         };
-        let header = open.encode_to_vec().into();
+        let mut header = open.encode_to_vec();
+        trace::carry(&mut header);
         sender
             .send(Frame {
                 method: Method::OpenWrite as u16,
-                header,
+                header: header.into(),
                 ..Frame::default()
             })
             .await?;

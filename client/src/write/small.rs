@@ -158,7 +158,7 @@ impl SmallFiles {
                     open: None,
                     closing: false,
                 };
-                self.core.background.spawn(stream.run());
+                self.core.background.spawn_for_all(stream.run());
                 sender
             }),
             next: AtomicUsize::new(0),

@@ -13,7 +13,7 @@ use cairn_protocol::ids::DatanodeId;
 use cairn_protocol::messages::transfer::{OpenWrite, OpenWriteReply, PacketAck};
 use cairn_protocol::net::{Role, Tls};
 use cairn_protocol::rpc::{ConnectionOptions, FrameReceiver, FrameSender, FramedStream, Hello};
-use cairn_protocol::{ErrorCode, Failure, Method};
+use cairn_protocol::{ErrorCode, Failure, Method, trace};
 
 use super::progress::{Progress, StreamFailure};
 
@@ -62,9 +62,11 @@ pub(super) async fn open(
     let failed = |failure: Failure| StreamFailure { datanode, failure };
     let stream = FramedStream::connect(&next.datanode.address, hello, options);
     let (mut to, mut from) = stream.await.map_err(failed)?.split();
+    let mut header = open.encode_to_vec();
+    trace::carry(&mut header);
     let frame = Frame {
         method: Method::OpenWrite.into(),
-        header: open.encode_to_vec().into(),
+        header: header.into(),
         ..Frame::default()
     };
     to.send(frame).await.map_err(failed)?;

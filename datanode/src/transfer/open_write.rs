@@ -12,8 +12,9 @@ use cairn_daemon::telemetry::prometheus_client::metrics::gauge::Gauge;
 use cairn_protocol::frame::{Flags, Frame};
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::messages::transfer::{OpenWrite, OpenWriteReply};
-use cairn_protocol::rpc::{FrameSender, FramedStream, RpcError};
-use cairn_protocol::{ErrorCode, Failure, Method};
+use cairn_protocol::rpc::{FrameReceiver, FrameSender, FramedStream, Peer, RpcError};
+use cairn_protocol::trace::RpcSpan;
+use cairn_protocol::{ErrorCode, Failure, Method, trace};
 
 use super::Transfer;
 use super::budget::Reservation;
@@ -37,31 +38,49 @@ const PIPELINE_MAX: usize = 16;
 
 /// Serves one stream connection until it ends.
 pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
-    let other = stream.peer().clone();
-    let peer = other.address.as_str();
-    let (mut to, mut from) = stream.split();
+    let peer = stream.peer().clone();
+    let (to, mut from) = stream.split();
     let Ok(Ok(Some(frame))) = timeout(FIRST_FRAME_TIMEOUT, from.recv()).await else {
-        tracing::debug!(peer, "stream connection without a first frame");
+        tracing::debug!(
+            peer = peer.address,
+            "stream connection without a first frame"
+        );
         return;
     };
-    match open(transfer, &frame).await {
+    let span = RpcSpan::begin(&peer, frame.method, &frame.header);
+    let written = write(transfer, &peer, &frame, to, from);
+    let result = trace::within(span.context(), written).await;
+    span.end(&result);
+}
+
+/// Carries out what a stream's first frame asks for. Fails with what the other end has been told already.
+async fn write(
+    transfer: &Transfer,
+    other: &Peer,
+    frame: &Frame,
+    mut to: FrameSender,
+    from: FrameReceiver,
+) -> Result<(), RpcError> {
+    let peer = other.address.as_str();
+    match open(transfer, frame).await {
         Ok((stream, reservation)) => {
             // Its token was good.
             other.standing.prove();
-            if send_reply(&mut to, &frame, None).await.is_err() {
-                return;
-            }
+            send_reply(&mut to, frame, None).await?;
             let _counted = Counted::new(&transfer.metrics.write_streams);
-            receiver::run(stream, to, from).await;
+            let ended = receiver::run(stream, to, from).await;
             drop(reservation);
+            Ok(ended?)
         }
         Err(Refusal::Stated(failure)) => {
             transfer.metrics.stream_failed(&failure.failure);
-            super::audit(&other, "write", &failure.failure);
+            super::audit(other, "write", &failure.failure);
             tracing::debug!(peer, datanode = %failure.datanode, error = %failure.failure, "write stream refused");
+            let refusal = failure.failure.clone().into();
             // Upstream may be gone: then nobody misses the answer.
-            let _ = send_reply(&mut to, &frame, Some(failure)).await;
+            let _ = send_reply(&mut to, frame, Some(failure)).await;
             let _ = to.finish().await;
+            Err(refusal)
         }
         Err(Refusal::Bare(failure)) => {
             tracing::debug!(peer, error = %failure, "write stream not understood");
@@ -70,6 +89,7 @@ pub(crate) async fn serve(transfer: &Transfer, stream: FramedStream) {
                 .send(Frame::error(frame.method, frame.request_id, &error))
                 .await;
             let _ = to.finish().await;
+            Err(error)
         }
     }
 }

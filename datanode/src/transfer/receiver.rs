@@ -52,8 +52,12 @@ pub(super) struct WriteStream {
     pub(super) shutdown: CancellationToken,
 }
 
-/// Runs a stream to its end.
-pub(super) async fn run(stream: WriteStream, to: FrameSender, mut from: FrameReceiver) {
+/// Runs a stream to its end. Fails with what upstream has been told already.
+pub(super) async fn run(
+    stream: WriteStream,
+    to: FrameSender,
+    mut from: FrameReceiver,
+) -> Result<(), Failure> {
     let WriteStream {
         datanode,
         writer,
@@ -93,12 +97,14 @@ pub(super) async fn run(stream: WriteStream, to: FrameSender, mut from: FrameRec
         () = parts => {}
         () = hopeless(&progress) => {}
     }
-    if let Some(StreamFailure { datanode, failure }) = progress.failure() {
-        metrics.stream_failed(&failure);
-        tracing::debug!(%datanode, error = %failure, "write stream failed");
-        let swallow = async { while let Ok(Some(_)) = from.recv().await {} };
-        let _ = timeout(GOODBYE_TIMEOUT, swallow).await;
-    }
+    let Some(StreamFailure { datanode, failure }) = progress.failure() else {
+        return Ok(());
+    };
+    metrics.stream_failed(&failure);
+    tracing::debug!(%datanode, error = %failure, "write stream failed");
+    let swallow = async { while let Ok(Some(_)) = from.recv().await {} };
+    let _ = timeout(GOODBYE_TIMEOUT, swallow).await;
+    Err(failure)
 }
 
 /// The forwarder and the collector, if there is somebody behind us.

@@ -8,6 +8,8 @@ use prost::Message;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{Flags, Frame, FrameError, FrameLimits, PREAMBLE_BYTES, Preamble};
+use crate::limits::HEADER_BYTES_MAX;
+use crate::trace::{FIELD_BYTES, TraceContext};
 
 /// Payloads from this size on are not copied next to their header.
 const COPY_BYTES_MAX: usize = 16 << 10;
@@ -69,12 +71,30 @@ impl FrameQueue {
         message: &impl Message,
         payload: Bytes,
     ) -> Result<(), FrameError> {
-        let header_len = message.encoded_len();
+        self.push_traced(method, flags, request_id, message, payload, None)
+    }
+
+    /// The same with the context that the request was made in, if there is one and the header has room for it.
+    pub(crate) fn push_traced(
+        &mut self,
+        method: u16,
+        flags: Flags,
+        request_id: u64,
+        message: &impl Message,
+        payload: Bytes,
+        context: Option<TraceContext>,
+    ) -> Result<(), FrameError> {
+        let message_len = message.encoded_len();
+        let context = context.filter(|_| message_len + FIELD_BYTES <= HEADER_BYTES_MAX);
+        let header_len = message_len + context.map_or(0, |_| FIELD_BYTES);
         FrameLimits::default().check(header_len, payload.len())?;
         let start = self.start_frame(header_len);
         message
             .encode(&mut self.tail)
             .expect("room for the message was reserved");
+        if let Some(context) = context {
+            self.tail.extend_from_slice(&context.to_field());
+        }
         self.finish_frame(start, method, flags, request_id, payload);
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::message::{Reply, RpcError};
 use super::stream::{FrameReceiver, FrameSender, FramedStream};
 use crate::frame::{Flags, Frame, FrameError, FrameQueue};
 use crate::net::{Role, Tls};
-use crate::{ErrorCode, Failure};
+use crate::{ErrorCode, Failure, trace};
 
 /// Bytes that may wait for a process that does not read; calls beyond are refused. Requests whose callers have given up
 /// count, so that a stuck peer cannot fill our memory.
@@ -221,6 +221,7 @@ impl Shared {
         payload: Bytes,
     ) -> Result<(u64, ReplyReceiver), RpcError> {
         let (sender, receiver) = oneshot::channel();
+        let context = trace::current();
         let id = {
             let mut state = self.lock();
             if let Some(error) = &state.closed {
@@ -235,7 +236,7 @@ impl Shared {
             let id = state.last_id + 1;
             state
                 .queue
-                .push_message(method, Flags::NONE, id, header, payload)
+                .push_traced(method, Flags::NONE, id, header, payload, context)
                 .map_err(Failure::from)?;
             state.last_id = id;
             state.pending.insert(id, sender);

@@ -19,7 +19,8 @@ use super::server::{ServerOptions, Service};
 use super::standing::Standing;
 use super::stream::{FrameReceiver, FrameSender, FramedStream, close_with_error};
 use crate::frame::{Flags, Frame, FrameError};
-use crate::{ErrorCode, Failure};
+use crate::trace::{RpcSpan, TraceContext};
+use crate::{ErrorCode, Failure, trace};
 
 /// Requests that are started before replies are written and other tasks get their turn.
 const TURN_REQUESTS_MAX: usize = 128;
@@ -108,11 +109,14 @@ async fn answer<S: Service>(service: &Arc<S>, peer: &Peer, frame: Frame) -> Answ
         header,
         payload,
     };
+    let span = RpcSpan::begin(peer, method, &request.header);
+    let context = span.context();
     let result = if service.is_heavy(method) {
-        answer_in_task(service.clone(), peer.clone(), request).await
+        answer_in_task(service.clone(), peer.clone(), request, context).await
     } else {
-        service.call(peer, request).await
+        trace::within(context, service.call(peer, request)).await
     };
+    span.end(&result);
     Answered {
         method,
         request_id,
@@ -125,10 +129,12 @@ async fn answer_in_task<S: Service>(
     service: Arc<S>,
     peer: Peer,
     request: Request,
+    context: Option<TraceContext>,
 ) -> Result<Reply, RpcError> {
     // Holds one task, which ends with this future if the connection breaks.
     let mut task = JoinSet::new();
-    task.spawn(async move { service.call(&peer, request).await });
+    let call = async move { service.call(&peer, request).await };
+    task.spawn(trace::within(context, call));
     match task.join_next().await {
         Some(Ok(result)) => result,
         _ => Err(RpcError::new(
