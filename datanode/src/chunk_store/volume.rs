@@ -213,6 +213,7 @@ impl Volume {
             epoch,
             copy,
         } = header;
+        self.health.expect_working()?;
         let _one = lock(&self.naming);
         if let Some(entry) = self.read_table().get(&chunk) {
             return Err(StoreError::ReplicaExists {
@@ -279,6 +280,8 @@ impl Volume {
             Some(Entry::Sealed(sealed)) => return Err(sealed.error(chunk)),
             Some(Entry::Open(replica)) => Arc::clone(replica),
         };
+        // Before anything that a call under way may hold: whoever waits for that waits for the disk.
+        self.health.expect_answering()?;
         replica.open_append(epoch, start)
     }
 
@@ -297,6 +300,7 @@ impl Volume {
             }
             Some(Entry::Open(replica)) => Arc::clone(replica),
         };
+        self.health.expect_answering()?;
         replica.sync(through)
     }
 
@@ -339,6 +343,7 @@ impl Volume {
             Some(Entry::Sealed(sealed)) => return Err(sealed.error(chunk)),
             Some(Entry::Open(replica)) => Arc::clone(replica),
         };
+        self.health.expect_answering()?;
         let outcome = replica.seal(epoch, length)?;
         for hole in replica.holes() {
             self.note_bad(chunk, hole);
@@ -360,6 +365,7 @@ impl Volume {
 
     /// Removes a replica of this incarnation.
     pub fn delete(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.health.expect_working()?;
         let _one = lock(&self.naming);
         self.health.expect_working()?;
         {
