@@ -77,6 +77,8 @@ pub(super) fn messages(term: u64, owner: u64) -> Vec<Raft> {
     // Voters, and their addresses and uuids.
     let piece = piece.number(1).number(1).number(owner).number(1);
     let piece = piece.number(owner).text(b"127.0.0.1:1").text(&[0; 16]);
+    // A name that snapshots had once.
+    let piece = piece.text(b"");
     let piece = piece.number(0).text(b"000001.sst").number(0);
     let piece = piece.number(checksum::crc32c(&data).into()).number(0);
     vec![
