@@ -101,7 +101,7 @@ impl<S> Prefixes<S> {
             .filter(|&count| is_it(&self.states[count]))
             .collect();
         let (Some(&least), Some(&last)) = (found.first(), found.last()) else {
-            let elsewhere = self.states.iter().position(is_it);
+            let elsewhere = self.states.iter().position(&is_it);
             anyhow::bail!(
                 "not the state after {} to {most} steps ({} acknowledged before the look, {} in all); it is that after {elsewhere:?}",
                 look.at_least,
@@ -121,7 +121,19 @@ impl<S> Prefixes<S> {
         Ok(())
     }
 
-    /// Whether somebody has seen less than was acknowledged.
+    /// The same of somebody who can only have seen this because nothing comes after it.
+    ///
+    /// # Errors
+    /// If nobody can see that.
+    pub fn seen_end(&mut self, look: Look, is_it: impl Fn(&S) -> bool) -> anyhow::Result<()> {
+        self.seen(look, &is_it)?;
+        let most = self.at_most.unwrap_or(self.states.len() - 1);
+        let last = (self.at_least..=most).rfind(|&count| is_it(&self.states[count]));
+        self.at_most = last.or(self.at_most);
+        Ok(())
+    }
+
+    /// Whether somebody has seen the end.
     pub fn is_cut(&self) -> bool {
         self.at_most.is_some()
     }
@@ -170,6 +182,18 @@ mod tests {
         assert!(prefixes.keep(4).is_err(), "acknowledged too late");
         prefixes.keep(3).unwrap();
         prefixes.seen(look, |&state| state == 3).unwrap();
+    }
+
+    #[test]
+    fn who_gets_in_at_the_end_has_seen_all_there_will_be() {
+        let mut prefixes = five();
+        let look = prefixes.look();
+        prefixes.begin(6);
+        prefixes.seen_end(look, |&state| state == 5).unwrap();
+        prefixes.acknowledge(|_| {});
+        assert!(prefixes.keep(6).is_err(), "after the end");
+        assert!(prefixes.seen(look, |&state| state == 6).is_err());
+        prefixes.seen_end(look, |&state| state == 5).unwrap();
     }
 
     #[test]

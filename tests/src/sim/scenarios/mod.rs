@@ -1,6 +1,7 @@
 //! Named histories that random seeds may take long to find. Each is a test of its own, and deterministic like a seed.
 
 mod crossing;
+mod holders;
 mod leaders;
 mod liar;
 mod replicas;
@@ -53,6 +54,14 @@ const SCENARIOS: &[Scenario] = &[
     plain("late-delete-of-a-deposed-leader", leaders::late_delete),
     plain("ids-of-two-leaders", leaders::ids_of_two_leaders),
     plain("client-that-lies", liar::lies),
+    plain(
+        "holder-is-cut-off-and-comes-back",
+        holders::cut_off_and_back,
+    ),
+    plain(
+        "recall-races-with-a-batch-and-a-leader-change",
+        holders::recall_and_leader_change,
+    ),
     Scenario {
         name: "pipelines-that-cross",
         options: crossing::options,
