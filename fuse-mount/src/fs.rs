@@ -221,6 +221,7 @@ impl MountedFs {
         effect: Effect,
         work: impl Future<Output = Outcome<Attributes>>,
     ) -> Outcome<Attributes> {
+        self.tell_before().await?;
         let before = self.told.begin_change(directory);
         let named = work.await;
         self.doubt_if_unknown(&named);
@@ -239,6 +240,7 @@ impl MountedFs {
         inode: u64,
         work: impl Future<Output = Outcome<T>>,
     ) -> Outcome<T> {
+        self.tell_before().await?;
         self.told.begin_change(inode);
         let changed = work.await;
         self.doubt_if_unknown(&changed);

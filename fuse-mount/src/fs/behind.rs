@@ -366,6 +366,11 @@ impl MountedFs {
         self.in_time(self.behind.wait_all_told()).await
     }
 
+    /// Before something is changed through the cluster: if the mount dies, nothing is there without what was done before it.
+    pub(super) async fn tell_before(&self) -> Outcome<()> {
+        self.tell_all().await
+    }
+
     /// Gives back what nobody works in any more.
     pub(super) fn give_idle_back(&self) {
         let idle = self.behind.idle_since();

@@ -335,6 +335,46 @@ async fn a_mount_that_dies_leaves_what_it_told_and_keeps_nobody_waiting_for_ever
     cluster.check(&fs).await.unwrap();
 }
 
+/// What goes through the cluster does not overtake what was done in delegated directories before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_dies_leaves_nothing_later_without_what_came_before() {
+    let options = ClusterOptions {
+        session_ttl: Duration::from_secs(2),
+        ..ClusterOptions::default()
+    };
+    let mut cluster = MiniCluster::start(options).await.unwrap();
+    let fs = cluster.client().await.unwrap();
+    let mut a = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = a.directory("top").await;
+    let common = fs.mkdir("/common", 0o755).await.unwrap().inode;
+    let exclusive = cairn_protocol::messages::operation::IfExists::Fail;
+    let file = fs.create("/common/file", 0o644, exclusive).await.unwrap();
+    let made = a.mount.create(SUPERUSER, top, b"first", 0o644, true);
+    let first = made.await.unwrap();
+    let made = a.mount.create(SUPERUSER, common, b"later", 0o644, true);
+    made.await.unwrap();
+    let told = fs.stat(InodeId(first.inode)).await.map(drop);
+    assert!(told.is_ok(), "made before what others see: {told:?}");
+    let made = a.mount.create(SUPERUSER, top, b"second", 0o644, true);
+    let second = made.await.unwrap();
+    let private = NewAttributes {
+        change: AttributeChange {
+            mode: Some(0o600),
+            ..AttributeChange::default()
+        },
+        size: None,
+    };
+    let set = a.mount.set_attributes(SUPERUSER, file.0.inode, private);
+    set.await.unwrap();
+    let told = fs.stat(InodeId(second.inode)).await.map(drop);
+    assert!(told.is_ok(), "made before what others see: {told:?}");
+    a.tasks.shutdown().await;
+    drop(a);
+    assert_eq!(tree_names(&fs, "/top").await, ["first", "second"]);
+    assert_eq!(tree_names(&fs, "/common").await, ["file", "later"]);
+    cluster.check(&fs).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_things_are_told_in_few_entries() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
