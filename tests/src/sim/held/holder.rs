@@ -189,25 +189,28 @@ impl Holder {
     }
 
     async fn work(&mut self, mounted: &Mounted, tree: &SharedTree) {
-        for _ in 0..self.rng.random_range(5..60) {
+        for _ in 0..self.rng.random_range(20..120) {
             if self.stop.get() || !self.is_alive(mounted, tree).await {
                 return;
             }
             match self.rng.random_range(0..100) {
-                0..34 => self.make_file(mounted, tree).await,
-                34..72 => {
+                0..24 => self.make_file(mounted, tree).await,
+                24..80 => {
                     if let Some(deed) = self.draw(tree) {
                         self.carry_out(mounted, tree, deed).await;
                     }
                 }
-                72..80 => self.append(mounted, tree).await,
-                80..86 => drop(self.sync_names(mounted).await),
+                80..85 => self.append(mounted, tree).await,
+                85..88 => drop(self.sync_names(mounted).await),
                 _ => self.look(mounted, tree).await,
             }
-            if self.rng.random_bool(0.3) {
-                let pause = self.rng.random_range(0..80);
-                sleep(Duration::from_millis(pause)).await;
-            }
+            // Mostly so short that something waits to be told whenever somebody comes.
+            let pause = match self.rng.random_range(0..20) {
+                0 => self.rng.random_range(0..100),
+                1..8 => 0,
+                _ => self.rng.random_range(1..8),
+            };
+            sleep(Duration::from_millis(pause)).await;
         }
     }
 

@@ -70,7 +70,7 @@ impl Visitor {
 
     async fn visit(&mut self, fs: &FileSystem) {
         let choice = self.rng.random_range(0..100);
-        if choice < 40 {
+        if choice < 30 {
             let round = self.held.rounds.borrow().last().cloned();
             if let Some(round) = round {
                 act(&round, Hand::Client(fs), &mut self.rng, &self.trace).await;
@@ -79,7 +79,7 @@ impl Visitor {
         }
         let Some(tree) = self.some_tree() else { return };
         match choice {
-            40..70 => self.look(fs, &tree).await,
+            30..70 => self.look(fs, &tree).await,
             70..80 => self.read(fs, &tree).await,
             80..90 => self.put(fs, &tree).await,
             90..95 => self.take_out(fs, &tree).await,
@@ -89,6 +89,9 @@ impl Visitor {
 
     fn some_tree(&mut self) -> Option<Rc<RefCell<Tree>>> {
         let trees = self.held.trees.borrow();
+        if self.rng.random_bool(0.5) {
+            return trees.last().cloned();
+        }
         let latest = trees.len().saturating_sub(TREES_LATEST);
         let some = &trees[latest..];
         (!some.is_empty()).then(|| some[self.rng.random_range(0..some.len())].clone())
