@@ -221,7 +221,7 @@ impl MountedFs {
         effect: Effect,
         work: impl Future<Output = Outcome<Attributes>>,
     ) -> Outcome<Attributes> {
-        self.tell_before().await?;
+        self.tell_all().await?;
         let before = self.told.begin_change(directory);
         let named = work.await;
         self.doubt_if_unknown(&named);
@@ -240,7 +240,7 @@ impl MountedFs {
         inode: u64,
         work: impl Future<Output = Outcome<T>>,
     ) -> Outcome<T> {
-        self.tell_before().await?;
+        self.tell_all().await?;
         self.told.begin_change(inode);
         let changed = work.await;
         self.doubt_if_unknown(&changed);

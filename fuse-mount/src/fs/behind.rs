@@ -360,15 +360,10 @@ impl MountedFs {
         done.map_err(|_| libc::EIO)
     }
 
-    /// Waits until all is told that was done here: before a name is changed elsewhere, for the cluster never has the later of two changes
+    /// Waits until all is told that was done here: before anything but bytes is changed elsewhere, for the cluster never has the later of two changes
     /// without the earlier. Costs nothing if all is told.
     pub(super) async fn tell_all(&self) -> Outcome<()> {
         self.in_time(self.behind.wait_all_told()).await
-    }
-
-    /// Before something is changed through the cluster: if the mount dies, nothing is there without what was done before it.
-    pub(super) async fn tell_before(&self) -> Outcome<()> {
-        self.tell_all().await
     }
 
     /// Gives back what nobody works in any more.

@@ -296,7 +296,7 @@ async fn come_back(teller: &mut Teller) -> anyhow::Result<()> {
         return Ok(teller.give_back().await?);
     }
     let code = second.err().map(|error| error.code());
-    ensure!(code == Some(ErrorCode::SessionExpired), "{code:?}");
+    ensure!(code == Some(ErrorCode::OutcomeUnknown), "{code:?}");
     // In the session that is over nothing happens any more.
     let steps = vec![step(teller.directory, "late", teller.numbers.start)];
     let late = teller.fs.write_behind(teller.session, steps).await;
