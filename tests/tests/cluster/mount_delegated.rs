@@ -557,7 +557,7 @@ async fn no_file_takes_the_place_of_another_without_its_bytes() {
     let fs = cluster.client().await.unwrap();
     fs.mkdir("/common", 0o755).await.unwrap();
     let common = fs.stat("/common").await.unwrap().inode;
-    let patience = Duration::from_millis(800);
+    let patience = Duration::from_secs(3);
     let a = Delegate::start(impatient(&cluster, patience).await).await;
     let mount = &a.mount;
     let top = a.directory("top").await;
@@ -602,7 +602,7 @@ async fn no_file_takes_the_place_of_another_without_its_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_of_a_closed_file_that_are_lost_are_told_to_the_next_fsync() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
-    let client = impatient(&cluster, Duration::from_millis(500)).await;
+    let client = impatient(&cluster, Duration::from_secs(2)).await;
     let a = Delegate::start(client.clone()).await;
     let mount = &a.mount;
     let top = a.directory("top").await;

@@ -29,7 +29,7 @@ cat > fstab <<END
 # device              point     type  options                                            dump pass
 $A                    $W/all    cairn _netdev,nofail,hard,noatime,x-systemd.automount     0 0
 $A                    $W/ro     cairn ro,_netdev,timeout=5s,exec,suid                     0 0
-$A                    $W/soft   cairn defaults,timeout=2s,read_ahead_max=32M,comment=soft 0 0
+$A                    $W/soft   cairn defaults,timeout=20s,read_ahead_max=32M,comment=soft 0 0
 cairn                 $W/owned  cairn user=nobody,exec,log=$W/owned.log                   0 0
 $A                    $W/asked  cairn noauto,_netdev                                      0 0
 $A                    $W/never  cairn _netdev,bogus                                       0 0
