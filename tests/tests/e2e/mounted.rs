@@ -167,6 +167,10 @@ pub(crate) fn shell(directory: &Path, line: &str) -> String {
         .args(["-c", &format!("set -euo pipefail; {line}")])
         .current_dir(directory)
         .env("LC_ALL", "C");
+    // A `make` of a test is not one of the `make test` that runs it.
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+        command.env_remove(variable);
+    }
     let done = finish(&mut command, b"");
     assert_eq!(
         done.status,
