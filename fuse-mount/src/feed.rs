@@ -13,15 +13,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::caches::Forgotten;
 use crate::fs::MountedFs;
-use crate::told::{Key, Part};
+use crate::told::{Key, Part, SETTLING};
 
 /// So long the kernel may go on with what it has though the cluster is not heard: longer than an election takes.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Pause before changes are asked for anew.
 const PAUSE: Duration = Duration::from_millis(200);
-/// An answer that was written so shortly before a change may reach the kernel's tables after the kernel was told of the change:
-/// it is told once more when this has passed.
-const SETTLING: Duration = Duration::from_secs(1);
 /// So long changes of our own count as those of others after one whose outcome is unknown: it may be still to come.
 const DOUBT: Duration = Duration::from_secs(600);
 /// Most things that are told twice. Beyond that everything is forgotten, which tells them, too.
@@ -117,6 +114,7 @@ impl MountedFs {
                     }
                     tracing::info!("changes of others were missed: the kernel forgets everything");
                     self.caches.forget(self.everything()).await;
+                    self.forget_again().await;
                 }
                 Err(error) => tracing::debug!(%error, "changes of others are not heard"),
             }
@@ -148,6 +146,16 @@ impl MountedFs {
         let mut everything = self.open_files();
         everything.extend(told.into_iter().map(all_of));
         everything
+    }
+
+    /// What the kernel may have taken after it was told to forget everything.
+    async fn forget_again(&self) {
+        let lately = self.told.take_lost_lately();
+        if !lately.is_empty() {
+            sleep(SETTLING).await;
+            let lately = lately.into_iter().map(all_of).collect();
+            self.caches.forget(lately).await;
+        }
     }
 
     /// False if the kernel is held up: by then it has forgotten everything, and changes may have been missed meanwhile.

@@ -110,7 +110,7 @@ impl MountedFs {
         // What changes of an own inode is told by whoever changes it: the kernel.
         let own = self.behind.attributes(attributes.inode).is_some();
         if own || self.inodes.is_settled(attributes) {
-            answer.attributes(attributes.inode)
+            answer.attributes(attributes.inode, attributes.version)
         } else {
             Duration::ZERO
         }

@@ -23,6 +23,10 @@ use self::directories::Directories;
 pub(crate) use self::directories::{Effect, Remembered, attributes_after};
 use self::known::Known;
 
+/// An answer that was written so shortly before a change may reach the kernel's tables after the kernel was told of the change:
+/// it is told once more when this has passed.
+pub(crate) const SETTLING: Duration = Duration::from_secs(1);
+
 /// Changes that are remembered for the answers that are on their way. Answers from before the oldest are not kept.
 const RECENT_MAX: usize = 65_536;
 
@@ -71,6 +75,14 @@ impl Key {
     }
 }
 
+/// What the kernel was told last.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    at: Instant,
+    /// Of attributes: the version that they are of.
+    version: u64,
+}
+
 /// How much had been heard of changes when a request asked the cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked(u64);
@@ -85,13 +97,17 @@ pub(crate) struct Told {
     /// As in the gate.
     noted: AtomicU64,
     /// What the kernel may have, and when it was last told. Taken under the gate or alone, for a look-up.
-    told: Mutex<BTreeMap<Key, Instant>>,
+    told: Mutex<BTreeMap<Key, Telling>>,
     /// Names of others are added under the gate, write-locked. Taken under the gate or alone, for a look-up.
     known: Mutex<Known>,
     /// Taken under the gate or alone, for a look-up.
     directories: Mutex<Directories>,
     /// Changes up to this entry of the log have reached the kernel; `None` while nothing is heard.
     reached: watch::Sender<Option<u64>>,
+    /// Something was heard, now or before.
+    has_heard: AtomicBool,
+    /// What the kernel was told within [`SETTLING`] before nothing was heard any more. Taken alone or after `told`.
+    lost_lately: Mutex<Vec<Key>>,
     /// Changes of our own may happen that we were not told of.
     doubted: AtomicBool,
     /// The kernel was told what did not come to be.
@@ -175,6 +191,8 @@ impl Told {
             known: Mutex::default(),
             directories: Mutex::default(),
             reached: watch::Sender::new(None),
+            has_heard: AtomicBool::new(false),
+            lost_lately: Mutex::default(),
             doubted: AtomicBool::new(false),
             mistaken: AtomicBool::new(false),
         }
@@ -185,12 +203,18 @@ impl Told {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> MutexGuard<'_, BTreeMap<Key, Instant>> {
+    fn told(&self) -> MutexGuard<'_, BTreeMap<Key, Telling>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost_lately(&self) -> MutexGuard<'_, Vec<Key>> {
+        self.lost_lately
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn directories(&self) -> MutexGuard<'_, Directories> {
@@ -294,6 +318,7 @@ impl Told {
     pub(crate) fn hear(&self, index: u64) {
         let mut gate = self.change();
         gate.live = true;
+        self.has_heard.store(true, Ordering::SeqCst);
         self.step(&mut gate);
         gate.floor = gate.noted;
         self.reached.send_replace(Some(index));
@@ -309,8 +334,24 @@ impl Told {
         gate.forget_oldest();
         self.learn_names(changes);
         let told = self.told();
-        let known = |key: &Key| told.get(key).map(|&at| (key.clone(), at));
+        let known = |key: &Key| told.get(key).map(|telling| (key.clone(), telling.at));
         changes.iter().filter_map(known).collect()
+    }
+
+    /// True if the kernel may have attributes of another version than the newest, though all changes up to it were heard of. That
+    /// happens if the kernel takes the answer to its first question about an inode after it was told to forget the inode, which it did
+    /// not know then: if it knew it, it would drop the answer itself.
+    pub(crate) fn has_other(&self, newest: &Attributes) -> bool {
+        let told = self.told();
+        let telling = told.get(&Key::attributes(newest.inode));
+        telling.is_some_and(|telling| telling.version != newest.version)
+    }
+
+    /// Somebody else may have changed the attributes of an inode: answers from before are not kept. True if anything was ever heard:
+    /// otherwise the kernel has nothing that it could keep.
+    pub(crate) fn note_unheard(&self, inode: u64) -> bool {
+        self.note(&[Key::attributes(inode)]);
+        self.has_heard.load(Ordering::SeqCst)
     }
 
     fn learn_names(&self, changes: &[Key]) {
@@ -343,7 +384,19 @@ impl Told {
         gate.order.clear();
         self.known().clear();
         self.directories().clear();
-        std::mem::take(&mut *self.told()).into_keys().collect()
+        let told = std::mem::take(&mut *self.told());
+        let now = Instant::now();
+        let lately = told
+            .iter()
+            .filter(|(_, telling)| now < telling.at + SETTLING)
+            .map(|(key, _)| key.clone());
+        self.lost_lately().extend(lately);
+        told.into_keys().collect()
+    }
+
+    /// What was lost so shortly after the kernel was told that it may take it after it was told to forget it.
+    pub(crate) fn take_lost_lately(&self) -> Vec<Key> {
+        std::mem::take(&mut *self.lost_lately())
     }
 
     /// Takes a part away if there is hardly room for more: the kernel must forget it.
@@ -399,6 +452,10 @@ impl Answer<'_> {
     }
 
     fn keep(&self, key: Key) -> Duration {
+        self.keep_version(key, 0)
+    }
+
+    fn keep_version(&self, key: Key, version: u64) -> Duration {
         if !self.unchanged(&key) {
             return Duration::ZERO;
         }
@@ -406,7 +463,8 @@ impl Answer<'_> {
         if told.len() >= TOLD_MAX && !told.contains_key(&key) {
             return Duration::ZERO;
         }
-        told.insert(key, Instant::now());
+        let at = Instant::now();
+        told.insert(key, Telling { at, version });
         self.told.keep
     }
 
@@ -439,9 +497,9 @@ impl Answer<'_> {
         }
     }
 
-    /// Attributes of an inode.
-    pub(crate) fn attributes(&self, inode: u64) -> Duration {
-        self.keep(Key::attributes(inode))
+    /// Attributes of an inode, as of this version of it.
+    pub(crate) fn attributes(&self, inode: u64, version: u64) -> Duration {
+        self.keep_version(Key::attributes(inode), version)
     }
 
     /// True if the pages that the kernel has of an inode were watched over ever since it read them. From now on they are.
@@ -458,7 +516,7 @@ mod tests {
 
     use cairn_protocol::messages::common::Attributes;
 
-    use super::{Key, RECENT_MAX, TOLD_MAX, Told};
+    use super::{Key, RECENT_MAX, SETTLING, TOLD_MAX, Told};
 
     const KEEP: Duration = Duration::from_secs(100);
     const SHORT: Duration = Duration::from_millis(1);
@@ -478,15 +536,15 @@ mod tests {
     fn nothing_is_kept_while_nothing_is_heard() {
         let told = Told::new(KEEP);
         let before = told.asked();
-        assert_eq!(told.answer(before).attributes(1), Duration::ZERO);
+        assert_eq!(told.answer(before).attributes(1, 1), Duration::ZERO);
         told.hear(7);
         // Asked when changes might have been missed.
-        assert_eq!(told.answer(before).attributes(1), Duration::ZERO);
+        assert_eq!(told.answer(before).attributes(1, 1), Duration::ZERO);
         let asked = told.asked();
-        assert_eq!(told.answer(asked).attributes(1), KEEP);
+        assert_eq!(told.answer(asked).attributes(1, 1), KEEP);
         assert_eq!(told.answer(asked).name(1, b"a"), KEEP);
         assert_eq!(told.lose(), [Key::attributes(1), Key::name(1, b"a")]);
-        assert_eq!(told.answer(told.asked()).attributes(1), Duration::ZERO);
+        assert_eq!(told.answer(told.asked()).attributes(1, 1), Duration::ZERO);
         assert!(told.lose().is_empty());
     }
 
@@ -501,7 +559,7 @@ mod tests {
         );
         let late = told.asked();
         assert_eq!(told.answer(early).name(1, b"a"), Duration::ZERO);
-        assert_eq!(told.answer(early).attributes(1), Duration::ZERO);
+        assert_eq!(told.answer(early).attributes(1, 1), Duration::ZERO);
         assert_eq!(told.answer(early).name(1, b"b"), KEEP);
         assert_eq!(told.answer(late).name(1, b"a"), KEEP);
     }
@@ -513,8 +571,8 @@ mod tests {
         let answer = told.answer(told.asked());
         answer.name(5, b"b");
         answer.name(5, b"a");
-        answer.attributes(5);
-        answer.attributes(6);
+        answer.attributes(5, 1);
+        answer.attributes(6, 1);
         assert!(!answer.pages(6));
         drop(answer);
         let changes = [
@@ -573,13 +631,13 @@ mod tests {
         told.begin_change(1);
         told.end_change(1, Some(2), None);
         for inode in [1, 2] {
-            assert_eq!(told.answer(early).attributes(inode), Duration::ZERO);
-            assert_eq!(told.answer_change(early).attributes(inode), KEEP);
-            assert_eq!(told.answer(told.asked()).attributes(inode), KEEP);
+            assert_eq!(told.answer(early).attributes(inode, 1), Duration::ZERO);
+            assert_eq!(told.answer_change(early).attributes(inode, 1), KEEP);
+            assert_eq!(told.answer(told.asked()).attributes(inode, 1), KEEP);
         }
         told.note(&[Key::attributes(1)]);
-        assert_eq!(told.answer_change(early).attributes(1), Duration::ZERO);
-        assert_eq!(told.answer_change(early).attributes(2), KEEP);
+        assert_eq!(told.answer_change(early).attributes(1, 1), Duration::ZERO);
+        assert_eq!(told.answer_change(early).attributes(2, 1), KEEP);
     }
 
     #[test]
@@ -637,9 +695,9 @@ mod tests {
             .map(|inode| Key::attributes(inode + 10))
             .collect();
         told.note(&many);
-        assert_eq!(told.answer(early).attributes(5), Duration::ZERO);
-        assert_eq!(told.answer(later).attributes(5), KEEP);
-        assert_eq!(told.answer(later).attributes(10), Duration::ZERO);
+        assert_eq!(told.answer(early).attributes(5, 1), Duration::ZERO);
+        assert_eq!(told.answer(later).attributes(5, 1), KEEP);
+        assert_eq!(told.answer(later).attributes(10, 1), Duration::ZERO);
     }
 
     #[test]
@@ -648,14 +706,51 @@ mod tests {
         told.hear(7);
         let asked = told.asked();
         for inode in 0..TOLD_MAX as u64 {
-            assert_eq!(told.answer(asked).attributes(inode), KEEP);
+            assert_eq!(told.answer(asked).attributes(inode, 1), KEEP);
         }
         let new = TOLD_MAX as u64;
-        assert_eq!(told.answer(asked).attributes(new), Duration::ZERO);
-        assert_eq!(told.answer(asked).attributes(0), KEEP);
+        assert_eq!(told.answer(asked).attributes(new, 1), Duration::ZERO);
+        assert_eq!(told.answer(asked).attributes(0, 1), KEEP);
         assert_eq!(told.make_room().len(), TOLD_MAX / 4);
-        assert_eq!(told.answer(asked).attributes(new), KEEP);
-        assert_eq!(told.answer(asked).attributes(new + 1), KEEP);
+        assert_eq!(told.answer(asked).attributes(new, 1), KEEP);
+        assert_eq!(told.answer(asked).attributes(new + 1, 1), KEEP);
+    }
+
+    #[test]
+    fn what_the_kernel_has_of_another_version_is_known() {
+        let told = Told::new(KEEP);
+        let newest = Attributes {
+            version: 2,
+            ..directory(1)
+        };
+        assert!(!told.note_unheard(1), "it was never told to keep anything");
+        told.hear(7);
+        assert!(!told.has_other(&newest));
+        told.answer(told.asked()).attributes(1, 1);
+        assert!(told.has_other(&newest));
+        told.note(&[Key::attributes(1)]);
+        assert!(told.has_other(&newest), "it may have taken it since");
+        told.answer(told.asked()).attributes(1, 2);
+        assert!(!told.has_other(&newest));
+        // What was asked before that is not kept.
+        let asked = told.asked();
+        assert!(told.note_unheard(1));
+        assert_eq!(told.answer(asked).attributes(1, 2), Duration::ZERO);
+        told.lose();
+        assert!(told.note_unheard(1), "it is still forgetting");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_shortly_before_everything_is_lost_is_told_of_again() {
+        let told = Told::new(KEEP);
+        told.hear(7);
+        told.answer(told.asked()).attributes(1, 1);
+        tokio::time::sleep(SETTLING).await;
+        told.answer(told.asked()).attributes(2, 1);
+        assert_eq!(told.lose().len(), 2);
+        assert!(told.lose().is_empty());
+        assert_eq!(told.take_lost_lately(), [Key::attributes(2)]);
+        assert!(told.take_lost_lately().is_empty());
     }
 
     #[tokio::test]

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use cairn_client::{Error, OpenFile};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::InodeKind;
+use cairn_protocol::messages::common::{Attributes, InodeKind};
 
 use super::{ASKS_MAX, MountedFs, Outcome, Requester, number};
+use crate::caches::Forgotten;
 use crate::inodes::Opened;
 
 /// How long an open waits for what others have changed before it. Longer than the feed takes when all is well.
@@ -36,9 +37,10 @@ impl MountedFs {
             let watched = self.told.answer(asked).pages(inode);
             return Ok(unchanged || watched);
         }
-        let unchanged = self.open_newest(inode).await?;
+        let (unchanged, newest) = self.open_newest(inode).await?;
         self.close_if_gone(inode, true).await?;
         let reached = self.hear_changes().await;
+        self.forget_older(&newest, reached).await;
         let watched = self.told.answer(asked).pages(inode);
         Ok(unchanged || (reached && watched))
     }
@@ -55,13 +57,27 @@ impl MountedFs {
         Err(libc::ESTALE)
     }
 
+    /// The kernel may have the size that the file had before a change that it was not told of, or too early: it is made to ask.
+    async fn forget_older(&self, newest: &Attributes, reached: bool) {
+        let inode = newest.inode;
+        let old = if reached {
+            self.told.has_other(newest)
+        } else {
+            self.told.note_unheard(inode)
+        };
+        if old {
+            let attributes = Forgotten::Attributes { inode };
+            self.caches.forget(vec![attributes]).await;
+        }
+    }
+
     /// Waits until the kernel has dropped what others had changed before the last answer; false if that is not heard.
     pub(super) async fn hear_changes(&self) -> bool {
         let index = self.fs.changed_index();
         self.told.wait_reached(index, CHANGES_WAIT).await
     }
 
-    async fn open_newest(&self, inode: u64) -> Outcome<bool> {
+    async fn open_newest(&self, inode: u64) -> Outcome<(bool, Attributes)> {
         self.let_common(inode).await?;
         for _ in 0..ASKS_MAX {
             let attributes = self.fs.stat_link(InodeId(inode)).await.map_err(number)?;
@@ -69,7 +85,7 @@ impl MountedFs {
                 return Err(libc::EINVAL);
             }
             if let Some(Opened { unchanged }) = self.inodes.open(&self.fs, &attributes) {
-                return Ok(unchanged);
+                return Ok((unchanged, attributes));
             }
         }
         // An answer to a question that was asked later than the last close is never older.

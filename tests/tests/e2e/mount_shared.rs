@@ -191,7 +191,13 @@ fn what_is_made_or_appended_at_once_through_two_mounts_is_made_once_and_whole() 
         let lock = |name: &str| fs::read_to_string(mount.path().join(name)).expect("read");
         for (won, who) in won.iter().zip(["one", "two"]) {
             for number in won.lines().filter(|line| line.parse::<u32>().is_ok()) {
-                assert_eq!(lock(&format!("lock-{number}")), format!("{who}\n"));
+                let name = format!("lock-{number}");
+                assert_eq!(
+                    lock(&name),
+                    format!("{who}\n"),
+                    "{name} at {}",
+                    mount.path().display()
+                );
             }
         }
         let log = lock("log");
