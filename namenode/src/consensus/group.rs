@@ -1,6 +1,6 @@
 //! The group of namenodes as the rest of this process sees it: propose, read, watch leadership, change members.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,9 @@ use cairn_daemon::clock::Clock;
 use cairn_protocol::messages::admin::{RaftAnswer, ReadIndexReply, ReadIndexRequest};
 use cairn_protocol::rpc::{Peer, Peers, Reply, Request, RpcError};
 use cairn_protocol::{ErrorCode, Method};
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
-use openraft::{ChangeMembers, Raft, SnapshotPolicy};
+use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -31,13 +30,12 @@ use super::state_machine::StateMachine;
 use super::types::{Member, NodeId, TypeConfig, Vote};
 use crate::namespace::command::Command;
 
+mod members;
+
 pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
 
 /// A read waits this long for its quorum and for apply at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A member counts as reachable if it answered a heartbeat within this time.
-const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How the group behaves. The defaults suit a data centre; all members use the same ones.
 #[derive(Clone, Debug)]
@@ -284,149 +282,6 @@ impl Group {
         Ok(())
     }
 
-    /// All members.
-    pub fn members(&self) -> Vec<MemberStatus> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-        metrics
-            .membership_config
-            .membership()
-            .nodes()
-            .map(|(id, member)| MemberStatus {
-                id: *id,
-                address: member.address.clone(),
-                disk_low: if *id == self.id {
-                    self.room.is_low()
-                } else {
-                    self.room.is_low_at(*id)
-                },
-                voter: voters.contains(id),
-                matched_index: metrics
-                    .replication
-                    .as_ref()
-                    .and_then(|replication| replication.get(id))
-                    .and_then(|matched| matched.as_ref().map(|log_id| log_id.index)),
-            })
-            .collect()
-    }
-
-    /// Members that answered the leader's heartbeats lately; empty on followers.
-    pub fn reachable_members(&self) -> BTreeSet<NodeId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let Some(heartbeat) = &metrics.heartbeat else {
-            return BTreeSet::new();
-        };
-        let recently = |acked: &openraft::type_config::alias::InstantOf<TypeConfig>| {
-            acked.elapsed() < REACHABLE_WITHIN
-        };
-        heartbeat
-            .iter()
-            .filter(|(_, acked)| acked.as_ref().is_some_and(|acked| recently(acked)))
-            .map(|(id, _)| *id)
-            .collect()
-    }
-
-    /// Adds a member: it catches up as a learner first, then votes; `replaces` leaves in the same step.
-    pub async fn add_member(
-        &self,
-        id: NodeId,
-        member: Member,
-        replaces: Option<NodeId>,
-    ) -> Result<(), RpcError> {
-        info!(
-            member = id,
-            address = member.address,
-            "namenode joins as a learner"
-        );
-        self.raft
-            .add_learner(id, member, true)
-            .await
-            .map_err(|error| membership_error(&error))?;
-        let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
-        let is_leader = replaces == Some(self.id);
-        if let Some(old) = replaces.filter(|_| !is_leader) {
-            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
-        }
-        self.change(ChangeMembers::Batch(changes)).await?;
-        if is_leader {
-            return Err(self.step_aside().await?);
-        }
-        if let Some(old) = replaces {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old])))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Removes a member.
-    pub async fn remove_member(&self, id: NodeId) -> Result<(), RpcError> {
-        let members = self.members();
-        let Some(member) = members.iter().find(|member| member.id == id) else {
-            return Err(RpcError::new(ErrorCode::NotFound, format!("namenode {id}")));
-        };
-        let voters = members.iter().filter(|member| member.voter).count();
-        if member.voter && voters == 1 {
-            let message = format!("namenode {id} is the only one left: add another first");
-            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
-        }
-        if id == self.id {
-            return Err(self.step_aside().await?);
-        }
-        if member.voter {
-            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
-                .await?;
-        }
-        if self.members().iter().any(|member| member.id == id) {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// A leader cannot see its own removal through: whoever leads next does it. The answer for the caller, who asks again.
-    async fn step_aside(&self) -> Result<RpcError, RpcError> {
-        self.transfer(None).await?;
-        let mut leadership = self.leadership();
-        let led_by_another = leadership.wait_for(|it| it.leader.is_some_and(|it| it != self.id));
-        // Whether or not it came about.
-        let _ = tokio::time::timeout(READ_TIMEOUT, led_by_another).await;
-        Ok(RpcError::not_leader(self.leader_hint()))
-    }
-
-    async fn change(&self, change: ChangeMembers<NodeId, Member>) -> Result<(), RpcError> {
-        self.raft
-            .change_membership(change, false)
-            .await
-            .map(|_| ())
-            .map_err(|error| membership_error(&error))
-    }
-
-    /// Hands leadership over; without a target, to the voter that is furthest.
-    pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, RpcError> {
-        let candidates = self
-            .members()
-            .into_iter()
-            .filter(|member| member.voter && member.id != self.id);
-        let target = match to {
-            Some(to) => candidates.into_iter().find(|member| member.id == to),
-            None => candidates.max_by_key(|member| member.matched_index),
-        };
-        let Some(target) = target else {
-            return Err(RpcError::new(
-                ErrorCode::NotFound,
-                "no such voting namenode besides the leader",
-            ));
-        };
-        self.raft
-            .trigger()
-            .transfer_leader(target.id)
-            .await
-            .map_err(|error| RpcError::new(ErrorCode::Unavailable, error.to_string()))?;
-        Ok(target.id)
-    }
-
     /// Answers another namenode.
     pub async fn handle(
         &self,
@@ -528,13 +383,6 @@ fn other_voters(id: NodeId, raft: &RaftHandle) -> Vec<NodeId> {
     let metrics = metrics.borrow_watched();
     let voters = metrics.membership_config.membership().voter_ids();
     voters.filter(|voter| *voter != id).collect()
-}
-
-fn membership_error(error: &dyn std::fmt::Display) -> RpcError {
-    RpcError::new(
-        ErrorCode::Unavailable,
-        format!("membership change: {error}"),
-    )
 }
 
 /// Follows the library's metrics and tells the rest of the process who leads. Ends when the library does: a stopped library

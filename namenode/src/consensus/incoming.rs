@@ -20,7 +20,7 @@ use super::types::{Entry, LogId, Membership, NodeId, Payload, SnapshotMeta, Type
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// Members of a group, leaving and learning ones included.
-const MEMBERS_MAX: usize = 64;
+pub(super) const MEMBERS_MAX: usize = 64;
 
 /// Opens an envelope, and checks that it is from whom it says and meant for this member.
 pub(super) fn open_envelope(
