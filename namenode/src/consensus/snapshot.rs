@@ -8,7 +8,8 @@
 //! snapshots/retired/            an older checkpoint on its way out
 //! ```
 //!
-//! Start-up removes all that is not finished.
+//! Start-up removes all that is not finished. The library builds one, installs one and asks for the current one whenever it likes, and
+//! ends the process if that fails: they take turns ([`State::snapshots_turn`]).
 //!
 //! A checkpoint names its own place in the log (the applied state is one of its keys), so a snapshot can never be taken for
 //! another one, and what arrived is looked at before the library hears of it. Installing: all files synced, older checkpoints
@@ -69,34 +70,40 @@ pub(super) struct Piece {
 pub(super) async fn build(state: &Arc<State>) -> io::Result<Snapshot> {
     let state = state.clone();
     blocking(move || {
-        let root = state.directory().join("snapshots");
-        let building = root.join("building");
-        remove_if_there(&building)?;
-        state
-            .store()
-            .checkpoint(&building)
-            .map_err(io::Error::other)?;
-        let meta = meta_of(&building)?;
-        let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
-        let finished = root.join(index.to_string());
-        remove_if_there(&finished)?;
-        std::fs::rename(&building, &finished)?;
-        state.disk().sync_dir(&root)?;
-        remove_older(state.disk(), &root, index)?;
-        Ok(Snapshot {
-            meta,
-            snapshot: SnapshotHandle {
-                directory: finished,
-            },
-        })
+        let _turn = state.snapshots_turn();
+        checkpoint(&state)
     })
     .await
+}
+
+fn checkpoint(state: &State) -> io::Result<Snapshot> {
+    let root = state.directory().join("snapshots");
+    let building = root.join("building");
+    remove_if_there(&building)?;
+    state
+        .store()
+        .checkpoint(&building)
+        .map_err(io::Error::other)?;
+    let meta = meta_of(&building)?;
+    let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
+    let finished = root.join(index.to_string());
+    remove_if_there(&finished)?;
+    std::fs::rename(&building, &finished)?;
+    state.disk().sync_dir(&root)?;
+    remove_older(state.disk(), &root, index)?;
+    Ok(Snapshot {
+        meta,
+        snapshot: SnapshotHandle {
+            directory: finished,
+        },
+    })
 }
 
 /// The newest finished checkpoint, if there is one.
 pub(super) async fn current(state: &Arc<State>) -> io::Result<Option<Snapshot>> {
     let state = state.clone();
     blocking(move || {
+        let _turn = state.snapshots_turn();
         let root = state.directory().join("snapshots");
         let mut newest: Option<u64> = None;
         for entry in std::fs::read_dir(&root)? {
@@ -348,20 +355,19 @@ pub(super) async fn install(
     meta: &SnapshotMeta,
     handle: SnapshotHandle,
 ) -> io::Result<()> {
-    {
-        let (state, meta) = (state.clone(), meta.clone());
-        blocking(move || {
-            expect_meta(&handle.directory, &meta)?;
-            let root = state.directory().join("snapshots");
-            let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
-            remove_older(state.disk(), &root, index)?;
-            let disk = state.disk();
-            state.replace(|path| disk.rename(&handle.directory, path))
-        })
-        .await?;
-    }
-    // The library asks for the current snapshot from now on.
-    build(state).await.map(|_| ())
+    let (state, meta) = (state.clone(), meta.clone());
+    blocking(move || {
+        let _turn = state.snapshots_turn();
+        expect_meta(&handle.directory, &meta)?;
+        let root = state.directory().join("snapshots");
+        let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
+        remove_older(state.disk(), &root, index)?;
+        let disk = state.disk();
+        state.replace(|path| disk.rename(&handle.directory, path))?;
+        // The library asks for the current snapshot from now on.
+        checkpoint(&state).map(|_| ())
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub struct State {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     options: StoreOptions,
+    /// Held on a thread for blocking work while a snapshot is built, installed or looked for.
+    snapshots: Mutex<()>,
     /// Held for a look only; readers keep their own reference, so that a snapshot may take over meanwhile.
     store: Mutex<(u64, Arc<Store>)>,
     /// What apply reached; its only sender is the state machine.
@@ -73,6 +75,7 @@ impl State {
             disk,
             directory: directory.to_owned(),
             options,
+            snapshots: Mutex::default(),
             store: Mutex::new((number, Arc::new(store))),
             applied: watch::Sender::new(log_id),
             membership: Mutex::new(membership),
@@ -126,6 +129,11 @@ impl State {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Snapshots share directories: whoever changes or lists those waits here for the one before. Blocks.
+    pub(super) fn snapshots_turn(&self) -> MutexGuard<'_, ()> {
+        lock(&self.snapshots)
     }
 
     pub(super) fn disk(&self) -> &dyn Disk {

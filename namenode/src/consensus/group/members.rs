@@ -101,7 +101,12 @@ impl Group {
     /// Puts a learner on the list of members, if it is not there and there is room. What was looked at must still hold when the entry
     /// is made: of two that join at once, one is told to ask again.
     async fn enlist(&self, id: NodeId, member: Member) -> Result<(), RpcError> {
-        let listed = self.raft.metrics().borrow_watched().membership_config.clone();
+        let listed = self
+            .raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
         if listed.membership().get_node(&id).is_some() {
             return Ok(());
         }

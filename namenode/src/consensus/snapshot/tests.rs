@@ -4,6 +4,7 @@
 mod pieces;
 mod stopping;
 mod stopping_disk;
+mod together;
 
 use std::path::Path;
 use std::sync::Arc;
