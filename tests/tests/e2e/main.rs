@@ -33,6 +33,7 @@ mod readme;
 mod security;
 mod settings;
 mod terminal;
+mod tools;
 mod traces;
 mod waits;
 mod watch;
