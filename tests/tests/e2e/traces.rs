@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use prost::Message;
 use tempfile::tempdir;
+use tokio::net::TcpSocket;
 
 use super::program::{Cluster, Finished, content, eventually, finish, free_ports};
 
@@ -232,9 +233,10 @@ fn a_request_and_what_it_asks_of_others_are_one_trace_without_secrets() {
 
 #[test]
 fn a_collector_that_is_away_or_silent_is_named_once_and_nobody_waits_for_it() {
-    let away = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Bound and not listening: connections are refused, and nobody else gets the port.
+    let away = TcpSocket::new_v4().expect("a socket");
+    away.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let address = away.local_addr().expect("an address").to_string();
-    drop(away);
     // It takes connections, and nothing from them.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = silent.local_addr().map(|address| (silent, address));
