@@ -81,10 +81,9 @@ impl Replicas {
         &self,
         operation: impl FnOnce(&ChunkStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let store = Arc::clone(&self.store);
-        blocking(move || operation(&store))
-            .await
-            .map_err(|error| self.noted(error))
+        let replicas = self.clone();
+        // Noted there, because nobody may wait any more for what a slow disk did.
+        blocking(move || operation(&replicas.store).map_err(|error| replicas.noted(error))).await
     }
 
     /// What the leader should hear of a failure is noted for the next heartbeat.
@@ -206,36 +205,41 @@ impl Replicas {
         Ok(step)
     }
 
-    /// Makes the replica of this incarnation durable through `through`.
+    /// Makes the replica of this incarnation durable through `through`. `turn` is dropped when it is done, or found to fail: that
+    /// may be long after the caller went away.
     pub(crate) async fn sync(
         &self,
         chunk: ChunkId,
         incarnation: Incarnation,
         through: u64,
+        turn: impl Send + 'static,
     ) -> Result<(), Failure> {
         self.metrics.synced();
         self.run(move |store| {
+            let _turn = turn;
             expect(store, chunk, incarnation)?;
             store.sync(chunk, through).map(drop)
         })
         .await
     }
 
-    /// Cuts, syncs and seals the replica of this incarnation.
+    /// Cuts, syncs and seals the replica of this incarnation. `turn` as for `sync`.
     pub(crate) async fn seal(
         &self,
-        chunk: ChunkId,
-        incarnation: Incarnation,
+        (chunk, incarnation): (ChunkId, Incarnation),
         epoch: Epoch,
         length: u64,
+        turn: impl Send + 'static,
     ) -> Result<(), Failure> {
+        let changes = Arc::clone(&self.changes);
         self.run(move |store| {
+            let _turn = turn;
             expect(store, chunk, incarnation)?;
-            store.seal(chunk, epoch, length).map(drop)
+            store.seal(chunk, epoch, length)?;
+            changes.note(chunk);
+            Ok(())
         })
-        .await?;
-        self.changes.note(chunk);
-        Ok(())
+        .await
     }
 
     /// Seals the destination of a copy, which nobody else sees yet.
@@ -251,17 +255,30 @@ impl Replicas {
         Ok(())
     }
 
-    /// Removes the replica of this incarnation. One that is not there is removed already.
+    /// Removes the replica of this incarnation. One that is not there is removed already. `turn` as for `sync`.
     pub(crate) async fn delete(
         &self,
         chunk: ChunkId,
         incarnation: Incarnation,
+        turn: impl Send + 'static,
     ) -> Result<(), Failure> {
-        self.run(move |store| match store.delete(chunk, incarnation) {
-            Err(StoreError::NoReplica { .. }) => Ok(()),
-            other => other,
+        self.run(move |store| {
+            let _turn = turn;
+            match store.delete(chunk, incarnation) {
+                Err(StoreError::NoReplica { .. }) => Ok(()),
+                other => other,
+            }
         })
         .await
+    }
+
+    /// Refuses to wait for the disk that a replica is on while it does not answer. Looks into memory only.
+    pub(crate) fn expect_answering(&self, chunk: ChunkId) -> Result<(), Failure> {
+        match self.store.volume_of(chunk) {
+            Ok(volume) => Ok(volume.expect_answering()?),
+            // Whoever is told so is told so by the operation itself.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Does this with every volume that works, all at once. One whose disk does not answer is not waited for for longer than `wait_max`: what

@@ -201,7 +201,7 @@ impl Parts {
             downstream: transfer::downstream_options(options.tls.clone()),
             shutdown: tasks.shutdown_token(),
         };
-        let commands = Commands::new(transfer.clone(), copies);
+        let commands = Commands::new(transfer.clone(), copies, config.disk_timeout);
         Self {
             transfer,
             peers,

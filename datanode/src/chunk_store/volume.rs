@@ -449,6 +449,11 @@ impl Volume {
         self.health.hangs_for().is_some()
     }
 
+    /// Fails while the disk does not answer.
+    pub fn expect_answering(&self) -> Result<(), StoreError> {
+        self.health.expect_answering()
+    }
+
     /// Asks the file system for its free space; for the heartbeat. Does nothing while the last question is not answered.
     pub fn refresh_space(&self) -> Result<(), StoreError> {
         let Ok(_one) = self.asking_space.try_lock() else {

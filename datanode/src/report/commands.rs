@@ -1,10 +1,11 @@
 //! Instructions from the leader: seal, delete, copy, sync, verify. Each is idempotent and names the incarnation that is
 //! meant; any other is left alone. A leader whose term is over is refused, so that its late orders do nothing.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 use cairn_protocol::messages::common::ReplicaTarget;
@@ -14,6 +15,7 @@ use cairn_protocol::messages::datanode::{
 };
 use cairn_protocol::{ErrorCode, Failure};
 
+use super::turns::{Turn, Turns};
 use crate::transfer::{Copies, CopyOrder, CopySource, Piece, Transfer};
 
 /// Instructions in one request.
@@ -22,8 +24,9 @@ const INSTRUCTIONS_MAX: usize = 256;
 /// Instructions of one request that are carried out at once.
 const AT_ONCE: usize = 8;
 
-/// Locks that the chunks share.
-const TURNS: usize = 64;
+/// How long an order is waited for: others of the same request wait for the answer. What takes longer goes on, and is found to be done when
+/// the leader repeats the order.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// How much of a replica one step of a verification reads; between steps others get their turn.
 const VERIFY_STEP_BYTES: u64 = 8 << 20;
@@ -40,18 +43,23 @@ const PIECE_SOURCES_MAX: usize = 256;
 pub(crate) struct Commands {
     transfer: Transfer,
     copies: Copies,
-    /// One seal or delete of a chunk at a time, so that nothing happens between the look at an incarnation and the deed. Chunks
-    /// share the locks: a slow disk then holds some of the others up, not all.
-    turns: Arc<[Mutex<()>; TURNS]>,
+    turns: Turns,
+    disk_timeout: Duration,
 }
 
 impl Commands {
-    pub(crate) fn new(transfer: Transfer, copies: Copies) -> Self {
+    /// No order waits for a disk for longer than `disk_timeout`.
+    pub(crate) fn new(transfer: Transfer, copies: Copies, disk_timeout: Duration) -> Self {
         Self {
             transfer,
             copies,
-            turns: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            turns: Turns::default(),
+            disk_timeout,
         }
+    }
+
+    fn answer_max(&self) -> Duration {
+        self.disk_timeout.min(ANSWER_MAX)
     }
 
     /// Answers `Instruct`.
@@ -88,8 +96,24 @@ impl Commands {
         })
     }
 
-    fn turn(&self, chunk: ChunkId) -> &Mutex<()> {
-        &self.turns[(chunk.0 % TURNS as u64) as usize]
+    /// The chunk's turn. The order that has it may wait for a disk that hangs: the next one does not wait behind it.
+    async fn turn(&self, chunk: ChunkId) -> Result<Turn, Failure> {
+        if let Some(turn) = self.turns.try_take(chunk) {
+            return Ok(turn);
+        }
+        self.transfer.replicas.expect_answering(chunk)?;
+        let turn = timeout(self.answer_max(), self.turns.take(chunk)).await;
+        turn.map_err(|_| busy(chunk))
+    }
+
+    /// What comes of an order, or after a while that it goes on.
+    async fn answer(
+        &self,
+        chunk: ChunkId,
+        work: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        let answer = timeout(self.answer_max(), work).await;
+        answer.unwrap_or_else(|_| Err(busy(chunk)))
     }
 
     fn authorise(&self, request: &InstructRequest) -> Result<(), Failure> {
@@ -135,18 +159,20 @@ impl Commands {
             InstructionKind::Copy(copy) => self.copy(chunk, incarnation, copy),
             InstructionKind::Verify(VerifyReplica {}) => self.verify(chunk, incarnation).await,
             InstructionKind::Seal(SealReplica { epoch, length }) => {
-                let _turn = self.turn(chunk).lock().await;
-                replicas
-                    .seal(chunk, incarnation, Epoch(epoch), length)
-                    .await
+                let turn = self.turn(chunk).await?;
+                let seal = replicas.seal((chunk, incarnation), Epoch(epoch), length, turn);
+                self.answer(chunk, seal).await
             }
             InstructionKind::Delete(DeleteReplica {}) => {
-                let _turn = self.turn(chunk).lock().await;
+                let turn = self.turn(chunk).await?;
                 self.copies.cancel(chunk, incarnation);
-                replicas.delete(chunk, incarnation).await
+                let delete = replicas.delete(chunk, incarnation, turn);
+                self.answer(chunk, delete).await
             }
             InstructionKind::Sync(SyncReplica { through }) => {
-                replicas.sync(chunk, incarnation, through).await
+                let turn = self.turn(chunk).await?;
+                let sync = replicas.sync(chunk, incarnation, through, turn);
+                self.answer(chunk, sync).await
             }
         }
     }
@@ -187,12 +213,10 @@ impl Commands {
         }
         let mut from = Some(0);
         while let Some(offset) = from {
-            from = self
-                .transfer
-                .replicas
-                .verify_step(chunk, offset, VERIFY_STEP_BYTES)
-                .await?
-                .next;
+            let replicas = &self.transfer.replicas;
+            let step = replicas.verify_step(chunk, offset, VERIFY_STEP_BYTES);
+            let step = timeout(self.disk_timeout, step).await;
+            from = step.map_err(|_| busy(chunk))??.next;
         }
         Ok(())
     }
@@ -219,6 +243,12 @@ impl Commands {
             found => Ok(found),
         }
     }
+}
+
+/// The leader asks again.
+fn busy(chunk: ChunkId) -> Failure {
+    let text = format!("chunk {chunk}: an order waits for the disk");
+    Failure::new(ErrorCode::Overloaded, text)
 }
 
 /// A copy of a whole replica is a copy of one piece.

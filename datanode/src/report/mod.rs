@@ -6,6 +6,7 @@ mod commands;
 mod heartbeat;
 mod leader;
 mod replicas;
+mod turns;
 
 pub(crate) use commands::Commands;
 pub(crate) use heartbeat::{Introduction, Reporter};

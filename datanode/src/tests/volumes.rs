@@ -7,33 +7,52 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::harness::{Cluster, data, incarnation};
-use crate::chunk_store::VolumeState;
+use super::harness::{Cluster, Heard, TERM, WriteClient, data, incarnation};
+use crate::chunk_store::{ChunkStore, Volume, VolumeState};
+use cairn_daemon::disk::Disk;
 use cairn_daemon::disk::sim::SimDisk;
 use cairn_daemon::disk::watched::{Access, WatchedDisk, Watcher};
-use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::ChunkId;
-use cairn_protocol::messages::datanode::VolumeReport;
+use cairn_protocol::messages::datanode::{InstructionKind, SealReplica, VolumeReport};
+use cairn_protocol::{ErrorCode, Failure};
 
-/// A datanode with two volumes on one simulated disk.
-async fn with_two_volumes() -> (Cluster, SimDisk) {
+const DISK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A datanode with two volumes on this disk.
+async fn with_two_volumes(disk: Arc<dyn Disk>) -> Cluster {
     let mut cluster = Cluster::start(0).await;
-    let disk = SimDisk::new();
     let mut config = cluster.config(0);
     config.volumes = vec!["/volume1".into(), "/volume2".into()];
-    let node = cluster.start_node_on(config, Arc::new(disk.clone())).await;
+    config.disk_timeout = DISK_TIMEOUT;
+    let node = cluster.start_node_on(config, disk).await;
     cluster.nodes.push(node);
-    (cluster, disk)
+    cluster
+}
+
+/// A new chunk of one replica, whose writer has sent so much and been told that it is there.
+async fn open_with(cluster: &Cluster, chunk: u64, sent: &[u8]) -> WriteClient {
+    let open = cluster.open_write(chunk, 1, 0, &[0]);
+    let mut client = cluster.open(open).await.unwrap();
+    if !sent.is_empty() {
+        client.send(sent).await;
+        client.acknowledged().await.unwrap();
+    }
+    client
+}
+
+/// What the namenode was told last of this volume.
+fn report_of(heard: &Heard, id: u64, volume: &Volume) -> Option<VolumeReport> {
+    let path = volume.path().display().to_string();
+    let reports = heard.volumes.get(&id)?;
+    reports.iter().find(|report| report.path == path).cloned()
 }
 
 #[tokio::test]
 async fn a_volume_that_cannot_sync_is_withdrawn_and_the_other_one_goes_on() {
-    let (cluster, disk) = with_two_volumes().await;
+    let disk = SimDisk::new();
+    let cluster = with_two_volumes(Arc::new(disk.clone())).await;
     let id = cluster.nodes[0].id;
-    let mut client = cluster
-        .open(cluster.open_write(1, 1, 0, &[0]))
-        .await
-        .unwrap();
+    let mut client = open_with(&cluster, 1, &[]).await;
     let store = cluster.nodes[0].datanode.store();
     let volume = store.volume_of(ChunkId(1)).unwrap();
     disk.fail_next_sync(&volume.files_of(ChunkId(1)).0);
@@ -43,15 +62,10 @@ async fn a_volume_that_cannot_sync_is_withdrawn_and_the_other_one_goes_on() {
         client.acknowledged().await,
         Err((id, ErrorCode::DiskFailed))
     );
-    let gone = |heard: &super::harness::Heard| {
-        heard
-            .changed
-            .get(&(id, 1))
-            .is_some_and(|state| state.gone && state.incarnation == incarnation(id))
-            && heard
-                .volumes
-                .get(&id)
-                .is_some_and(|all| all.iter().any(|volume| volume.failed))
+    let gone = |heard: &Heard| {
+        let state = heard.changed.get(&(id, 1));
+        state.is_some_and(|state| state.gone && state.incarnation == incarnation(id))
+            && report_of(heard, id, volume).is_some_and(|report| report.failed)
     };
     cluster.namenode.until(gone).await;
     cluster.write(2, &[0], b"on the other volume").await;
@@ -61,14 +75,10 @@ async fn a_volume_that_cannot_sync_is_withdrawn_and_the_other_one_goes_on() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_writers_and_still_seals_and_deletes() {
-    let (cluster, disk) = with_two_volumes().await;
+    let disk = SimDisk::new();
+    let cluster = with_two_volumes(Arc::new(disk.clone())).await;
     let id = cluster.nodes[0].id;
-    let mut client = cluster
-        .open(cluster.open_write(1, 1, 0, &[0]))
-        .await
-        .unwrap();
-    client.send(&data(5000, 1)).await;
-    client.acknowledged().await.unwrap();
+    let mut client = open_with(&cluster, 1, &data(5000, 1)).await;
     // Half of the reserve is left.
     disk.set_full(32 << 20);
     let full =
@@ -87,7 +97,7 @@ async fn a_full_disk_refuses_writers_and_still_seals_and_deletes() {
 
 #[tokio::test]
 async fn open_replicas_are_synced_although_nobody_asks() {
-    let (cluster, _disk) = with_two_volumes().await;
+    let cluster = with_two_volumes(Arc::new(SimDisk::new())).await;
     cluster.write(1, &[0], &data(100, 1)).await;
     let store = cluster.nodes[0].datanode.store();
     while store.find(ChunkId(1)).unwrap().synced_length < 100 {
@@ -132,36 +142,30 @@ impl Watcher for Gate {
     }
 }
 
-#[tokio::test]
-async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_goes_on() {
-    let mut cluster = Cluster::start(0).await;
+/// A datanode with two volumes, and what can make one of them hang.
+async fn with_a_gate() -> (Cluster, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let disk = WatchedDisk::new(Arc::new(SimDisk::new()), Arc::clone(&gate));
-    let mut config = cluster.config(0);
-    config.volumes = vec!["/volume1".into(), "/volume2".into()];
-    config.disk_timeout = Duration::from_secs(1);
-    let node = cluster.start_node_on(config, Arc::new(disk)).await;
-    cluster.nodes.push(node);
+    (with_two_volumes(Arc::new(disk)).await, gate)
+}
+
+fn store_of(cluster: &Cluster) -> Arc<ChunkStore> {
+    Arc::clone(cluster.nodes[0].datanode.store())
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_goes_on() {
+    let (cluster, gate) = with_a_gate().await;
     let id = cluster.nodes[0].id;
-    let mut client = cluster
-        .open(cluster.open_write(1, 1, 0, &[0]))
-        .await
-        .unwrap();
-    client.send(&data(5000, 1)).await;
-    client.acknowledged().await.unwrap();
-    let store = Arc::clone(cluster.nodes[0].datanode.store());
+    let mut client = open_with(&cluster, 1, &data(5000, 1)).await;
+    let store = store_of(&cluster);
     let volume = Arc::clone(store.volume_of(ChunkId(1)).unwrap());
-    let report_of = |heard: &super::harness::Heard| {
-        let path = volume.path().display().to_string();
-        let volumes = heard.volumes.get(&id)?;
-        volumes.iter().find(|report| report.path == path).cloned()
-    };
 
     let hang = gate.hold(volume.path());
     let frame = client.packet(Bytes::from_static(b"data"), true, false);
     client.to.send(frame).await.unwrap();
-    let told = |heard: &super::harness::Heard| {
-        report_of(heard).is_some_and(|report| {
+    let told = |heard: &Heard| {
+        report_of(heard, id, &volume).is_some_and(|report| {
             !report.failed
                 && report.available_bytes == 0
                 && report.reason.starts_with("its disk has not answered for")
@@ -187,8 +191,8 @@ async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_
             &[]
         }
     };
-    let serves = |heard: &super::harness::Heard| {
-        report_of(heard)
+    let serves = |heard: &Heard| {
+        report_of(heard, id, &volume)
             .is_some_and(|report| report.available_bytes > 0 && report.reason.is_empty())
     };
     cluster.namenode.until(serves).await;
@@ -197,4 +201,53 @@ async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_
     let length = expected.len() as u64;
     assert!(cluster.seal(0, 1, length).await.sealed);
     assert!(cluster.read(0, 1, 0, length).await == expected);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_orders_for_the_other_one() {
+    let (cluster, gate) = with_a_gate().await;
+    let id = cluster.nodes[0].id;
+    open_with(&cluster, 1, &data(5000, 1)).await;
+    let store = store_of(&cluster);
+    let volume = Arc::clone(store.volume_of(ChunkId(1)).unwrap());
+    let mut others = Vec::new();
+    for chunk in (1..20).map(|n| 64 * n + 1) {
+        cluster.write(chunk, &[0], b"on the other volume").await;
+        let found = store.volume_of(ChunkId(chunk)).unwrap();
+        others.extend((found.path() != volume.path()).then_some(chunk));
+    }
+    assert!(others.len() > 8, "more than are carried out at once");
+    let hang = gate.hold(volume.path());
+    let orders = || {
+        let seal = |length| InstructionKind::Seal(SealReplica { epoch: 1, length });
+        let mut request = cluster.instruction(0, TERM, 1, incarnation(id), seal(5000));
+        for chunk in &others {
+            let one = cluster.instruction(0, TERM, *chunk, incarnation(id), seal(19));
+            request.instructions.extend(one.instructions);
+        }
+        request
+    };
+    // The first time the order comes to hang, then it hangs already.
+    for _ in 0..2 {
+        let answered = cluster.instruct_with(0, orders()).await.unwrap();
+        let (first, others) = answered.results.split_first().unwrap();
+        let refused = Failure::from(first.failure.clone().unwrap());
+        assert_eq!(refused.code, ErrorCode::Overloaded, "{refused}");
+        assert!(!first.state.as_ref().unwrap().sealed, "nothing is done yet");
+        assert!(others.iter().all(|result| result.failure.is_none()));
+    }
+    drop(hang);
+    let sealed = |heard: &Heard| {
+        let state = heard.changed.get(&(id, 1));
+        state.is_some_and(|state| state.sealed && state.length == 5000)
+    };
+    // The order went on although nobody waited for it, or was refused because the disk did not answer; repeated, it is done.
+    loop {
+        let answered = cluster.instruct_with(0, orders()).await.unwrap();
+        match answered.results[0].failure.clone().map(Failure::from) {
+            None => break,
+            Some(failure) => assert_eq!(failure.code, ErrorCode::Overloaded),
+        }
+    }
+    cluster.namenode.until(sealed).await;
 }

@@ -218,7 +218,7 @@ impl Shared {
         };
         if result.is_err() {
             // What cannot be removed now is removed at the next start.
-            let _ = self.replicas.delete(chunk, incarnation).await;
+            let _ = self.replicas.delete(chunk, incarnation, ()).await;
         }
         result
     }

@@ -186,7 +186,7 @@ impl Soft {
                 None => self.forget_chunk(id),
             }
         }
-        self.delete_step(reader, limit, &mut proposals)?;
+        self.delete_step(reader, now, limit, &mut proposals)?;
         Ok(proposals)
     }
 
@@ -429,9 +429,16 @@ impl Soft {
     fn delete_step(
         &mut self,
         reader: &impl Read,
+        now: Instant,
         limit: usize,
         proposals: &mut Vec<Proposal>,
     ) -> Result<(), StoreError> {
+        while let Some(later) = self.deletes_later.first().copied()
+            && later.0 <= now
+        {
+            self.deletes_later.pop_first();
+            self.deletes.insert(later.1);
+        }
         let range = (Bound::Excluded(self.delete_cursor), Bound::Unbounded);
         let some: Vec<(DatanodeId, ChunkId, Incarnation)> =
             self.deletes.range(range).take(limit).copied().collect();

@@ -232,7 +232,8 @@ fn take_result(
     let failure = result.failure.clone().map(Failure::from);
     if let InstructionKind::Delete(DeleteReplica {}) = kind {
         if let Some(mut soft) = controllers.soft_of(term) {
-            soft.take_deletion(datanode, (chunk, incarnation), failure);
+            let again = Instant::now() + controllers.options.retry_after;
+            soft.take_deletion(datanode, (chunk, incarnation), failure, again);
         }
         return Ok(());
     }
@@ -303,11 +304,13 @@ impl Soft {
         }
     }
 
-    fn take_deletion(
+    /// What came of a deletion; `again` is when it is decided on afresh if it was refused.
+    pub(super) fn take_deletion(
         &mut self,
         datanode: DatanodeId,
         (chunk, incarnation): ReplicaKey,
         failure: Option<Failure>,
+        again: Instant,
     ) {
         match failure {
             None => {
@@ -320,7 +323,8 @@ impl Soft {
             Some(failure) if failure.code == ErrorCode::PreconditionFailed => {}
             Some(failure) => {
                 tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica was not deleted");
-                self.deletes.insert((datanode, chunk, incarnation));
+                let refused = (datanode, chunk, incarnation);
+                self.deletes_later.insert((again, refused));
             }
         }
     }

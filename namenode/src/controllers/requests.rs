@@ -510,6 +510,8 @@ impl Soft {
     /// Forgets what was to be deleted on a datanode: its next report tells what is still there.
     pub(super) fn forget_deletes(&mut self, id: DatanodeId) {
         self.deletes.retain(|(datanode, _, _)| *datanode != id);
+        self.deletes_later
+            .retain(|(_, (datanode, _, _))| *datanode != id);
     }
 
     /// An idle chunk whose replicas are all where new bytes may go, not offered to anybody else at this epoch.

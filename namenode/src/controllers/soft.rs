@@ -40,6 +40,8 @@ pub(super) struct Soft {
     /// Replicas outside the committed set that are to be deleted once that is safe.
     /// The chunk is part of the key: damaged replicas that lost their header are all of incarnation 0.
     pub deletes: BTreeSet<(DatanodeId, ChunkId, Incarnation)>,
+    /// Deletions that were refused, and when they are tried again: a disk that hangs refuses them as quickly as they come.
+    pub deletes_later: BTreeSet<(Instant, (DatanodeId, ChunkId, Incarnation))>,
     /// How far the walk through `deletes` is.
     pub delete_cursor: (DatanodeId, ChunkId, Incarnation),
     /// Idle chunks, and since when this leader has seen them idle at this epoch.
@@ -70,6 +72,7 @@ impl Soft {
             copies: BTreeMap::new(),
             outbox: Outbox::default(),
             deletes: BTreeSet::new(),
+            deletes_later: BTreeSet::new(),
             delete_cursor: (DatanodeId(0), ChunkId(0), Incarnation(0)),
             idle: BTreeMap::new(),
             offered: BTreeMap::new(),

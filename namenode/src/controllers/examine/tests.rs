@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::{ChunkId, DatanodeId, Epoch, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
 use cairn_protocol::messages::common::ClusterSettings;
 use cairn_protocol::messages::datanode::{InstructionKind, ReplicaState, VolumeReport};
+use cairn_protocol::{ErrorCode, Failure};
 use tokio::time::Instant;
 
 use super::Proposal;
@@ -333,6 +333,29 @@ fn what_is_left_over_waits_for_one_verified_replica() {
     world.step();
     assert_eq!(world.orders()[&3], ["delete"], "nobody can ask for it");
     assert!(world.soft.deletes.is_empty());
+}
+
+#[test]
+fn a_refused_deletion_is_tried_again_but_not_at_once() {
+    let mut world = World::new(1);
+    let unknown_chunk = ReplicaState {
+        chunk: 50,
+        ..sealed(1)
+    };
+    world.says(1, unknown_chunk.clone());
+    world.step();
+    assert_eq!(world.orders()[&1], ["delete"]);
+    let key = (ChunkId(50), Incarnation(unknown_chunk.incarnation));
+    let later = world.now + Duration::from_secs(5);
+    let refused = Failure::from(ErrorCode::Overloaded);
+    world
+        .soft
+        .take_deletion(DatanodeId(1), key, Some(refused), later);
+    world.step();
+    assert!(world.orders().is_empty());
+    world.now = later;
+    world.step();
+    assert_eq!(world.orders()[&1], ["delete"]);
 }
 
 #[test]
