@@ -130,6 +130,8 @@ struct State {
     gone: HashSet<u64>,
     waiting: VecDeque<Waiting>,
     last: u64,
+    /// Since when the cluster is being told something that it has not answered to.
+    telling: Option<Instant>,
     /// Inode numbers, and the session that has reserved them.
     reserved: (u64, Range<u64>),
     /// The cluster's time at some instant, never later than that.
@@ -704,6 +706,16 @@ impl Behind {
             steps,
             waiting,
         })
+    }
+
+    /// The cluster is told something, or (`false`) has answered.
+    pub(crate) fn set_telling(&self, tells: bool) {
+        self.lock().telling = tells.then(Instant::now);
+    }
+
+    /// Since when the cluster does not answer to what it is told; `None` if nothing is on its way.
+    pub(crate) fn telling(&self) -> Option<Instant> {
+        self.lock().telling
     }
 
     /// A batch has happened.

@@ -779,6 +779,18 @@ impl MountedFs {
         self.fs.statfs().await.map_err(number)
     }
 
+    /// Tells what was done last, and gives everything back.
+    async fn tell_the_rest(&self) -> Outcome<()> {
+        if self.is_unanswered() {
+            return Err(libc::EIO);
+        }
+        let told = self.sync_names().await;
+        if told.is_ok() {
+            self.tell_reads().await;
+        }
+        told.and(self.give_all_back().await)
+    }
+
     /// Commits everything and ends the session. The kernel must have let go of the mount.
     ///
     /// # Errors
@@ -786,15 +798,15 @@ impl MountedFs {
     pub async fn shut_down(self: Arc<Self>) -> Result<(), Error> {
         let _hurry = self.behind.in_a_hurry();
         let mut first = Ok(());
+        let mut told = Ok(());
         for file in self.inodes.files() {
-            first = first.and(file.flush().await.map(drop));
+            match self.while_answered(file.flush()).await {
+                Ok(flushed) => first = first.and(flushed.map(drop)),
+                Err(errno) => told = Err(errno),
+            }
         }
-        let told = self.sync_names().await;
-        if told.is_ok() {
-            self.tell_reads().await;
-        }
-        let given_back = self.give_all_back().await;
-        if told.and(given_back).is_err() {
+        told = told.and(self.tell_the_rest().await);
+        if told.is_err() {
             let message = "what was done last could not be told to the cluster";
             let failure = Failure::new(ErrorCode::OutcomeUnknown, message);
             let subject = Subject::Cluster;

@@ -139,7 +139,9 @@ impl MountedFs {
                 }
             }
             while let Some(batch) = self.behind.take_batch() {
+                self.behind.set_telling(true);
                 self.tell(batch).await;
+                self.behind.set_telling(false);
             }
         }
     }
@@ -358,6 +360,39 @@ impl MountedFs {
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Outcome<T> {
         let done = timeout(self.fs.patience(), work).await;
         done.map_err(|_| libc::EIO)
+    }
+
+    /// For as long as the cluster answers to what it is told. The client's own attempts end by themselves, but the bytes of a file that
+    /// the cluster does not know yet wait until it does, and that is told until it is answered.
+    pub(super) async fn while_answered<T>(&self, work: impl Future<Output = T>) -> Outcome<T> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.unanswered() => Err(libc::EIO),
+        }
+    }
+
+    /// Until the cluster has not answered to what it is told for as long as operations wait for it.
+    async fn unanswered(&self) {
+        let patience = self.fs.patience();
+        loop {
+            let waited = self.waits_for_answer();
+            if waited >= patience {
+                return;
+            }
+            sleep(patience - waited).await;
+        }
+    }
+
+    /// How long the cluster has not answered to what it is told.
+    fn waits_for_answer(&self) -> Duration {
+        let since = self.behind.telling();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// True if the cluster did not answer for as long as operations wait for it.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.waits_for_answer() >= self.fs.patience()
     }
 
     /// Waits until all is told that was done here: before anything but bytes is changed elsewhere, for the cluster never has the later of two changes

@@ -175,7 +175,8 @@ impl MountedFs {
     /// Commits what was written: others that open the file see it.
     pub async fn flush(&self, inode: u64) -> Outcome<()> {
         let _hurry = self.behind.in_a_hurry();
-        let flushed = self.file(inode)?.flush().await;
+        let file = self.file(inode)?;
+        let flushed = self.while_answered(file.flush()).await?;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
     }
@@ -194,7 +195,8 @@ impl MountedFs {
     pub async fn sync(&self, inode: u64) -> Outcome<()> {
         self.sync_names().await?;
         let _hurry = self.behind.in_a_hurry();
-        let synced = self.file(inode)?.sync().await;
+        let file = self.file(inode)?;
+        let synced = self.while_answered(file.sync()).await?;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
         self.sync_names().await
@@ -210,7 +212,7 @@ impl MountedFs {
     pub(super) async fn flush_as(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
         let _hurry = self.behind.in_a_hurry();
-        let flushed = file.flush().await;
+        let flushed = self.while_answered(file.flush()).await?;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
     }
@@ -223,7 +225,7 @@ impl MountedFs {
             self.sync_names().await?;
         }
         let _hurry = self.behind.in_a_hurry();
-        let synced = file.sync().await;
+        let synced = self.while_answered(file.sync()).await?;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
         self.sync_names().await

@@ -625,6 +625,41 @@ async fn bytes_of_a_closed_file_that_are_lost_are_told_to_the_next_fsync() {
     mount.release(lost).await.unwrap();
 }
 
+/// With `--timeout`, programs hear of a cluster that is away, and the mount can be ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_ever_for_a_cluster_that_is_away() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let a = Delegate::start(impatient(&cluster, Duration::from_secs(1)).await).await;
+    let mount = a.mount.clone();
+    let top = a.directory("top").await;
+    let made = mount.create(SUPERUSER, top, b"open", 0o644, true).await;
+    let inode = made.unwrap().inode;
+    let handle = mount.new_handle();
+    mount.opened_as(inode, handle);
+    // Every stream of small writes has a chunk that is open.
+    for _ in 0..10 {
+        mount.write(inode, 0, "abc".into(), false).await.unwrap();
+        mount.sync_for(inode, handle).await.unwrap();
+    }
+    cluster.kill_namenode(0).await;
+    // So bytes are stored; only that they are cannot be told.
+    mount.write(inode, 3, "def".into(), false).await.unwrap();
+    mount.sync_for(inode, handle).await.unwrap_err();
+    mount.flush(inode).await.unwrap_err();
+    mount.sync_names().await.unwrap_err();
+    mount.sync(inode).await.unwrap_err();
+    // What was made is told when the cluster is back, and the bytes are still there.
+    cluster.start_namenode(0).await.unwrap();
+    while mount.sync_for(inode, handle).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let fs = cluster.client().await.unwrap();
+    assert_eq!(fs.read_file("/top/open").await.unwrap(), "abcdef");
+    cluster.kill_namenode(0).await;
+    mount.write(inode, 6, "ghi".into(), false).await.unwrap();
+    mount.shut_down().await.unwrap_err();
+}
+
 /// As `(cmd1; cmd2) > file` does: the end of the first command closes what the second one goes on to write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_file_that_is_written_all_the_time_holds_up_nobody() {
