@@ -196,6 +196,12 @@ impl Group {
         &self.state
     }
 
+    /// Index of the last entry that this member's log does not keep any more: whoever needs it gets a snapshot. 0 if it keeps all.
+    pub fn purged_index(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().purged.map_or(0, |log| log.index)
+    }
+
     /// Who leads; changes wake the receiver.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()

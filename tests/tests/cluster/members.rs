@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use cairn_client::{FileSystem, WriteOptions};
+use cairn_namenode::Namenode;
 use cairn_protocol::ErrorCode;
 use cairn_protocol::ids::NamenodeId;
 use cairn_tests::harness::{ClusterOptions, MiniCluster, content};
@@ -184,8 +185,8 @@ fn snapshots_received(cluster: &MiniCluster, index: usize) -> u64 {
     number - 1
 }
 
-/// Answers how many snapshots brought the member up to date.
-async fn away_and_back(snapshot_every_entries: u64, files: u64) -> u64 {
+/// Answers how many snapshots brought the member up to date. `cut`: when it comes back, nobody has the entries any more that it lacks.
+async fn away_and_back(snapshot_every_entries: u64, files: u64, cut: bool) -> u64 {
     let options = ClusterOptions {
         namenodes: 3,
         snapshot_every_entries,
@@ -196,6 +197,8 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) -> u64 {
     let away = (cluster.leader().await.unwrap() + 1) % 3;
     cluster.kill_namenode(away).await;
     let before = snapshots_received(&cluster, away);
+    fs.mkdir("/it-lacks-this", 0o755).await.unwrap();
+    let lacks = fs.applied_index();
     for seed in 0..files {
         fs.write_file(
             format!("/{seed}"),
@@ -204,6 +207,17 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) -> u64 {
         )
         .await
         .unwrap();
+    }
+    if cut {
+        let stay = (0..3).filter_map(|index| cluster.namenode(index));
+        let stay: Vec<&Namenode> = stay.collect();
+        assert_eq!(stay.len(), 2);
+        let all_cut = || {
+            let mut purged = stay.iter().map(|it| it.group().purged_index());
+            purged.all(|purged| purged >= lacks).then_some(())
+        };
+        let cut = cluster.eventually(all_cut).await;
+        cut.expect("logs are cut");
     }
     cluster.start_namenode(away).await.unwrap();
     cluster.wait_equal_states().await.unwrap();
@@ -226,12 +240,12 @@ async fn away_and_back(snapshot_every_entries: u64, files: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_away_catches_up_from_the_log() {
-    assert_eq!(away_and_back(100_000, 200).await, 0);
+    assert_eq!(away_and_back(100_000, 200, false).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_away_too_long_catches_up_from_a_snapshot() {
-    assert!(away_and_back(100, 400).await > 0);
+    assert!(away_and_back(100, 400, true).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
