@@ -45,7 +45,8 @@ pub struct DatanodeConfig {
     /// Memory for the windows of write streams together; a stream that does not fit is refused. At least 1 MiB, default
     /// 1 GiB.
     pub write_memory: ByteSize,
-    /// Most threads that read from the disks at once; more reads wait. 1 to 10,000, default 64.
+    /// Most threads that read from the disks at once; more reads wait. Half are shared out evenly among the volumes, at least one
+    /// each. Those that wait for a disk that hangs do not count. 1 to 10,000, default 64.
     pub reads_max: u32,
     /// Most copies of replicas made at once. 1 to 64, default 2.
     pub copies_max: u32,

@@ -141,6 +141,20 @@ impl Replicas {
         })
     }
 
+    /// All volumes.
+    pub(crate) fn volumes(&self) -> &[Arc<Volume>] {
+        self.store.volumes()
+    }
+
+    /// The volume that a replica is on, and which one of all that is. Looks into memory only.
+    pub(crate) fn volume_of(&self, chunk: ChunkId) -> Result<(usize, Arc<Volume>), Failure> {
+        let found = self.store.volume_of(chunk)?;
+        let mut volumes = self.store.volumes().iter();
+        let number = volumes.position(|volume| Arc::ptr_eq(volume, found));
+        let number = number.expect("it was found among them");
+        Ok((number, Arc::clone(found)))
+    }
+
     /// Reads the checksum blocks that cover a range. Blocks.
     pub(crate) fn read_blocking(
         &self,
@@ -365,7 +379,10 @@ impl Replicas {
 
     /// The volumes, after a look at their free space. Replicas of a volume that has failed since `known_failed` was
     /// written are noted as changed.
-    pub(crate) async fn volumes(&self, known_failed: BTreeSet<PathBuf>) -> Vec<VolumeReport> {
+    pub(crate) async fn volume_reports(
+        &self,
+        known_failed: BTreeSet<PathBuf>,
+    ) -> Vec<VolumeReport> {
         self.refresh_space().await;
         let replicas = self.clone();
         blocking(move || {

@@ -117,7 +117,7 @@ impl Reporter {
         let volumes = self
             .transfer
             .replicas
-            .volumes(self.known_failed.clone())
+            .volume_reports(self.known_failed.clone())
             .await;
         let Introduction {
             address,
@@ -253,7 +253,7 @@ impl Reporter {
 
     async fn heartbeat(&mut self, identity: Identity) -> Result<(), Failure> {
         let replicas = &self.transfer.replicas;
-        let volumes = replicas.volumes(self.known_failed.clone()).await;
+        let volumes = replicas.volume_reports(self.known_failed.clone()).await;
         let taken = replicas.changes().take(CHANGED_MAX);
         let failed: BTreeSet<PathBuf> = volumes
             .iter()

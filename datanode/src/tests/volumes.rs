@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 
 use super::harness::{Cluster, Heard, TERM, WriteClient, data, incarnation};
 use crate::chunk_store::{ChunkStore, Volume, VolumeState};
@@ -14,9 +15,11 @@ use cairn_daemon::disk::sim::SimDisk;
 use cairn_daemon::disk::watched::{Access, WatchedDisk, Watcher};
 use cairn_protocol::ids::ChunkId;
 use cairn_protocol::messages::datanode::{InstructionKind, SealReplica, VolumeReport};
+use cairn_protocol::token::GrantKind;
 use cairn_protocol::{ErrorCode, Failure};
 
 const DISK_TIMEOUT: Duration = Duration::from_secs(1);
+const READS_MAX: u32 = 4;
 
 /// A datanode with two volumes on this disk.
 async fn with_two_volumes(disk: Arc<dyn Disk>) -> Cluster {
@@ -24,6 +27,7 @@ async fn with_two_volumes(disk: Arc<dyn Disk>) -> Cluster {
     let mut config = cluster.config(0);
     config.volumes = vec!["/volume1".into(), "/volume2".into()];
     config.disk_timeout = DISK_TIMEOUT;
+    config.reads_max = READS_MAX;
     let node = cluster.start_node_on(config, disk).await;
     cluster.nodes.push(node);
     cluster
@@ -250,4 +254,40 @@ async fn a_disk_that_hangs_does_not_hold_up_orders_for_the_other_one() {
         }
     }
     cluster.namenode.until(sealed).await;
+}
+
+#[tokio::test]
+async fn readers_of_a_disk_that_hangs_are_told_and_the_others_do_not_wait_behind_them() {
+    let (cluster, gate) = with_a_gate().await;
+    open_with(&cluster, 1, &data(5000, 1)).await;
+    cluster.write(2, &[0], &data(5000, 2)).await;
+    let store = store_of(&cluster);
+    let volume = |chunk| Arc::clone(store.volume_of(ChunkId(chunk)).unwrap());
+    assert_ne!(volume(1).path(), volume(2).path());
+    let _hang = gate.hold(volume(1).path());
+    let read = |_| {
+        let whole = GrantKind::Read {
+            offset: 0,
+            len: 5000,
+        };
+        cluster.read_with(0, 1, 0, 5000, cluster.token(1, whole))
+    };
+    // Twice as many as there are threads.
+    let stuck = join_all((0..2 * READS_MAX).map(read));
+    let other = async {
+        while !volume(1).is_hanging() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20 {
+            assert!(cluster.read(0, 2, 0, 5000).await == data(5000, 2));
+        }
+    };
+    let (told, ()) = tokio::join!(stuck, other);
+    let codes: Vec<_> = told.into_iter().map(Result::err).collect();
+    assert!(
+        codes
+            .iter()
+            .all(|code| *code == Some(ErrorCode::Overloaded)),
+        "{codes:?}"
+    );
 }
