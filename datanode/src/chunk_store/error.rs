@@ -82,7 +82,7 @@ pub enum StoreError {
         operation: &'static str,
         source: io::Error,
     },
-    #[error("{}: withdrawn after {reason}", volume.display())]
+    #[error("{}: withdrawn: {reason}", volume.display())]
     Withdrawn { volume: PathBuf, reason: String },
     #[error("{}: the disk has not answered for {seconds} s", volume.display())]
     Hanging { volume: PathBuf, seconds: u64 },
