@@ -24,7 +24,7 @@ fn has(done: &[u64], index: usize) -> bool {
 
 /// True if there is an order of all answered calls (and any of the others) that respects real time and in which `step` accepts each:
 /// it gives the next state, or nothing if the answer cannot be that. The more calls overlap, the longer it takes.
-pub fn is_linearizable<S: Clone + Eq + Hash, O>(
+pub(super) fn is_linearizable<S: Clone + Eq + Hash, O>(
     calls: &[Call<O>],
     initial: S,
     step: impl Fn(&S, &O) -> Option<S>,

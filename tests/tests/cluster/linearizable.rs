@@ -8,68 +8,16 @@ use bytes::Bytes;
 use cairn_client::{Error, FileSystem, WriteOptions};
 use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
-use cairn_tests::harness::{Call, ClusterOptions, MiniCluster, is_linearizable};
+use cairn_tests::harness::{
+    Call, ClusterOptions, Deed, MiniCluster, NAMES, Seen, Where, names_are_linearizable,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const NAMES: usize = 3;
 const CLIENTS: usize = 5;
 const ROUNDS: usize = 60;
-
-/// A few names, each with a file that holds a number, or nothing.
-type Names = [Option<u64>; NAMES];
-
-#[derive(Clone, Copy, Debug)]
-enum Deed {
-    Create(usize, u64),
-    Write(usize, u64),
-    Read(usize),
-    Remove(usize),
-    Rename(usize, usize),
-    Exchange(usize, usize),
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Done,
-    Refused,
-    Value(u64),
-    /// Nobody told: it happened at some time, or not at all.
-    Unknown,
-}
-
-/// The names after a deed, unless what was seen of it cannot be.
-fn step(names: &Names, (deed, seen): &(Deed, Seen)) -> Option<Names> {
-    let mut next = *names;
-    let expected = match *deed {
-        Deed::Create(name, _) if names[name].is_some() => Seen::Refused,
-        Deed::Create(name, value) | Deed::Write(name, value) => {
-            next[name] = Some(value);
-            Seen::Done
-        }
-        Deed::Read(name) => names[name].map_or(Seen::Refused, Seen::Value),
-        Deed::Remove(name) if names[name].is_none() => Seen::Refused,
-        Deed::Remove(name) => {
-            next[name] = None;
-            Seen::Done
-        }
-        Deed::Rename(from, _) if names[from].is_none() => Seen::Refused,
-        Deed::Rename(from, to) => {
-            next[from] = None;
-            next[to] = names[from];
-            Seen::Done
-        }
-        Deed::Exchange(a, b) if names[a].is_none() || names[b].is_none() => Seen::Refused,
-        Deed::Exchange(a, b) => {
-            next.swap(a, b);
-            Seen::Done
-        }
-    };
-    (*seen == Seen::Unknown || *seen == expected).then_some(next)
-}
 
 fn path(name: usize) -> String {
     format!("/name-{name}")
@@ -78,12 +26,12 @@ fn path(name: usize) -> String {
 fn draw(rng: &mut StdRng, value: u64) -> Deed {
     let (name, other) = (rng.random_range(0..NAMES), rng.random_range(0..NAMES));
     match rng.random_range(0..10) {
-        0 => Deed::Create(name, value),
-        1..=2 => Deed::Write(name, value),
+        0 => Deed::Put(name, value, Where::Nothing),
+        1..=2 => Deed::Put(name, value, Where::Anywhere),
         3 => Deed::Remove(name),
         4 => Deed::Rename(name, other),
         5 => Deed::Exchange(name, other),
-        _ => Deed::Read(name),
+        _ => Deed::Look(name),
     }
 }
 
@@ -115,9 +63,9 @@ async fn carry_out(fs: &FileSystem, deed: Deed) -> Seen {
             .map(|_| Seen::Done)
     };
     seen(match deed {
-        Deed::Create(name, value) => write(name, value, IfExists::Fail).await,
-        Deed::Write(name, value) => write(name, value, IfExists::Replace).await,
-        Deed::Read(name) => fs.read_file(path(name)).await.map(|bytes| {
+        Deed::Put(name, value, Where::Nothing) => write(name, value, IfExists::Fail).await,
+        Deed::Put(name, value, _) => write(name, value, IfExists::Replace).await,
+        Deed::Look(name) => fs.read_file(path(name)).await.map(|bytes| {
             Seen::Value(u64::from_be_bytes(
                 bytes[..].try_into().expect("a whole number"),
             ))
@@ -219,7 +167,7 @@ async fn a_history_under_failover_is_linearizable() {
         "{} operations, {unknown} of them with an unknown outcome",
         history.len()
     );
-    if !is_linearizable(&history, [None; NAMES], step) {
+    if !names_are_linearizable(&history) {
         for call in &history {
             println!("{call:?}");
         }

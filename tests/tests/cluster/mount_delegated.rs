@@ -306,16 +306,22 @@ async fn tree_names(fs: &FileSystem, path: &str) -> Vec<String> {
     names.map(|name| String::from_utf8(name).unwrap()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mount_that_dies_leaves_what_it_told_and_keeps_nobody_waiting_for_ever() {
+/// A cluster whose sessions do not live long without a word, a client, and a mount to which `/top` is delegated.
+async fn short_lived() -> (MiniCluster, FileSystem, Delegate, u64) {
     let options = ClusterOptions {
         session_ttl: Duration::from_secs(2),
         ..ClusterOptions::default()
     };
     let mut cluster = MiniCluster::start(options).await.unwrap();
     let fs = cluster.client().await.unwrap();
-    let mut a = Delegate::start(cluster.client().await.unwrap()).await;
-    let top = a.directory("top").await;
+    let mount = Delegate::start(cluster.client().await.unwrap()).await;
+    let top = mount.directory("top").await;
+    (cluster, fs, mount, top)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_dies_leaves_what_it_told_and_keeps_nobody_waiting_for_ever() {
+    let (cluster, fs, mut a, top) = short_lived().await;
     a.put(top, "told", "abc").await;
     a.mount.sync_names().await.unwrap();
     let synced = fs.stat(InodeId(a.mount.lookup(top, b"told").await.unwrap().inode));
@@ -338,14 +344,7 @@ async fn a_mount_that_dies_leaves_what_it_told_and_keeps_nobody_waiting_for_ever
 /// What goes through the cluster does not overtake what was done in delegated directories before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mount_that_dies_leaves_nothing_later_without_what_came_before() {
-    let options = ClusterOptions {
-        session_ttl: Duration::from_secs(2),
-        ..ClusterOptions::default()
-    };
-    let mut cluster = MiniCluster::start(options).await.unwrap();
-    let fs = cluster.client().await.unwrap();
-    let mut a = Delegate::start(cluster.client().await.unwrap()).await;
-    let top = a.directory("top").await;
+    let (cluster, fs, mut a, top) = short_lived().await;
     let common = fs.mkdir("/common", 0o755).await.unwrap().inode;
     let exclusive = cairn_protocol::messages::operation::IfExists::Fail;
     let file = fs.create("/common/file", 0o644, exclusive).await.unwrap();

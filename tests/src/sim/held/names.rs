@@ -8,41 +8,16 @@ use std::rc::Rc;
 
 use cairn_client::{Error, FileSystem};
 use cairn_fuse_mount::MountedFs;
-use cairn_protocol::ErrorCode;
 use cairn_protocol::messages::operation::RenameMode;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::super::trace::Trace;
 use super::mounted::PROGRAM;
-use crate::harness::{Call, is_linearizable};
+use crate::harness::{Call, Deed, NAMES, Seen, Where, names_are_linearizable};
 
-/// So few that all meet.
-const NAMES: usize = 3;
 /// Calls of one round: the search takes longer the more of them overlap.
 const CALLS_MAX: usize = 120;
-
-/// What the names hold.
-type Names = [Option<u64>; NAMES];
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Deed {
-    Make(usize, u64),
-    Look(usize),
-    Remove(usize),
-    Rename(usize, usize),
-    Exchange(usize, usize),
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    Done,
-    Refused,
-    Value(u64),
-    /// It happened at some time since, or not at all.
-    Unknown,
-}
 
 /// Who acts.
 #[derive(Clone, Copy)]
@@ -83,7 +58,7 @@ impl Round {
     /// Fails if the calls cannot have happened one at a time.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
-            is_linearizable(&self.calls, [None; NAMES], step),
+            names_are_linearizable(&self.calls),
             "I6: what holder and visitors saw of the names in {} is not linearizable: {:?}",
             self.path,
             self.calls
@@ -110,10 +85,7 @@ pub(crate) async fn act(
     };
     let began = trace.now_ms();
     let (seen, who) = match hand {
-        Hand::Client(fs) => (
-            of_client(deed, ask(fs, &directory.0, deed).await),
-            "visitor",
-        ),
+        Hand::Client(fs) => (Seen::of(deed, ask(fs, &directory.0, deed).await), "visitor"),
         Hand::Holder(mount) => {
             let done = carry_out(mount, directory.1, deed).await;
             (of_holder(deed, done, trace), "holder")
@@ -131,40 +103,10 @@ pub(crate) async fn act(
     Some(round.calls.len() - 1)
 }
 
-/// The names after a deed, unless what was seen of it cannot be.
-fn step(names: &Names, (deed, seen): &(Deed, Seen)) -> Option<Names> {
-    let mut next = *names;
-    let expected = match *deed {
-        Deed::Make(name, _) if names[name].is_some() => Seen::Refused,
-        Deed::Make(name, value) => {
-            next[name] = Some(value);
-            Seen::Done
-        }
-        Deed::Look(name) => names[name].map_or(Seen::Refused, Seen::Value),
-        Deed::Remove(name) if names[name].is_none() => Seen::Refused,
-        Deed::Remove(name) => {
-            next[name] = None;
-            Seen::Done
-        }
-        Deed::Rename(from, _) if names[from].is_none() => Seen::Refused,
-        Deed::Rename(from, to) => {
-            next[from] = None;
-            next[to] = names[from];
-            Seen::Done
-        }
-        Deed::Exchange(a, b) if names[a].is_none() || names[b].is_none() => Seen::Refused,
-        Deed::Exchange(a, b) => {
-            next.swap(a, b);
-            Seen::Done
-        }
-    };
-    (*seen == Seen::Unknown || *seen == expected).then_some(next)
-}
-
 fn draw(rng: &mut StdRng, value: u64) -> Deed {
     let (name, other) = (rng.random_range(0..NAMES), rng.random_range(0..NAMES));
     match rng.random_range(0..10) {
-        0..4 => Deed::Make(name, value),
+        0..4 => Deed::Put(name, value, Where::Nothing),
         4 => Deed::Remove(name),
         5..7 => Deed::Rename(name, other),
         7 => Deed::Exchange(name, other),
@@ -190,7 +132,7 @@ async fn ask(fs: &FileSystem, directory: &str, deed: Deed) -> Result<Seen, Error
             let attributes = fs.stat_link(path(name)).await?;
             return Ok(value_of(&attributes.symlink_target));
         }
-        Deed::Make(name, value) => drop(fs.symlink(value.to_string(), path(name)).await?),
+        Deed::Put(name, value, _) => drop(fs.symlink(value.to_string(), path(name)).await?),
         Deed::Remove(name) => drop(fs.unlink(path(name)).await?),
         Deed::Rename(from, to) => drop(rename(from, to, RenameMode::Replace).await?),
         Deed::Exchange(a, b) => drop(rename(a, b, RenameMode::Exchange).await?),
@@ -211,7 +153,7 @@ async fn carry_out(mount: &MountedFs, directory: u64, deed: Deed) -> Result<Seen
             let found = mount.lookup(directory, name_of(name).as_bytes()).await?;
             return Ok(value_of(&found.symlink_target));
         }
-        Deed::Make(name, value) => {
+        Deed::Put(name, value, _) => {
             let (name, target) = (name_of(name), value.to_string());
             let made = mount.symlink(PROGRAM, directory, name.as_bytes(), target.as_bytes());
             made.await?;
@@ -223,19 +165,7 @@ async fn carry_out(mount: &MountedFs, directory: u64, deed: Deed) -> Result<Seen
     Ok(Seen::Done)
 }
 
-/// What an answer tells; `None` if nothing happened and nothing was seen.
-fn of_client(deed: Deed, result: Result<Seen, Error>) -> Option<Seen> {
-    match result {
-        Ok(seen) => Some(seen),
-        Err(error) => match error.code() {
-            ErrorCode::NotFound | ErrorCode::AlreadyExists => Some(Seen::Refused),
-            _ if matches!(deed, Deed::Look(_)) => None,
-            // Nobody answered: the change may still be on its way, whatever the client could find out.
-            _ => Some(Seen::Unknown),
-        },
-    }
-}
-
+/// What the answer of a mount tells; `None` if nothing happened and nothing was seen.
 fn of_holder(deed: Deed, result: Result<Seen, i32>, trace: &Trace) -> Option<Seen> {
     match result {
         Ok(seen) => Some(seen),
