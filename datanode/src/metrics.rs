@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     copied: Counter,
     scrubbed: Counter,
     bad_blocks: Counter,
+    full_windows: Counter,
     pub(crate) write_streams: Gauge,
     stream_errors: ByCode,
     read_errors: ByCode,
@@ -41,6 +42,11 @@ impl Metrics {
                 "bad_blocks",
                 "",
                 "Times that a checksum block was found bad",
+            ),
+            full_windows: registry.counter(
+                "full_windows",
+                "",
+                "Packets of write streams after which another as large would not have fitted the window",
             ),
             write_streams: registry.gauge("write_streams", "", "Open write streams"),
             stream_errors: registry.counters(
@@ -65,6 +71,10 @@ impl Metrics {
 
     pub(crate) fn received(&self, bytes: usize) {
         self.received.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn window_filled(&self) {
+        self.full_windows.inc();
     }
 
     pub(crate) fn appended(&self) {

@@ -312,6 +312,9 @@ impl Intake<'_> {
         }
         self.in_flight.push_back((packet.sequence, size));
         self.in_flight_bytes += size;
+        if self.in_flight_bytes + size > self.window_bytes {
+            self.metrics.window_filled();
+        }
         true
     }
 }

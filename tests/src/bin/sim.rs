@@ -1,4 +1,4 @@
-//! The deterministic simulation: `sim SEED`, `sim --scenario NAME`, `sim --names` (of the scenarios). `sim --held SEED` runs a seed with holders of
+//! The deterministic simulation: `sim SEED`, `sim --scenario NAME [SEED]`, `sim --names` (of the scenarios). `sim --held SEED` runs a seed with holders of
 //! delegated directories, which only some seeds have by themselves.
 //!
 //! Exits with 1 if an invariant does not hold. Only a build with `cfg(cairn_sim)` simulates anything: see scripts/sim.
@@ -26,7 +26,10 @@ fn main() -> ExitCode {
             cairn_tests::sim::scenario_names().for_each(|name| println!("{name}"));
             ExitCode::SUCCESS
         }
-        ["--scenario", name] => scenario(name),
+        ["--scenario", name] => scenario(name, cairn_tests::sim::SCENARIO_SEED),
+        ["--scenario", name, seed] => seed
+            .parse()
+            .map_or_else(|_| usage(), |seed| scenario(name, seed)),
         ["--held", seed] => run(seed, true),
         [seed] => run(seed, false),
         _ => usage(),
@@ -46,7 +49,7 @@ fn run(seed: &str, held: bool) -> ExitCode {
 
 #[cfg(cairn_sim)]
 fn usage() -> ExitCode {
-    eprintln!("usage: sim [--held] SEED | sim --scenario NAME | sim --names");
+    eprintln!("usage: sim [--held] SEED | sim --scenario NAME [SEED] | sim --names");
     for name in cairn_tests::sim::scenario_names() {
         eprintln!("  {name}");
     }
@@ -54,8 +57,8 @@ fn usage() -> ExitCode {
 }
 
 #[cfg(cairn_sim)]
-fn scenario(name: &str) -> ExitCode {
-    match cairn_tests::sim::run_scenario(name) {
+fn scenario(name: &str, seed: u64) -> ExitCode {
+    match cairn_tests::sim::run_scenario(name, seed) {
         Some(report) => show(&format!("scenario {name}"), &report),
         None => usage(),
     }
@@ -66,7 +69,10 @@ fn show(what: &str, report: &cairn_tests::sim::Report) -> ExitCode {
     let (hash, events, time) = (report.hash, report.events, report.time);
     match &report.failure {
         None => {
-            println!("{what}: passed, {events} events in {time:?}, trace {hash:016x}");
+            let recycled = report.recycled;
+            println!(
+                "{what}: passed, {events} events in {time:?}, {recycled} segments recycled, trace {hash:016x}"
+            );
             ExitCode::SUCCESS
         }
         Some((failure, kept)) => {

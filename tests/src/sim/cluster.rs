@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -26,6 +26,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tempfile::TempDir;
 
+use super::options::Options;
+use super::recycling::Recycling;
 use super::trace::Trace;
 
 /// Granularity of the simulation: how far each machine runs before the next one does.
@@ -33,77 +35,6 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Between two attempts to found the cluster.
 const FOUNDING_PAUSE: Duration = Duration::from_millis(100);
-
-/// What a cluster is made of. A seed draws it.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) namenodes: usize,
-    pub(crate) datanodes: usize,
-    pub(crate) chunk_size: u64,
-    pub(crate) latency_max: Duration,
-    pub(crate) sync_interval: Duration,
-    pub(crate) session_ttl: Duration,
-    pub(crate) reclaim_grace: Duration,
-    pub(crate) datanode_dead_after: Duration,
-    pub(crate) idle_chunk_max: Duration,
-    pub(crate) snapshot_every_entries: u64,
-    /// For the windows of a datanode's write streams.
-    pub(crate) write_memory: u64,
-    /// One more namenode, which waits to take the place of another.
-    pub(crate) spare: bool,
-    /// Of each datanode's disk.
-    pub(crate) disk_bytes: u64,
-    /// Percentage points between the fullest and the emptiest datanode.
-    pub(crate) balance_threshold: u32,
-}
-
-impl Options {
-    /// A cluster without anything unusual.
-    pub(crate) fn plain() -> Self {
-        Self {
-            namenodes: 3,
-            datanodes: 4,
-            chunk_size: 1 << 20,
-            latency_max: Duration::from_millis(3),
-            sync_interval: Duration::from_secs(60),
-            session_ttl: Duration::from_secs(3),
-            reclaim_grace: Duration::from_millis(500),
-            datanode_dead_after: Duration::from_millis(1500),
-            idle_chunk_max: Duration::from_secs(3),
-            snapshot_every_entries: 100,
-            write_memory: 256 << 20,
-            spare: false,
-            disk_bytes: 1 << 40,
-            balance_threshold: 100,
-        }
-    }
-
-    pub(crate) fn drawn(rng: &mut StdRng) -> Self {
-        let millis = |rng: &mut StdRng, from, to| Duration::from_millis(rng.random_range(from..to));
-        Self {
-            datanodes: rng.random_range(3..=4),
-            chunk_size: if rng.random_bool(0.5) {
-                1 << 20
-            } else {
-                4 << 20
-            },
-            latency_max: millis(rng, 2, 20),
-            sync_interval: if rng.random_bool(0.7) {
-                Duration::from_secs(60)
-            } else {
-                millis(rng, 200, 2000)
-            },
-            session_ttl: millis(rng, 1500, 6000),
-            reclaim_grace: millis(rng, 0, 1500),
-            idle_chunk_max: millis(rng, 300, 4000),
-            snapshot_every_entries: rng.random_range(100..400),
-            spare: rng.random_bool(0.4),
-            disk_bytes: 512 << 20,
-            balance_threshold: rng.random_range(1..=4),
-            ..Self::plain()
-        }
-    }
-}
 
 /// A running namenode and its date.
 pub(crate) struct RunningNamenode {
@@ -122,6 +53,8 @@ pub(crate) struct NamenodeMachine {
     pub(crate) running: Slot<RunningNamenode>,
     config: NamenodeConfig,
     state_directory: PathBuf,
+    segment_bytes: u64,
+    recycled: Arc<AtomicU64>,
     seeds: Seeds,
     /// On the first machine: whether the operator, who founds the cluster there, was told that it is done.
     to_found: Option<Arc<AtomicBool>>,
@@ -178,6 +111,8 @@ pub(crate) struct Cluster {
     pub(crate) failed_disks: BTreeSet<(usize, PathBuf)>,
     /// The namenode whose place the spare one has taken, once it has.
     pub(crate) replaced: Rc<Cell<Option<usize>>>,
+    /// Segments of the namenodes' logs that lived again.
+    pub(crate) recycled: Arc<AtomicU64>,
     _state: TempDir,
 }
 
@@ -206,6 +141,7 @@ impl Cluster {
             rotten: BTreeSet::new(),
             failed_disks: BTreeSet::new(),
             replaced: Rc::default(),
+            recycled: Arc::default(),
             _state: state,
         };
         let spare = usize::from(cluster.options.spare);
@@ -245,6 +181,8 @@ impl Cluster {
             running: Slot::default(),
             config,
             state_directory: self._state.path().join(&name),
+            segment_bytes: self.options.segment_bytes,
+            recycled: self.recycled.clone(),
             seeds: Seeds::new(&mut self.rng),
             to_found: (index == 0).then(Arc::default),
             name: name.clone(),
@@ -298,6 +236,7 @@ impl Cluster {
         let mut config = ClusterConfig::new(self.addresses(), Caller::default());
         config.client_name = name.to_owned();
         config.seed = Some(self.rng.next_u64());
+        config.write_window_bytes = self.options.write_window;
         config.timeouts = Timeouts {
             patience: Duration::from_secs(8),
             connect: Duration::from_millis(300),
@@ -362,12 +301,15 @@ impl Cluster {
 
     /// The namenode that leads and is ready, if there is one.
     pub(crate) fn leader(&self) -> Option<usize> {
-        self.namenodes.iter().position(|machine| {
-            let running = machine.running.borrow();
-            running
-                .as_ref()
-                .is_some_and(|running| running.node.group().leadership().borrow().ready)
-        })
+        (0..self.namenodes.len()).find(|at| self.leads(*at))
+    }
+
+    /// Whether a namenode believes that it leads, and is ready.
+    pub(crate) fn leads(&self, namenode: usize) -> bool {
+        let running = self.namenodes[namenode].running.borrow();
+        running
+            .as_ref()
+            .is_some_and(|running| running.node.group().leadership().borrow().ready)
     }
 
     pub(crate) fn stop_namenode(&mut self, index: usize, stop: Stop) {
@@ -476,10 +418,10 @@ impl NamenodeMachine {
         let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_nanos();
         let clock = Clock::manual(SIMULATED_START_NS + u64::try_from(elapsed)?);
         let mut log = LogOptions::new(rng.next_u64());
-        log.segment_bytes = 2 << 20;
+        log.segment_bytes = self.segment_bytes;
         log.spare_segments_max = 1;
         let doors = Doors {
-            disk: Arc::new(self.disk.mount()),
+            disk: Arc::new(Recycling::watched(self.disk.mount(), self.recycled.clone())),
             state_directory: self.state_directory.clone(),
             state_disk: Arc::new(RealDisk),
             clock: clock.clone(),

@@ -16,6 +16,10 @@ use super::cluster::{Cluster, Stop};
 
 /// Of each datanode.
 const VOLUMES: usize = 2;
+/// Seconds that a token for reading lives.
+const TOKEN_LIFE_S: i64 = 15 * 60;
+/// The part of the seeds in which dates jump that far.
+const FAR_JUMPS_IN: f64 = 0.3;
 /// Before an operator asks again.
 const OPERATOR_PAUSE: Duration = Duration::from_millis(300);
 
@@ -166,6 +170,29 @@ fn draw_one(
     }
 }
 
+/// Draws jumps of namenodes' dates beyond what a token lives, in some seeds, by when after the begin.
+pub(crate) fn draw_far_jumps(
+    rng: &mut StdRng,
+    cluster: &Cluster,
+    window: Duration,
+) -> Vec<(Duration, Fault)> {
+    if !rng.random_bool(FAR_JUMPS_IN) {
+        return Vec::new();
+    }
+    let one = |_| {
+        let at = window.mul_f64(rng.random_range(0.0..0.9));
+        let seconds = rng.random_range(TOKEN_LIFE_S..5 * TOKEN_LIFE_S);
+        let seconds = if rng.random_bool(0.5) {
+            seconds
+        } else {
+            -seconds
+        };
+        let namenode = rng.random_range(0..cluster.namenodes.len());
+        (at, Fault::ClockJump(namenode, seconds))
+    };
+    (0..3).map(one).collect()
+}
+
 /// Draws what goes wrong with holders of delegated directories and those who visit them, by when after the begin: they are cut off
 /// for longer or less long than sessions live, and what they and the namenodes say to each other comes late or not at all.
 pub(crate) fn draw_for_holders(
@@ -239,7 +266,7 @@ impl Cluster {
             Fault::StopAll(stop) => self.stop_all(stop),
             Fault::StartAll => self.start_all(),
             Fault::ClockJump(index, seconds) => self.jump(index, seconds),
-            Fault::BitRot(index) => self.rot(index),
+            Fault::BitRot(index) => drop(self.rot(index)),
             Fault::TransferLeadership => self.transfer(),
             Fault::ReplaceNamenode(index) => self.replace(index),
             Fault::DiskFails {
@@ -342,7 +369,8 @@ impl Cluster {
     }
 
     /// Flips a bit in one replica on this datanode, of a chunk of which no other replica was damaged.
-    pub(crate) fn rot(&mut self, index: usize) {
+    /// Whether there was one.
+    pub(crate) fn rot(&mut self, index: usize) -> bool {
         let disk = self.datanodes[index].disk.clone();
         let files = data_files(&disk);
         let whole = files
@@ -350,7 +378,7 @@ impl Cluster {
             .filter(|(path, _)| !self.rotten.contains(&chunk_of(path)));
         let whole: Vec<_> = whole.collect();
         if whole.is_empty() {
-            return;
+            return false;
         }
         let (path, len) = whole[self.rng.random_range(0..whole.len())].clone();
         let offset = self.rng.random_range(0..len);
@@ -361,6 +389,7 @@ impl Cluster {
             "bit rot on {name}: {path} at {offset}: {}",
             flipped.is_ok()
         ));
+        flipped.is_ok()
     }
 
     /// Ends everything that goes wrong.

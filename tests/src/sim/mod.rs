@@ -5,6 +5,7 @@
 //! so that a failure can be played again: `DFS_SEED=n make sim`.
 //!
 //! ```text
+//! options    how large and how fast a cluster is, from the seed
 //! cluster    hosts, disks, and what can be done to them
 //! faults     what goes wrong when, from the seed
 //! workload   what clients do; model: what they may rely on
@@ -14,6 +15,7 @@
 //! verify     after healing: everything acknowledged is there, the cluster is whole again
 //! run        one seed from founding to verdict
 //! scenarios  named histories that random seeds may take long to find
+//! recycling  counts log segments that live again
 //! trace      what happened, and its hash
 //! ```
 
@@ -23,6 +25,8 @@ mod faults;
 mod held;
 mod history;
 mod model;
+mod options;
+mod recycling;
 mod run;
 mod scenarios;
 mod trace;
@@ -30,4 +34,4 @@ mod verify;
 mod workload;
 
 pub use run::{Report, run_seed};
-pub use scenarios::{run_scenario, scenario_names};
+pub use scenarios::{SCENARIO_SEED, run_scenario, scenario_names};

@@ -2,16 +2,18 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::checks::Checks;
-use super::cluster::{Cluster, Options, connect};
+use super::cluster::{Cluster, connect};
 use super::faults::{self, Fault};
 use super::held::{self, Held, Holder, Visitor};
 use super::model::{ClientModel, Models};
+use super::options::Options;
 use super::trace::Trace;
 use super::verify::Verifier;
 use super::workload::{RECORDS, Worker};
@@ -33,6 +35,8 @@ pub struct Report {
     pub events: u64,
     /// Virtual time that passed.
     pub time: Duration,
+    /// Log segments that lived again.
+    pub recycled: u64,
     /// The invariant that does not hold, and what happened before.
     pub failure: Option<(String, Vec<String>)>,
 }
@@ -48,6 +52,7 @@ impl Report {
             hash: trace.hash(),
             events: trace.count(),
             time,
+            recycled: 0,
             failure: failure.map(|failure| (failure, trace.kept())),
         }
     }
@@ -57,15 +62,21 @@ impl Report {
 pub fn run_seed(seed: u64, held: bool) -> Report {
     let trace = Trace::default();
     let mut rng = StdRng::seed_from_u64(seed);
-    let options = Options::drawn(&mut rng);
+    let mut options = Options::drawn(&mut rng);
+    // Drawn apart, so that the others stay what they were.
+    let mut apart = StdRng::seed_from_u64(seed ^ 0x5E6_3E27);
+    options.draw_more(&mut apart);
     trace.event(format!("seed {seed}: {options:?}"));
     match Cluster::new(seed, options, trace.clone()) {
         Ok(mut cluster) => {
-            // Drawn apart, so that the others stay what they were.
             let held = (held || seed.is_multiple_of(SEEDS_PER_HELD))
                 .then(|| StdRng::seed_from_u64(seed ^ 0x401D_E125));
-            let result = run(&mut cluster, &mut rng, held);
-            Report::new(&trace, cluster.now(), result)
+            let far_jumps = faults::draw_far_jumps(&mut apart, &cluster, FAULTS_FOR);
+            let result = run(&mut cluster, &mut rng, held, far_jumps);
+            Report {
+                recycled: cluster.recycled.load(Ordering::Relaxed),
+                ..Report::new(&trace, cluster.now(), result)
+            }
         }
         Err(error) => Report::new(&trace, Duration::ZERO, Err(error)),
     }
@@ -75,6 +86,7 @@ fn run(
     cluster: &mut Cluster,
     rng: &mut StdRng,
     mut held_rng: Option<StdRng>,
+    mut more_faults: Vec<(Duration, Fault)>,
 ) -> anyhow::Result<()> {
     cluster.found()?;
     cluster.trace.event("founded");
@@ -101,10 +113,9 @@ fn run(
     }
     let held = Held::default();
     let mut names = client_names(clients);
-    let mut more_faults = Vec::new();
     if let Some(rng) = &mut held_rng {
         let guests = begin_held(cluster, (&held, &models), rng, &stop)?;
-        more_faults = faults::draw_for_holders(rng, cluster, &guests, FAULTS_FOR);
+        more_faults.extend(faults::draw_for_holders(rng, cluster, &guests, FAULTS_FOR));
         names.extend(guests);
     }
     let mut checks = Checks::default();

@@ -16,7 +16,7 @@ use cairn_protocol::token::{self, Grant, GrantKind, KeyRing, TokenKey};
 use cairn_protocol::{ErrorCode, Method};
 use tokio::time::sleep;
 
-use super::super::cluster::Stop;
+use super::super::cluster::{Cluster, Stop};
 use super::replicas::write;
 use super::stage::Stage;
 
@@ -172,7 +172,21 @@ pub(super) fn ids_of_two_leaders(stage: &mut Stage) -> anyhow::Result<()> {
     stage.pass(300)?;
     stage.cut_off(&old, &[], true);
     stage.cluster.sim.partition(far.clone(), old.clone());
-    stage.pass(2_500)?;
+    let before = stage.inodes_given(leader)?;
+    let both_lead = |cluster: &Cluster, _| (0..3).filter(|at| cluster.leads(*at)).count() == 2;
+    let moments = Duration::from_secs(2);
+    stage.cluster.run_until(moments, "two leaders", both_lead)?;
+    stage.pass(1_500)?;
+    // One counts on without the other, which has heard nothing of it and has taken on what it cannot finish.
+    let newer = (0..3).filter(|at| *at != leader && stage.cluster.leads(*at));
+    let newer = newer.last().context("a new leader")?;
+    ensure!(stage.cluster.leads(leader), "{old} has given up");
+    ensure!(
+        stage.inodes_given(newer)? > before,
+        "the new leader gave no inode a number"
+    );
+    let unfinished = stage.unfinished(leader)?;
+    ensure!(unfinished > 0, "nobody asked {old} for anything");
     stage.cut_off(&old, &[], false);
     stage.cluster.sim.repair(far, old);
     stage.end()?;

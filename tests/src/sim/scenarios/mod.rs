@@ -1,9 +1,11 @@
 //! Named histories that random seeds may take long to find. Each is a test of its own, and deterministic like a seed.
 
 mod crossing;
+mod evidence;
 mod holders;
 mod leaders;
 mod liar;
+mod outages;
 mod replicas;
 mod sealing;
 mod stage;
@@ -11,7 +13,7 @@ mod stage;
 use std::time::Duration;
 
 use self::stage::Stage;
-use super::cluster::Options;
+use super::options::Options;
 use super::run::Report;
 use super::trace::Trace;
 
@@ -53,6 +55,8 @@ const SCENARIOS: &[Scenario] = &[
     ),
     plain("late-delete-of-a-deposed-leader", leaders::late_delete),
     plain("ids-of-two-leaders", leaders::ids_of_two_leaders),
+    plain("leader-dies", outages::leader_dies),
+    plain("all-restart", outages::all_restart),
     plain("client-that-lies", liar::lies),
     plain(
         "holder-is-cut-off-and-comes-back",
@@ -69,11 +73,14 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// The seed of what a scenario leaves open, unless another one is asked for.
+pub const SCENARIO_SEED: u64 = 1;
+
 /// Runs one; `None` if there is none of that name.
-pub fn run_scenario(name: &str) -> Option<Report> {
+pub fn run_scenario(name: &str, seed: u64) -> Option<Report> {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name)?;
     let trace = Trace::default();
-    let mut stage = match Stage::new(1, (scenario.options)(), trace.clone()) {
+    let mut stage = match Stage::new(seed, (scenario.options)(), trace.clone()) {
         Ok(stage) => stage,
         Err(error) => return Some(Report::new(&trace, Duration::ZERO, Err(error))),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use cairn_client::WriteOptions;
 use cairn_daemon::disk::sim::SimDisk;
@@ -23,10 +23,19 @@ pub(super) fn stale_replica_returns(stage: &mut Stage) -> anyhow::Result<()> {
     let stale = stage.holders()[0];
     let name = stage.cluster.datanodes[stale].name.clone();
     stage.cut_off(&name, &[], true);
+    let [old] = stage.replicas_on(stale)?[..] else {
+        bail!("one chunk was written to");
+    };
     // Long enough to be held for dead, and for copies to be made elsewhere.
     write(stage, "/c0/second", 2, 40_000)?;
     stage.pass(6_000)?;
     write(stage, "/c0/third", 3, 50_000)?;
+    let record = stage.chunks()?.remove(&old.chunk);
+    let record = record.context("the chunk is still there")?;
+    ensure!(
+        !old.is_listed(&record) && stage.replicas_on(stale)?.contains(&old),
+        "{old:?} is not stale"
+    );
     stage.cut_off(&name, &[], false);
     // Only the stale one and one more are left: what is read is right or refused.
     stage.act(move |fs| async move {
@@ -43,7 +52,9 @@ pub(super) fn stale_replica_returns(stage: &mut Stage) -> anyhow::Result<()> {
         stage.cluster.stop_datanode(*other, Stop::Kill);
     }
     stage.pass(3_000)?;
-    stage.finish()
+    stage.finish()?;
+    stage.pass(5_000)?;
+    stage.was_replaced(stale, old)
 }
 
 /// A replica of an idle chunk loses its unsynced bytes and is back before anybody missed it; then the chunk is handed on.
@@ -187,7 +198,10 @@ pub(super) fn end_lost_everywhere(stage: &mut Stage) -> anyhow::Result<()> {
 pub(super) fn bit_rot_in_an_unsealed_replica(stage: &mut Stage) -> anyhow::Result<()> {
     let bytes = write(stage, "/c0/first", 1, 150_000)?;
     let rotten = stage.holders()[0];
-    stage.cluster.rot(rotten);
+    let [old] = stage.replicas_on(rotten)?[..] else {
+        bail!("one chunk was written to");
+    };
+    ensure!(stage.cluster.rot(rotten), "no bit was flipped");
     for _ in 0..4 {
         let bytes = bytes.clone();
         stage.act(move |fs| async move {
@@ -202,6 +216,9 @@ pub(super) fn bit_rot_in_an_unsealed_replica(stage: &mut Stage) -> anyhow::Resul
     stage.finish()?;
     // Old replicas are deleted, and what is left is equal byte by byte.
     stage.pass(5_000)?;
+    let found = stage.counted("dfs_datanode_bad_blocks_total");
+    ensure!(found > 0, "nobody found the bit");
+    stage.was_replaced(rotten, old)?;
     replicas_are_equal(stage)
 }
 

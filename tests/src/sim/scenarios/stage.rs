@@ -7,9 +7,10 @@ use std::time::Duration;
 use cairn_client::FileSystem;
 
 use super::super::checks::Checks;
-use super::super::cluster::{Cluster, Options, connect};
+use super::super::cluster::{Cluster, connect};
 use super::super::faults::data_files;
 use super::super::model::{ClientModel, FileModel, Models};
+use super::super::options::Options;
 use super::super::run::verify;
 use super::super::trace::Trace;
 
