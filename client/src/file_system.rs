@@ -264,7 +264,7 @@ impl FileSystem {
     }
 
     /// Who asks.
-    pub(crate) fn asker(&self) -> Caller {
+    pub fn asker(&self) -> Caller {
         match &self.acting {
             Acting::Everything(caller) => Caller::clone(caller),
             Acting::Changes(_) | Acting::Connected => self.core().namenode.caller(),

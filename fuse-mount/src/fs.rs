@@ -19,7 +19,7 @@ use std::time::Duration;
 use cairn_client::{AttributeChange, Error, FileSystem, Place, Subject};
 use cairn_daemon::Clock;
 use cairn_protocol::ids::InodeId;
-use cairn_protocol::messages::common::{Attributes, InodeKind, Location};
+use cairn_protocol::messages::common::{Attributes, Caller, InodeKind, Location};
 use cairn_protocol::messages::operation::{IfExists, RenameMode};
 use cairn_protocol::messages::query::{FilesystemSpace, ListingEntry};
 use cairn_protocol::{ErrorCode, Failure};
@@ -152,6 +152,21 @@ impl MountedFs {
         }
     }
 
+    /// In whose name a process makes things: in its own, or that of the mount if it may not speak for others. `groups`: with
+    /// the supplementary groups of the process.
+    pub(crate) fn maker(&self, who: Requester, groups: bool) -> Caller {
+        let mount = self.fs.asker();
+        if mount.uid != 0 && mount.token.is_empty() {
+            let umask = who.umask;
+            return Caller { umask, ..mount };
+        }
+        if groups {
+            who.caller_with_groups()
+        } else {
+            who.caller()
+        }
+    }
+
     /// Makes an inode with this mode in the name of a process.
     async fn on_behalf<T, F>(
         &self,
@@ -165,14 +180,14 @@ impl MountedFs {
         // Whether a set-group-id program may be made depends on all groups.
         let plain = mode & libc::S_ISGID == 0;
         if plain {
-            let result = make(self.fs.with_caller(who.caller())).await;
+            let result = make(self.fs.with_caller(self.maker(who, false))).await;
             match result {
                 // The kernel has allowed it already, perhaps through a group that it did not tell.
                 Err(error) if error.code() == ErrorCode::PermissionDenied => {}
                 result => return result.map_err(number),
             }
         }
-        make(self.fs.with_caller(who.caller_with_groups()))
+        make(self.fs.with_caller(self.maker(who, true)))
             .await
             .map_err(number)
     }

@@ -502,10 +502,7 @@ impl MountedFs {
         who: Requester,
         new: &New<'_>,
     ) -> Outcome<Option<Attributes>> {
-        let caller = match who.uid {
-            0 => who.caller(),
-            _ => who.caller_with_groups(),
-        };
+        let caller = self.maker(who, who.uid != 0);
         let new = New {
             mode: new.mode & !who.umask,
             ..new.clone()

@@ -506,6 +506,35 @@ async fn access_control_lists_are_kept_and_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_in_the_mount_of_a_user_is_that_users() {
+    let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
+    let root = cluster.client().await.unwrap();
+    root.mkdir("/home", 0o777).await.unwrap();
+    let home = root.stat("/home").await.unwrap().inode;
+    let bob = Caller {
+        uid: 1000,
+        gid: 100,
+        ..Caller::default()
+    };
+    let (mount, _forgets) = mount(cluster.client_as(bob).await.unwrap());
+    let process = Requester {
+        umask: 0o027,
+        ..SUPERUSER
+    };
+    let made = mount.create(process, home, b"file", 0o666, true);
+    let file = made.await.unwrap();
+    assert_eq!((file.uid, file.gid, file.mode), (1000, 100, 0o640));
+    mount
+        .write(file.inode, 0, "abc".into(), false)
+        .await
+        .unwrap();
+    mount.flush(file.inode).await.unwrap();
+    let made = mount.mkdir(process, home, b"sub", 0o777).await.unwrap();
+    assert_eq!((made.uid, made.gid, made.mode), (1000, 100, 0o750));
+    assert_eq!(root.read_file("/home/file").await.unwrap(), "abc");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_default_list_counts_instead_of_the_umask() {
     let mut cluster = MiniCluster::start(ClusterOptions::default()).await.unwrap();
     let (mount, _forgets) = mount(cluster.client().await.unwrap());
