@@ -295,6 +295,12 @@ impl Replicas {
         }
     }
 
+    /// Whether the disk that a replica is on does not answer, and may do so again. Looks into memory only.
+    pub(crate) fn is_hanging(&self, chunk: ChunkId) -> bool {
+        let volume = self.store.volume_of(chunk);
+        volume.is_ok_and(|volume| matches!(volume.state(), VolumeState::Hanging(_)))
+    }
+
     /// Does this with every volume that works, all at once. One whose disk does not answer is not waited for for longer than `wait_max`: what
     /// was asked of it goes on, and nothing more is asked while it hangs.
     async fn on_each_volume<T, F: Future<Output = T>>(
@@ -426,6 +432,7 @@ fn volume_report(status: &VolumeStatus) -> VolumeReport {
         failed,
         reason,
         filesystem: status.filesystem,
+        hanging: matches!(status.state, VolumeState::Hanging(_)),
     }
 }
 

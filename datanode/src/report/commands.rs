@@ -91,6 +91,7 @@ impl Commands {
             tracing::debug!(%chunk, %incarnation, error = %failure, "instruction not carried out");
         }
         Ok(InstructResult {
+            hanging: result.is_err() && self.transfer.replicas.is_hanging(chunk),
             failure: result.err().map(Into::into),
             state: self.transfer.replicas.find(chunk),
         })

@@ -14,7 +14,9 @@ use cairn_daemon::disk::Disk;
 use cairn_daemon::disk::sim::SimDisk;
 use cairn_daemon::disk::watched::{Access, WatchedDisk, Watcher};
 use cairn_protocol::ids::ChunkId;
-use cairn_protocol::messages::datanode::{InstructionKind, SealReplica, VolumeReport};
+use cairn_protocol::messages::datanode::{
+    InstructResult, InstructionKind, SealReplica, VolumeReport,
+};
 use cairn_protocol::token::GrantKind;
 use cairn_protocol::{ErrorCode, Failure};
 
@@ -170,7 +172,8 @@ async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_
     client.to.send(frame).await.unwrap();
     let told = |heard: &Heard| {
         report_of(heard, id, &volume).is_some_and(|report| {
-            !report.failed
+            report.hanging
+                && !report.failed
                 && report.available_bytes == 0
                 && report.reason.starts_with("its disk has not answered for")
         })
@@ -197,7 +200,7 @@ async fn a_disk_that_hangs_takes_nothing_new_until_it_answers_and_the_other_one_
     };
     let serves = |heard: &Heard| {
         report_of(heard, id, &volume)
-            .is_some_and(|report| report.available_bytes > 0 && report.reason.is_empty())
+            .is_some_and(|report| report.available_bytes > 0 && !report.hanging)
     };
     cluster.namenode.until(serves).await;
     assert_eq!(volume.state(), VolumeState::Serving);
@@ -232,13 +235,15 @@ async fn a_disk_that_hangs_does_not_hold_up_orders_for_the_other_one() {
         request
     };
     // The first time the order comes to hang, then it hangs already.
-    for _ in 0..2 {
+    for already in [false, true] {
         let answered = cluster.instruct_with(0, orders()).await.unwrap();
         let (first, others) = answered.results.split_first().unwrap();
         let refused = Failure::from(first.failure.clone().unwrap());
         assert_eq!(refused.code, ErrorCode::Overloaded, "{refused}");
+        assert!(first.hanging || !already);
         assert!(!first.state.as_ref().unwrap().sealed, "nothing is done yet");
-        assert!(others.iter().all(|result| result.failure.is_none()));
+        let done = |result: &InstructResult| result.failure.is_none() && !result.hanging;
+        assert!(others.iter().all(done));
     }
     drop(hang);
     let sealed = |heard: &Heard| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cairn_protocol::ErrorCode;
-use cairn_protocol::ids::{DatanodeId, Incarnation};
+use cairn_protocol::ids::{ChunkId, DatanodeId, Incarnation};
 use cairn_protocol::messages::admin::DatanodeAdminState;
 use cairn_protocol::messages::common::DatanodeAddress;
 use cairn_protocol::messages::datanode::{VolumeReport, VolumeSpace};
@@ -67,6 +67,8 @@ pub(super) struct Datanode {
     pub failed: BTreeMap<Incarnation, Fault>,
     /// Replicas of which all bytes were read and are right, while another one of their chunk is known to have failed.
     pub proven: BTreeSet<Incarnation>,
+    /// Replicas that could not be synced because their disk does not answer, until none of its disks hangs.
+    pub hanging: BTreeMap<Incarnation, ChunkId>,
     /// Copies of which it is the destination.
     pub copies_in: usize,
     /// Copies of which it is the first source.
@@ -84,6 +86,7 @@ impl Datanode {
             verified: BTreeSet::new(),
             failed: BTreeMap::new(),
             proven: BTreeSet::new(),
+            hanging: BTreeMap::new(),
             copies_in: 0,
             copies_out: 0,
         }
@@ -137,7 +140,7 @@ pub(super) enum Standing {
     Good,
     /// Its datanode may be alive; the replica has not said yet what it is.
     Unconfirmed,
-    /// Its datanode is dead.
+    /// Its datanode is dead, or its disk does not answer and it was needed.
     Away,
     /// Known bad, short, gone or something else.
     Failed,
@@ -215,6 +218,7 @@ impl Registry {
         known.verified.clear();
         known.failed.clear();
         known.proven.clear();
+        known.hanging.clear();
         known.process = Some(Process {
             boot_nonce,
             volumes,
@@ -254,7 +258,7 @@ impl Registry {
         if known.failed.contains_key(&incarnation) {
             return Standing::Failed;
         }
-        if known.dead {
+        if known.dead || known.hanging.contains_key(&incarnation) {
             return Standing::Away;
         }
         if known.verified.contains(&incarnation) {

@@ -340,6 +340,11 @@ impl Soft {
             return Ok(false);
         };
         known.promised_bytes = 0;
+        if request.volumes.iter().all(|volume| !volume.hanging) {
+            for chunk in std::mem::take(&mut known.hanging).into_values() {
+                self.work.touch(chunk);
+            }
+        }
         let returned = std::mem::take(&mut known.dead);
         if let Some(process) = &mut known.process {
             process.volumes.clone_from(&request.volumes);
@@ -452,6 +457,19 @@ impl Soft {
             known.verified.remove(&incarnation);
             known.proven.remove(&incarnation);
             known.failed.insert(incarnation, fault.into());
+        }
+        self.work.touch(chunk);
+    }
+
+    /// A replica that is asked for does not answer, but its datanode does: as if its datanode were dead, until its disk answers.
+    pub(super) fn mark_hanging(
+        &mut self,
+        id: DatanodeId,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+    ) {
+        if let Some(known) = self.datanodes.get_mut(id) {
+            known.hanging.insert(incarnation, chunk);
         }
         self.work.touch(chunk);
     }

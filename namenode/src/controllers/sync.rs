@@ -5,7 +5,8 @@
 //! synced length advances and nobody has to ask again. If not, the missing replicas are already on their way out: an open chunk
 //! with such a replica is sealed, and a copy, which is fsynced before it joins, takes the place of each. Where there are datanodes
 //! for these copies, they are waited for: a few seconds for all of them, as long as it takes for a second replica. A datanode that
-//! comes back counts only after its replica has confirmed the seal, which fsyncs, too. So after the power fails everywhere, the
+//! comes back counts only after its replica has confirmed the seal, which fsyncs, too. A replica whose disk does not answer is missing in
+//! the same way until it does. So after the power fails everywhere, the
 //! bytes are on as many disks as could be reached when `sync` returned. Who neither answers nor is dead yet is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,7 +221,7 @@ fn replicas(record: &ChunkRecord) -> Vec<Replica> {
     .collect()
 }
 
-/// Replicas that have not confirmed and are neither known to have failed nor on a dead datanode.
+/// Replicas that have not confirmed and are neither known to have failed nor on a dead datanode or a disk that hangs.
 fn awaited(
     controllers: &Controllers,
     term: u64,
@@ -264,7 +265,8 @@ fn is_enough(synced: usize, possible: usize, patient_until: Instant) -> bool {
     synced >= enough.max(1)
 }
 
-/// True if the replica is durable through there. A refusal that is a verdict is remembered, so that the chunk is repaired.
+/// True if the replica is durable through there. A refusal that is a verdict, or that comes of a disk that hangs, is remembered, so that
+/// the chunk is repaired.
 async fn sync_replica(
     controllers: &Controllers,
     term: u64,
@@ -288,7 +290,13 @@ async fn sync_replica(
         .state
         .as_ref()
         .filter(|state| state.incarnation == incarnation.0);
-    if is_verdict(failure.code)
+    if result.hanging
+        && let Some(mut soft) = controllers.soft_of(term)
+    {
+        tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "disk of a replica to be synced does not answer");
+        soft.mark_hanging(datanode, chunk, incarnation);
+        controllers.work.notify_one();
+    } else if is_verdict(failure.code)
         && let Some(mut soft) = controllers.soft_of(term)
     {
         tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica cannot sync");

@@ -58,6 +58,8 @@ struct Replicas {
     changed: Vec<ReplicaState>,
     /// Instructions that were answered.
     log: Vec<String>,
+    /// The disk does not answer.
+    hanging: bool,
 }
 
 #[derive(Clone, Default)]
@@ -81,6 +83,7 @@ impl Service for FakeDatanode {
             let failure = replicas.obey(order).err();
             InstructResult {
                 failure: failure.map(|code| Failure::from(code).into()),
+                hanging: replicas.hanging,
                 state: replicas.by_chunk.get(&order.chunk).cloned(),
             }
         });
@@ -95,6 +98,9 @@ impl Replicas {
     fn obey(&mut self, order: &Instruction) -> Result<(), ErrorCode> {
         let kind = order.kind.as_ref().unwrap();
         self.log.push(format!("{kind:?}"));
+        if self.hanging {
+            return Err(ErrorCode::Overloaded);
+        }
         if let InstructionKind::Copy(copy) = kind {
             match self.by_chunk.get(&order.chunk) {
                 Some(there) if there.incarnation == order.incarnation => return Ok(()),
@@ -339,6 +345,7 @@ impl World {
 
     fn volumes(&self, id: u64) -> Vec<VolumeReport> {
         let mut volumes = volumes();
+        volumes[0].hanging = self.datanodes[&id].replicas.lock().unwrap().hanging;
         if let Some(capacity_bytes) = self.disk_bytes {
             let replicas = self.datanodes[&id].replicas.lock().unwrap();
             let used_bytes = replicas
@@ -719,6 +726,55 @@ async fn a_sync_waits_for_the_copies_that_take_the_place_of_lost_replicas() {
     };
     let healed = world.until("three replicas", |world| world.is_well(grant.chunk));
     tokio::join!(synced, healed);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_sync_counts_a_replica_on_a_disk_that_hangs_as_missing_until_it_answers() {
+    let mut world = World::new(3).await;
+    let grant = world.write_file("/f").await;
+    let through = [(ChunkId(grant.chunk), LENGTH)];
+    let targets = grant.targets.iter();
+    let ids: Vec<u64> = targets.map(|target| target.datanode.datanode).collect();
+    let hang = |world: &World, ids: &[u64], hanging| {
+        for id in ids {
+            world.datanodes[id].replicas.lock().unwrap().hanging = hanging;
+        }
+        world.heartbeats();
+    };
+    hang(&world, &ids, true);
+    let refused = world.controllers.sync_chunks(&through).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable, "no disk answers");
+    hang(&world, &ids[..2], false);
+    world.controllers.sync_chunks(&through).await.unwrap();
+    let synced = |world: &World| world.record(grant.chunk).unwrap().synced_length;
+    assert_eq!(synced(&world), 0, "the third may have nothing");
+    hang(&world, &ids[2..], false);
+    world
+        .until("three replicas", |world| world.is_well(grant.chunk))
+        .await;
+    let set = |ids: Vec<u64>| BTreeSet::from_iter(ids);
+    assert_eq!(set(world.holders(grant.chunk)), set(ids));
+    world.controllers.sync_chunks(&through).await.unwrap();
+    assert_eq!(synced(&world), LENGTH);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_sync_has_a_replica_on_a_disk_that_hangs_replaced() {
+    let mut world = World::new(4).await;
+    let grant = world.write_file("/f").await;
+    let hung = grant.targets[1].datanode.datanode;
+    world.datanodes[&hung].replicas.lock().unwrap().hanging = true;
+    let world = world;
+    let through = [(ChunkId(grant.chunk), LENGTH)];
+    let synced = async { world.controllers.sync_chunks(&through).await.unwrap() };
+    let healed = world.until("three replicas without it", |world| {
+        world.is_well(grant.chunk) && !world.holders(grant.chunk).contains(&hung)
+    });
+    tokio::join!(synced, healed);
+    world.controllers.sync_chunks(&through).await.unwrap();
+    assert_eq!(world.record(grant.chunk).unwrap().synced_length, LENGTH);
     world.stop().await;
 }
 

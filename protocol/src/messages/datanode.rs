@@ -31,6 +31,9 @@ pub struct VolumeReport {
     /// Tells the file systems of a machine apart: volumes of one machine with the same number share their space. 0: not known.
     #[prost(uint64, tag = "8")]
     pub filesystem: u64,
+    /// Its disk does not answer: nothing can be asked of its replicas until it does.
+    #[prost(bool, tag = "9")]
+    pub hanging: bool,
 }
 
 /// Space over several volumes.
@@ -388,6 +391,9 @@ pub struct InstructResult {
     /// The replica afterwards, if it exists.
     #[prost(message, optional, tag = "2")]
     pub state: Option<ReplicaState>,
+    /// It failed while the disk of the replica does not answer.
+    #[prost(bool, tag = "3")]
+    pub hanging: bool,
 }
 
 #[cfg(test)]
