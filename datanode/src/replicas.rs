@@ -18,7 +18,7 @@ use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 use cairn_protocol::limits::BUFFER_BYTES;
 use cairn_protocol::messages::datanode::{ReplicaState as ReplicaStateMessage, VolumeReport};
 use futures::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::changes::Changes;
 use crate::chunk_store::{
@@ -32,6 +32,9 @@ use crate::transfer::Packet;
 const ASK_MAX: Duration = Duration::from_secs(2);
 /// How long the periodic sync of the other volumes waits for one.
 const SYNC_MAX: Duration = Duration::from_secs(30);
+/// How long a stop waits for one, less than a process is given to stop, and how often it looks.
+const LAST_SYNC_MAX: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Who wants to append, and where.
 #[derive(Clone, Copy, Debug)]
@@ -336,6 +339,14 @@ impl Replicas {
             .sum()
     }
 
+    /// The same for the last time, before a clean stop. A disk that does not answer is waited for for a while; what it keeps from being
+    /// synced is then as safe as if the process had been killed.
+    pub(crate) async fn sync_before_stop(&self) {
+        let working = self.store.volumes().iter();
+        let working = working.filter(|volume| !volume.is_failed());
+        join_all(working.map(sync_for_the_last_time)).await;
+    }
+
     /// One replica, as the leader knows it; on a volume that failed it is gone. Looks into memory only.
     pub(crate) fn find(&self, chunk: ChunkId) -> Option<ReplicaStateMessage> {
         if let Some(info) = self.store.find(chunk) {
@@ -405,6 +416,26 @@ impl Replicas {
             statuses.iter().map(volume_report).collect()
         })
         .await
+    }
+}
+
+async fn sync_for_the_last_time(volume: &Arc<Volume>) {
+    let synced = async {
+        while volume.is_hanging() {
+            sleep(LOOK_AGAIN).await;
+        }
+        let volume = Arc::clone(volume);
+        blocking(move || volume.sync_all_open()).await
+    };
+    let path = volume.path().display();
+    match timeout(LAST_SYNC_MAX, synced).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(volume = %path, %error, "volume was not synced before the stop");
+        }
+        Err(_) => {
+            tracing::warn!(volume = %path, "volume was not synced before the stop: its disk does not answer");
+        }
     }
 }
 

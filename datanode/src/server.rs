@@ -293,7 +293,7 @@ async fn sync_open_replicas(
         replicas.sync_all_open().await;
     }
     // A clean stop leaves nothing to the power.
-    replicas.sync_all_open().await;
+    replicas.sync_before_stop().await;
     Ok(())
 }
 

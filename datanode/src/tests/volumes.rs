@@ -343,3 +343,31 @@ async fn a_disk_that_hangs_for_long_has_failed_until_the_datanode_is_started_aga
     cluster.namenode.until(back).await;
     assert!(cluster.read(0, 1, 0, 5000).await == data(5000, 1));
 }
+
+#[tokio::test]
+async fn a_clean_stop_waits_a_while_for_a_disk_that_hangs() {
+    let (cluster, gate) = with_a_gate().await;
+    let client = open_with(&cluster, 1, &data(5000, 1)).await;
+    let store = store_of(&cluster);
+    let volume = Arc::clone(store.volume_of(ChunkId(1)).unwrap());
+    let hang = gate.hold(volume.path());
+    let whole = GrantKind::Read {
+        offset: 0,
+        len: 5000,
+    };
+    let token = cluster.token(1, whole);
+    let refused = cluster.read_with(0, 1, 0, 5000, token).await.err();
+    assert_eq!(refused, Some(ErrorCode::Overloaded));
+    assert!(volume.is_hanging());
+    assert_eq!(store.find(ChunkId(1)).unwrap().synced_length, 0);
+    drop(client);
+    let answers = async {
+        // The stop comes to the disk first.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        drop(hang);
+    };
+    tokio::join!(cluster.nodes[0].stop(), answers);
+    assert_eq!(store.find(ChunkId(1)).unwrap().synced_length, 5000);
+}
