@@ -29,8 +29,8 @@ pub struct DatanodeConfig {
     pub volumes: Vec<PathBuf>,
     /// Space to leave free on each volume, so that a full one can still seal and delete. At least 64 MiB, default 1 GiB.
     pub reserve: ByteSize,
-    /// A disk that takes longer than this for one read or write takes nothing new until it answers; the others go on. After ten
-    /// times as long its volume counts as failed. 1 s to 1 h, default 30 s.
+    /// A disk that takes longer than this for one read or write takes nothing new until it answers; the others go on. 1 s to
+    /// 1 h, default 30 s.
     #[serde(with = "duration")]
     pub disk_timeout: Duration,
     /// Failure domain of this machine, like `/room2/rack1`. Default `/default`.

@@ -3,8 +3,8 @@
 //! A failed sync or write ends the volume for good: nobody knows what of the file is on disk, and asking again would
 //! get a false "fine" from the kernel. A read error costs the replica its good name, and the volume only after several.
 //! Replicas that were sealed before a volume failed can still be read from it, as a last resort. A disk that hangs is asked for nothing
-//! more until what is under way returns: each question would hold a thread, and other volumes need threads, too. One that hangs for long ends
-//! its volume for good as well, so that others hold its replicas.
+//! more until what is under way returns: each question would hold a thread, and other volumes need threads, too. However long that is, it
+//! does not end the volume: its replicas may be whole, and count as that when it answers.
 
 use std::io;
 use std::ops::Range;
@@ -18,9 +18,6 @@ use cairn_protocol::ids::ChunkId;
 
 use super::error::StoreError;
 use super::under_way::UnderWay;
-
-/// A disk that has not answered for so many times the limit is not waited for any more.
-const HANG_LIMITS_MAX: u32 = 10;
 
 /// Unreadable ranges after which a disk is called failing, not a sector.
 const READ_ERRORS_MAX: u32 = 16;
@@ -118,11 +115,10 @@ impl Health {
     }
 
     pub(super) fn state(&self) -> VolumeState {
-        let hangs_for = self.hangs_for();
         if let Some(reason) = self.failed.get() {
             return VolumeState::Failed(reason.clone());
         }
-        match hangs_for {
+        match self.hangs_for() {
             Some(lasted) => VolumeState::Hanging(lasted),
             None if self.usable_bytes() == 0 => VolumeState::Full,
             None => VolumeState::Serving,
@@ -133,8 +129,7 @@ impl Health {
         self.failed.get().is_some()
     }
 
-    /// For how long its disk has not answered, if that is too long. Says so in the log, once; after very long that is the end of the
-    /// volume.
+    /// For how long its disk has not answered, if that is too long. Says so in the log, once.
     pub(super) fn hangs_for(&self) -> Option<Duration> {
         let lasted = self.under_way.hangs_for();
         if self.told_hanging.swap(lasted.is_some(), Ordering::Relaxed) != lasted.is_some() {
@@ -145,11 +140,6 @@ impl Health {
                 }
                 None => tracing::warn!(%volume, "disk answers again"),
             }
-        }
-        let given_up = HANG_LIMITS_MAX * self.under_way.limit();
-        if let Some(lasted) = lasted.filter(|lasted| *lasted > given_up) {
-            let reason = format!("its disk has not answered for {} s", lasted.as_secs());
-            self.withdraw(reason);
         }
         lasted
     }
@@ -264,43 +254,5 @@ impl Health {
             offset: range.start,
             end: range.end,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cairn_daemon::disk::sim::SimDisk;
-    use cairn_daemon::disk::watched::{Access, Watcher};
-    use cairn_protocol::ErrorCode;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_disk_that_hangs_for_long_ends_its_volume_for_good() {
-        let under_way = Arc::new(UnderWay::new(Duration::from_secs(30)));
-        let path = Path::new("/volume");
-        let disk = Arc::new(SimDisk::new());
-        let health = Health::new(disk, path, 0, Arc::clone(&under_way));
-        health.disk.create_dir_all(path).unwrap();
-        health.refresh_space().unwrap();
-        let call = under_way.begin(path, Access::Read).unwrap();
-        tokio::time::advance(Duration::from_secs(300)).await;
-        assert_eq!(
-            health.state(),
-            VolumeState::Hanging(Duration::from_secs(300))
-        );
-        assert!(matches!(
-            health.expect_working(),
-            Err(StoreError::Hanging { .. })
-        ));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let reason = "its disk has not answered for 301 s".to_owned();
-        assert_eq!(health.state(), VolumeState::Failed(reason.clone()));
-        // Neither waited for nor promised to come back.
-        let refused = health.expect_answering().unwrap_err();
-        assert_eq!(refused.code(), ErrorCode::DiskFailed);
-        drop(call);
-        assert_eq!(health.state(), VolumeState::Failed(reason));
-        health.expect_answering().unwrap();
-        assert!(health.expect_working().is_err());
     }
 }

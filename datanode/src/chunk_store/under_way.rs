@@ -44,10 +44,6 @@ impl UnderWay {
         }
     }
 
-    pub(super) fn limit(&self) -> Duration {
-        self.limit
-    }
-
     /// How long the oldest call has lasted, if that is too long.
     pub(super) fn hangs_for(&self) -> Option<Duration> {
         let begun = *lock(&self.calls).begun.first_key_value()?.1;

@@ -34,8 +34,7 @@ pub struct VolumeOptions {
     pub direct_write_bytes: usize,
     /// Reads of at least this many bytes bypass the page cache.
     pub direct_read_bytes: usize,
-    /// A disk that takes longer than this for one call is asked for nothing new until the call returns. Ten times as long ends the
-    /// volume for good.
+    /// A disk that takes longer than this for one call is asked for nothing new until the call returns.
     pub disk_timeout: Duration,
 }
 

@@ -298,53 +298,6 @@ async fn readers_of_a_disk_that_hangs_are_told_and_the_others_do_not_wait_behind
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_for_long_has_failed_until_the_datanode_is_started_again() {
-    let gate = Arc::new(Gate::default());
-    let disk = WatchedDisk::new(Arc::new(SimDisk::new()), Arc::clone(&gate));
-    let disk: Arc<dyn Disk> = Arc::new(disk);
-    let mut cluster = with_two_volumes(Arc::clone(&disk)).await;
-    let id = cluster.nodes[0].id;
-    let mut client = open_with(&cluster, 1, &data(5000, 1)).await;
-    let volume = Arc::clone(store_of(&cluster).volume_of(ChunkId(1)).unwrap());
-    let hang = gate.hold(volume.path());
-    let frame = client.packet(Bytes::from_static(b"data"), true, false);
-    client.to.send(frame).await.unwrap();
-    let gone = |heard: &Heard| {
-        let state = heard.changed.get(&(id, 1));
-        state.is_some_and(|state| state.gone && state.incarnation == incarnation(id))
-            && report_of(heard, id, &volume).is_some_and(|report| {
-                report.failed && report.reason.starts_with("its disk has not answered for")
-            })
-    };
-    cluster.namenode.until(gone).await;
-    let whole = GrantKind::Read {
-        offset: 0,
-        len: 5000,
-    };
-    let token = cluster.token(1, whole);
-    let refused = cluster.read_with(0, 1, 0, 5000, token).await.err();
-    assert_eq!(refused, Some(ErrorCode::DiskFailed));
-    cluster.write(2, &[0], b"on the other volume").await;
-    drop((hang, client));
-    while volume.is_hanging() {
-        tokio::task::yield_now().await;
-    }
-    assert!(volume.is_failed());
-    assert!(store_of(&cluster).find(ChunkId(1)).is_none());
-
-    cluster.nodes[0].stop().await;
-    cluster.namenode.heard.lock().unwrap().reported.clear();
-    let config = cluster.nodes[0].config.clone();
-    cluster.nodes[0] = cluster.start_node_on(config, disk).await;
-    let back = |heard: &Heard| {
-        let state = heard.reported.get(&(id, 1));
-        state.is_some_and(|state| !state.gone && state.length >= 5000)
-    };
-    cluster.namenode.until(back).await;
-    assert!(cluster.read(0, 1, 0, 5000).await == data(5000, 1));
-}
-
-#[tokio::test]
 async fn a_clean_stop_waits_a_while_for_a_disk_that_hangs() {
     let (cluster, gate) = with_a_gate().await;
     let client = open_with(&cluster, 1, &data(5000, 1)).await;
