@@ -88,6 +88,23 @@ impl NamenodeService {
             let message = format!("the namenode at {address} is about to belong to another one");
             return Err(RpcError::new(ErrorCode::WrongCluster, message));
         }
+        let votes = |id: u64| listed(id).is_some_and(|member| member.voter);
+        let voters = members.iter().filter(|member| member.voter).count();
+        // When the leader itself is replaced, the new one votes beside it for a moment, and whoever leads then is asked again.
+        let in_between = voters.is_multiple_of(2);
+        if let Some(old) = Some(replaces).filter(|id| *id != 0)
+            && old != them.namenode
+            && votes(them.namenode)
+            && votes(old)
+            && !in_between
+        {
+            let message = format!(
+                "the namenode at {address} is a member already ({}): in place of namenode {old} it would leave one fewer; to do that, \
+                 remove namenode {old}",
+                them.namenode
+            );
+            return Err(RpcError::new(ErrorCode::InvalidArgument, message));
+        }
         let loopback = |address: &str| {
             ["127.", "localhost:", "[::1]"]
                 .iter()

@@ -174,6 +174,28 @@ async fn leadership_is_handed_over_while_clients_work() {
     cluster.check(&fs).await.unwrap();
 }
 
+/// Otherwise the group would shrink, and whoever asked would believe that it had not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_does_not_take_the_place_of_another() {
+    let mut cluster = MiniCluster::start(ClusterOptions {
+        namenodes: 3,
+        ..ClusterOptions::default()
+    })
+    .await
+    .unwrap();
+    let fs = cluster.client().await.unwrap();
+    let address = cluster.addresses()[0].clone();
+    let old = id(&cluster, 1);
+    let refused = fs.add_namenode(address, Some(old)).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument);
+    assert!(
+        refused.to_string().contains("is a member already"),
+        "{refused}"
+    );
+    let members = cluster.namenode(0).unwrap().group().members();
+    assert_eq!(members.iter().filter(|member| member.voter).count(), 3);
+}
+
 /// How many snapshots a namenode has received in its life: each is unpacked beside the state that it replaces, under the next number.
 fn snapshots_received(cluster: &MiniCluster, index: usize) -> u64 {
     let states = std::fs::read_dir(cluster.namenode_directory(index).join("state")).unwrap();
