@@ -193,9 +193,15 @@ fn sparse_chunks(
     Ok(sparse)
 }
 
+/// Whether so little of what a chunk has is still used that giving back the rest is worth something.
+pub(super) fn is_mostly_unused(record: &ChunkRecord) -> bool {
+    let live = record.live_bytes;
+    live <= record.length / LIVE_PART_MAX && record.length - live >= GAIN_BYTES_MIN
+}
+
 fn is_sparse(record: &ChunkRecord) -> bool {
     let live = record.live_bytes;
-    let gain = live <= record.length / LIVE_PART_MAX && record.length - live >= GAIN_BYTES_MIN;
+    let gain = is_mostly_unused(record);
     // Once nothing uses what is lost, moving the rest ends the matter.
     record.state() == ChunkState::Sealed && live > 0 && (gain || record.lost_bytes > 0)
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::balance::Fill;
+use super::compaction::is_mostly_unused;
 use super::copies::MARGIN_BYTES as COPY_MARGIN_BYTES;
 use super::decide::{Action, Circumstances, Decision, Health, ReplicaView, decide, is_short};
 use super::options::ControllerOptions;
@@ -33,7 +34,7 @@ use crate::store::{Read, StoreError, chunk, replica};
 
 /// An idle chunk with less room than this is of no use to a next writer.
 pub(super) const IDLE_ROOM_MIN: u64 = 64 << 10;
-/// Longest rest of an idle chunk that has fewer replicas than it asks for.
+/// Longest rest of an idle chunk that has fewer replicas than it asks for, or of which little is used any more.
 const IDLE_SHORT_MAX: Duration = Duration::from_secs(5);
 
 /// A change of the committed state that was decided on.
@@ -384,8 +385,9 @@ impl Soft {
             return false;
         }
         let epoch = Epoch(record.epoch);
-        // One with too few replicas gets the missing ones only when it is sealed.
-        let idle_max = if is_short(record, record.replicas.len()) {
+        // One with too few replicas gets the missing ones, and what is not used of one comes back, only when it is sealed.
+        let in_a_hurry = is_short(record, record.replicas.len()) || is_mostly_unused(record);
+        let idle_max = if in_a_hurry {
             options.idle_chunk_max.min(IDLE_SHORT_MAX)
         } else {
             options.idle_chunk_max

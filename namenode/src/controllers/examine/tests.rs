@@ -10,7 +10,7 @@ use cairn_protocol::messages::datanode::{InstructionKind, ReplicaState, VolumeRe
 use cairn_protocol::{ErrorCode, Failure};
 use tokio::time::Instant;
 
-use super::Proposal;
+use super::{IDLE_SHORT_MAX, Proposal};
 use crate::controllers::ControllerOptions;
 use crate::controllers::decide::Health;
 use crate::controllers::soft::{Soft, datanode_records};
@@ -272,6 +272,22 @@ fn idle_chunks_are_sealed_after_a_while_unless_somebody_took_them() {
     world.now += Duration::from_secs(2);
     assert_eq!(world.step(), [], "its time began anew");
     world.now += world.options.idle_chunk_max;
+    assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
+}
+
+#[test]
+fn an_idle_chunk_of_which_little_is_used_is_sealed_soon_so_that_its_space_comes_back() {
+    let mut world = World::new(3);
+    world.put(ChunkState::Idle, &[1, 2, 3]);
+    let mut txn = world.store.begin();
+    let mut record = chunk::get(&txn, CHUNK).unwrap().unwrap();
+    record.capacity = 1 << 26;
+    record.length = 1 << 20;
+    record.live_bytes = 1 << 10;
+    chunk::put(&mut txn, CHUNK, &record);
+    txn.commit(AppliedState::default()).unwrap();
+    assert_eq!(world.step(), []);
+    world.now += IDLE_SHORT_MAX;
     assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
 }
 
