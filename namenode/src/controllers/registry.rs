@@ -250,6 +250,12 @@ impl Registry {
         dead
     }
 
+    /// True if a replica refused an order because its disk hangs, and has not been heard of since.
+    pub fn is_hanging(&self, datanode: DatanodeId, incarnation: Incarnation) -> bool {
+        let known = self.datanodes.get(&datanode);
+        known.is_some_and(|known| !known.dead && known.hanging.contains_key(&incarnation))
+    }
+
     /// How far a replica can be relied on.
     pub fn standing(&self, datanode: DatanodeId, incarnation: Incarnation) -> Standing {
         let Some(known) = self.datanodes.get(&datanode) else {

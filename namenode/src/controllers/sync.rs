@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::Controllers;
 use super::copies::MARGIN_BYTES;
+use super::decide::ReplicaView;
 use super::instruct::{fault, instruction, internal};
 use super::reconcile::is_verdict;
 use super::registry::Standing;
@@ -193,8 +194,11 @@ async fn sync_one(
         let is_whole = synced == set.len();
         let nobody_awaited = awaited(controllers, term, &record, &confirmed)?.is_empty();
         // An open chunk that began with fewer replicas gets the others when it is sealed.
-        let enough = (is_whole && record.state() != ChunkState::Sealed)
-            || is_enough(synced, possible(controllers, term, &record)?, patient_until);
+        let enough = (is_whole && record.state() != ChunkState::Sealed) || {
+            let patient = Instant::now() < patient_until;
+            let possible = possible(controllers, term, &record, patient)?;
+            is_enough(synced, possible, patient_until)
+        };
         if is_whole && enough {
             if advance(controllers, id, through, &set).await? {
                 return Ok(synced_through);
@@ -239,13 +243,26 @@ fn awaited(
     Ok(set)
 }
 
-/// How many replicas the chunk can have now: live ones, and copies for which there is a datanode; at most what is asked for.
-fn possible(controllers: &Controllers, term: u64, record: &ChunkRecord) -> Result<usize, RpcError> {
+/// How many replicas the chunk can have now: live ones, and copies for which there is a datanode; at most what is asked for. `patient`: a disk
+/// that hangs may answer in a moment, so its replica counts still.
+fn possible(
+    controllers: &Controllers,
+    term: u64,
+    record: &ChunkRecord,
+    patient: bool,
+) -> Result<usize, RpcError> {
     let soft = controllers
         .soft_of(term)
         .ok_or_else(|| RpcError::not_leader(controllers.group.leader_hint()))?;
     let views = soft.views(record);
-    let live = views.iter().filter(|view| view.is_live()).count();
+    let counts = |view: &&ReplicaView| {
+        let hangs = || {
+            let datanodes = &soft.datanodes;
+            datanodes.is_hanging(view.datanode, view.incarnation)
+        };
+        view.is_live() || (patient && hangs())
+    };
+    let live = views.iter().filter(counts).count();
     let taken = views.iter().map(|view| view.datanode).collect();
     let candidates = soft.datanodes.candidates(&taken, |_| MARGIN_BYTES);
     let roomy = candidates
