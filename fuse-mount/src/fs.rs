@@ -815,7 +815,7 @@ impl MountedFs {
         let mut first = Ok(());
         let mut told = Ok(());
         for file in self.inodes.files() {
-            match self.while_answered(file.flush()).await {
+            match self.while_answered(file.inode().0, file.flush()).await {
                 Ok(flushed) => first = first.and(flushed.map(drop)),
                 Err(errno) => told = Err(errno),
             }

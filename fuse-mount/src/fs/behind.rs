@@ -364,23 +364,30 @@ impl MountedFs {
 
     /// For as long as the cluster answers to what it is told. The client's own attempts end by themselves, but the bytes of a file that
     /// the cluster does not know yet wait until it does, and that is told until it is answered.
-    pub(super) async fn while_answered<T>(&self, work: impl Future<Output = T>) -> Outcome<T> {
+    pub(super) async fn while_answered<T>(
+        &self,
+        inode: u64,
+        work: impl Future<Output = T>,
+    ) -> Outcome<T> {
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = self.unanswered() => Err(libc::EIO),
+            () = self.unanswered(inode) => Err(libc::EIO),
         }
     }
 
-    /// Until the cluster has not answered to what it is told for as long as operations wait for it.
-    async fn unanswered(&self) {
+    /// Until the cluster has not answered to what it is told for as long as operations wait for it, if an inode waits for that: others
+    /// have their own limits.
+    async fn unanswered(&self, inode: u64) {
         let patience = self.fs.patience();
         loop {
             let waited = self.waits_for_answer();
-            if waited >= patience {
+            let own = self.behind.attributes(inode).is_some();
+            if own && waited >= patience {
                 return;
             }
-            sleep(patience - waited).await;
+            let rest = patience.saturating_sub(waited);
+            sleep(rest.max(PAUSE)).await;
         }
     }
 

@@ -176,7 +176,7 @@ impl MountedFs {
     pub async fn flush(&self, inode: u64) -> Outcome<()> {
         let _hurry = self.behind.in_a_hurry();
         let file = self.file(inode)?;
-        let flushed = self.while_answered(file.flush()).await?;
+        let flushed = self.while_answered(inode, file.flush()).await?;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
     }
@@ -196,7 +196,7 @@ impl MountedFs {
         self.sync_names().await?;
         let _hurry = self.behind.in_a_hurry();
         let file = self.file(inode)?;
-        let synced = self.while_answered(file.sync()).await?;
+        let synced = self.while_answered(inode, file.sync()).await?;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
         self.sync_names().await
@@ -212,7 +212,7 @@ impl MountedFs {
     pub(super) async fn flush_as(&self, inode: u64, handle: u64) -> Outcome<()> {
         let file = self.inodes.file_of(inode, handle).ok_or(libc::EBADF)?;
         let _hurry = self.behind.in_a_hurry();
-        let flushed = self.while_answered(file.flush()).await?;
+        let flushed = self.while_answered(inode, file.flush()).await?;
         self.forget_if_lost(inode, &flushed).await;
         flushed.map(drop).map_err(number)
     }
@@ -225,7 +225,7 @@ impl MountedFs {
             self.sync_names().await?;
         }
         let _hurry = self.behind.in_a_hurry();
-        let synced = self.while_answered(file.sync()).await?;
+        let synced = self.while_answered(inode, file.sync()).await?;
         self.forget_if_lost(inode, &synced).await;
         synced.map_err(number)?;
         self.sync_names().await
