@@ -55,6 +55,11 @@ const IDLE: [(&str, &str, bool); 14] = [
 /// those of coreutils.
 fn in_words_of_hdfs(command: &str, words: Vec<OsString>) -> Vec<OsString> {
     let mut line = Vec::with_capacity(words.len() + 1);
+    // There nothing takes the place of a file unless it is said to.
+    let is_option = |word: &OsString| word == "-f" || word == "-n";
+    if matches!(command, "mv" | "cp") && !words.iter().any(is_option) {
+        line.push("--no-clobber".into());
+    }
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let text = word.to_str().unwrap_or_default();
@@ -197,8 +202,9 @@ mod tests {
             ("dfs -getmerge -nl /x y", "dfs getmerge --newline /x y"),
             ("dfs -cat -ignoreCrc /x", "dfs cat /x"),
             ("dfs -put -l -t 4 -f x /y", "dfs put -f x /y"),
-            ("dfs -cp -ptopax /x /y", "dfs cp -p /x /y"),
-            ("dfs -cp -p /x /y", "dfs cp -p /x /y"),
+            ("dfs -cp -ptopax /x /y", "dfs cp --no-clobber -p /x /y"),
+            ("dfs -cp -f -p /x /y", "dfs cp -f -p /x /y"),
+            ("dfs -mv /x /y", "dfs mv --no-clobber /x /y"),
             ("dfs -truncate -w 5 /x", "dfs truncate -s 5 /x"),
             ("dfs -stat %n:%s /x /%y", "dfs stat -c %n:%s /x /%y"),
             ("dfs -help ls", "dfs ls --help"),
