@@ -29,6 +29,8 @@ pub(super) struct ReplicaView {
     pub empty: bool,
     /// It failed only because it ends here, too early; that its datanode can be asked goes without saying.
     pub short_length: Option<u64>,
+    /// Its datanode can make nothing of its files, and may after its next start.
+    pub unreadable: bool,
     /// All its bytes were read and are right, since one of the set is known to have failed.
     pub proven: bool,
 }
@@ -184,8 +186,10 @@ fn decide_sealed(record: &ChunkRecord, replicas: &[ReplicaView], no_target: bool
             actions: vec![Action::DeclareLost(held)],
         };
     }
-    // Without a good one, a copy is put together from what the bad ones still have.
-    let salvage = live == 0 && replicas.iter().any(is_salvage) && !no_target;
+    // Without a good one, a copy is put together from what the bad ones still have: not where all of them end too early.
+    let has_end =
+        |view: &ReplicaView| is_salvage(view) && view.askable && view.short_length.is_none();
+    let salvage = live == 0 && replicas.iter().any(has_end) && !no_target;
     if (good > 0 && present < wanted) || salvage {
         actions.push(Action::Copy(u32::try_from(counting).unwrap_or(u32::MAX)));
     }
@@ -214,7 +218,7 @@ fn longest_of_all_short(replicas: &[ReplicaView]) -> Option<u64> {
 
 /// Bytes may still be read from it.
 pub(super) fn is_salvage(view: &ReplicaView) -> bool {
-    view.standing == Standing::Failed && !view.empty
+    view.standing == Standing::Failed && !view.empty && !view.unreadable
 }
 
 /// What is to become of replicas that are known bad, while there is a good one.
@@ -284,6 +288,7 @@ mod tests {
             askable: true,
             empty: false,
             short_length: None,
+            unreadable: false,
             proven: false,
         }
     }
@@ -426,6 +431,28 @@ mod tests {
         replicas[0].empty = true;
         replicas[1].empty = true;
         assert_eq!(actions(ChunkState::Sealed, &replicas), []);
+    }
+
+    #[test]
+    fn no_copy_is_tried_where_no_replica_can_have_the_end() {
+        let mut replicas = [1, 2, 3].map(|id| view(id, Standing::Failed));
+        replicas[0].empty = true;
+        (replicas[1].short_length, replicas[2].unreadable) = (Some(40), true);
+        let decision = decide(
+            &record(ChunkState::Sealed),
+            &replicas,
+            Circumstances::default(),
+        );
+        assert_eq!(decision.actions, [], "and nothing is taken for lost");
+        assert_eq!(decision.health, Health::Unavailable);
+        replicas[2].unreadable = false;
+        assert_eq!(actions(ChunkState::Sealed, &replicas), [Action::Copy(0)]);
+        replicas[2].askable = false;
+        assert_eq!(
+            actions(ChunkState::Sealed, &replicas),
+            [],
+            "it cannot be read"
+        );
     }
 
     #[test]

@@ -365,6 +365,10 @@ impl Soft {
                 short_length: known
                     .filter(|known| known.is_alive())
                     .and_then(|known| known.failed.get(&incarnation)?.short_length),
+                unreadable: known.is_some_and(|known| {
+                    let fault = known.failed.get(&incarnation);
+                    fault.is_some_and(|fault| fault.unreadable)
+                }),
                 proven: known.is_some_and(|known| known.proven.contains(&incarnation)),
             }
         });

@@ -237,11 +237,9 @@ fn take_result(
         }
         return Ok(());
     }
-    let state = result
-        .state
-        .as_ref()
-        .filter(|state| state.incarnation == incarnation.0 && state.chunk == chunk.0);
-    if let Some(state) = state {
+    let found = result.state.as_ref();
+    let found = found.filter(|state| state.chunk == chunk.0);
+    if let Some(state) = found.filter(|state| state.incarnation == incarnation.0) {
         let store = controllers.store();
         let states = std::slice::from_ref(state);
         controllers.take_states(&store.snapshot(), term, datanode, states)?;
@@ -257,7 +255,8 @@ fn take_result(
     };
     if is_verdict(failure.code) {
         tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica failed");
-        soft.mark_failed(datanode, chunk, incarnation, fault(failure.code, state));
+        let fault = fault(failure.code, incarnation, found);
+        soft.mark_failed(datanode, chunk, incarnation, fault);
     } else {
         let when = Instant::now() + controllers.options.retry_after;
         soft.work.touch_at(when, chunk);
@@ -265,14 +264,22 @@ fn take_result(
     Ok(())
 }
 
-/// What is wrong with a replica that refused an order with this verdict and is in this state.
-pub(super) fn fault(code: ErrorCode, state: Option<&ReplicaState>) -> Fault {
+/// What is wrong with a replica on which this verdict was spoken, while its datanode has the chunk in this state.
+pub(super) fn fault(
+    code: ErrorCode,
+    incarnation: Incarnation,
+    state: Option<&ReplicaState>,
+) -> Fault {
     let is_short = |state: &&ReplicaState| {
-        code == ErrorCode::WrongLength && !state.sealed && !state.bad && !state.gone
+        let is_it = state.incarnation == incarnation.0;
+        is_it && code == ErrorCode::WrongLength && !state.sealed && !state.bad && !state.gone
     };
+    // Without its header it is of incarnation 0 there, like all that lost theirs.
+    let is_unreadable = |state: &ReplicaState| state.bad && !state.gone && state.length == 0;
     Fault {
         code,
         short_length: state.filter(is_short).map(|state| state.length),
+        unreadable: state.is_some_and(is_unreadable),
     }
 }
 

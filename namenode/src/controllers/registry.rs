@@ -37,6 +37,8 @@ pub(super) struct Fault {
     pub code: ErrorCode,
     /// All that is wrong is that it ends here, too early, and it is not sealed.
     pub short_length: Option<u64>,
+    /// There are files of it, and its datanode can make nothing of them. A start may: when a disk reads again, or newer software runs.
+    pub unreadable: bool,
 }
 
 impl From<ErrorCode> for Fault {
@@ -44,6 +46,7 @@ impl From<ErrorCode> for Fault {
         Self {
             code,
             short_length: None,
+            unreadable: false,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Controllers;
 use super::examine::IDLE_ROOM_MIN;
-use super::instruct::internal;
+use super::instruct::{fault, internal};
 use super::placement::{Wish, choose};
 use super::reconcile::{Meaning, judge};
 use super::registry::{Fault, Standing};
@@ -495,7 +495,8 @@ impl Soft {
             }
             Meaning::Failed(code) => {
                 tracing::warn!(%chunk, datanode = %id, %incarnation, ?code, "replica failed");
-                self.mark_failed(id, chunk, incarnation, code);
+                let fault = fault(code, incarnation, Some(state));
+                self.mark_failed(id, chunk, incarnation, fault);
             }
             Meaning::Short => {
                 let length = record.map_or(0, |record| record.length);

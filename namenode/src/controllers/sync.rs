@@ -303,10 +303,8 @@ async fn sync_replica(
     let Some(failure) = result.failure.clone().map(Failure::from) else {
         return true;
     };
-    let state = result
-        .state
-        .as_ref()
-        .filter(|state| state.incarnation == incarnation.0);
+    let found = result.state.as_ref();
+    let found = found.filter(|state| state.chunk == chunk.0);
     if result.hanging
         && let Some(mut soft) = controllers.soft_of(term)
     {
@@ -317,7 +315,8 @@ async fn sync_replica(
         && let Some(mut soft) = controllers.soft_of(term)
     {
         tracing::warn!(%chunk, %datanode, %incarnation, error = %failure, "replica cannot sync");
-        soft.mark_failed(datanode, chunk, incarnation, fault(failure.code, state));
+        let fault = fault(failure.code, incarnation, found);
+        soft.mark_failed(datanode, chunk, incarnation, fault);
         controllers.work.notify_one();
     }
     false

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{IDLE_SHORT_MAX, Proposal};
 use crate::controllers::ControllerOptions;
 use crate::controllers::decide::Health;
+use crate::controllers::instruct::fault;
 use crate::controllers::soft::{Soft, datanode_records};
 use crate::store::records::{ChunkRecord, ChunkState, DatanodeRecord, ReplicaRecord};
 use crate::store::{AppliedState, Read, Store, StoreOptions, chunk, datanode, idle_chunk, replica};
@@ -123,6 +124,19 @@ impl World {
         let cluster = snapshot.cluster_record().unwrap();
         let id = DatanodeId(id);
         self.soft.take_state(id, &state, record.as_ref(), &cluster);
+    }
+
+    /// The datanode refuses an order, and says what it has instead.
+    fn refuses(
+        &mut self,
+        id: u64,
+        (chunk, incarnation): (ChunkId, Incarnation),
+        code: ErrorCode,
+        state: ReplicaState,
+    ) {
+        let fault = fault(code, incarnation, Some(&state));
+        self.soft
+            .mark_failed(DatanodeId(id), chunk, incarnation, fault);
     }
 
     fn step(&mut self) -> Vec<Proposal> {
@@ -256,6 +270,39 @@ fn a_short_replica_of_an_open_chunk_is_asked_before_it_is_judged() {
         .soft
         .mark_failed(DatanodeId(2), CHUNK, incarnation(2), ErrorCode::WrongLength);
     assert_eq!(world.step(), [Proposal::Seal(CHUNK, Epoch(2))]);
+}
+
+/// A power loss left files without their records: their datanode does not even know which life of the replica they are.
+#[test]
+fn replicas_of_which_nothing_can_be_read_are_not_copied_and_not_taken_for_lost() {
+    let mut world = World::new(5);
+    world.put(ChunkState::Sealed, &[1, 2, 3]);
+    let nothing = ReplicaState {
+        length: 0,
+        epoch: 0,
+        sealed: false,
+        bad: true,
+        ..sealed(1)
+    };
+    world.says(1, nothing.clone());
+    for id in [2, 3] {
+        let headless = ReplicaState {
+            incarnation: 0,
+            ..nothing.clone()
+        };
+        let key = (CHUNK, incarnation(id));
+        world.refuses(id, key, ErrorCode::PreconditionFailed, headless);
+    }
+    assert_eq!(world.step(), [], "one of them may be read after a restart");
+    assert_eq!(world.soft.health[&CHUNK], Health::Unavailable);
+    assert_eq!(world.soft.queue.first(9), []);
+    let rotten = ReplicaState {
+        length: LENGTH,
+        ..nothing
+    };
+    world.says(1, rotten);
+    assert_eq!(world.step(), []);
+    assert_eq!(world.soft.queue.first(9), [CHUNK], "most of it is there");
 }
 
 #[test]
