@@ -59,6 +59,16 @@ pub struct ClusterOptions {
     pub http: Option<GatewaySettings>,
 }
 
+impl ClusterOptions {
+    /// The default with so many namenodes.
+    pub fn of_namenodes(namenodes: usize) -> Self {
+        Self {
+            namenodes,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for ClusterOptions {
     fn default() -> Self {
         Self {

@@ -112,12 +112,9 @@ async fn a_cluster_of_one_grows_to_three_and_survives_its_founder() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_namenode_is_replaced_and_another_removed_while_clients_work() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     let load = Load::start(cluster.client().await.unwrap());
     let leader = cluster.leader().await.unwrap();
@@ -146,12 +143,9 @@ async fn a_lost_namenode_is_replaced_and_another_removed_while_clients_work() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over_while_clients_work() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     let load = Load::start(cluster.client().await.unwrap());
     for _ in 0..3 {
@@ -177,12 +171,9 @@ async fn leadership_is_handed_over_while_clients_work() {
 /// Otherwise the group would shrink, and whoever asked would believe that it had not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_does_not_take_the_place_of_another() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     let address = cluster.addresses()[0].clone();
     let old = id(&cluster, 1);
@@ -272,12 +263,9 @@ async fn a_member_that_was_away_too_long_catches_up_from_a_snapshot() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namenode_whose_directory_was_lost_never_votes_under_its_old_id() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     fs.mkdir("/before", 0o755).await.unwrap();
     let leader = cluster.leader().await.unwrap();

@@ -395,12 +395,9 @@ async fn many_things_are_told_in_few_entries() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_may_die_meanwhile() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     let a = Delegate::start(cluster.client().await.unwrap()).await;
     let top = a.directory("top").await;

@@ -217,12 +217,9 @@ const REGION: u64 = 1_500_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_tasks_share_a_file_while_the_leader_dies() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     let file = create(&fs, "/shared").await;
     // Written first, so that every region has its place.

@@ -62,12 +62,9 @@ async fn a_sync_is_durable_on_every_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_covers_bytes_that_others_wrote() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let writers = [
         cluster.client().await.unwrap(),
         cluster.client().await.unwrap(),

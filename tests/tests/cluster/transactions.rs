@@ -34,12 +34,9 @@ fn unlink(path: &str) -> OperationKind {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_happens_wholly_or_not_at_all() {
-    let mut cluster = MiniCluster::start(ClusterOptions {
-        namenodes: 3,
-        ..ClusterOptions::default()
-    })
-    .await
-    .unwrap();
+    let mut cluster = MiniCluster::start(ClusterOptions::of_namenodes(3))
+        .await
+        .unwrap();
     let fs = cluster.client().await.unwrap();
     fs.write_file("/new", content(1, 2000), &WriteOptions::default())
         .await
