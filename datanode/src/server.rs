@@ -290,7 +290,11 @@ async fn sync_open_replicas(
             () = stop.cancelled() => break,
             () = sleep(interval.max(SYNC_INTERVAL_MIN)) => {}
         }
-        replicas.sync_all_open().await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = replicas.sync_all_open() => {}
+        }
     }
     // A clean stop leaves nothing to the power.
     replicas.sync_before_stop().await;
