@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -272,16 +272,20 @@ impl Replicas {
         Ok(())
     }
 
-    /// Removes the replica of this incarnation. One that is not there is removed already. `turn` as for `sync`.
+    /// Removes the replica of this incarnation. One that is not there is removed already. `turn` as for `sync`. Once the caller has
+    /// gone away, the replica either is not found any more or stays: whoever ordered it may count on it by then.
     pub(crate) async fn delete(
         &self,
         chunk: ChunkId,
         incarnation: Incarnation,
         turn: impl Send + 'static,
     ) -> Result<(), Failure> {
+        let wanted = Wanted::default();
+        let still_wanted = wanted.0.clone();
         self.run(move |store| {
             let _turn = turn;
-            match store.delete(chunk, incarnation) {
+            let leave = || Some(lock(&still_wanted)).filter(|unwanted| !**unwanted);
+            match store.delete_if(chunk, incarnation, leave) {
                 Err(StoreError::NoReplica { .. }) => Ok(()),
                 other => other,
             }
@@ -417,6 +421,21 @@ impl Replicas {
         })
         .await
     }
+}
+
+/// Says that something is not wanted any more when it is dropped.
+#[derive(Default)]
+struct Wanted(Arc<Mutex<bool>>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        *lock(&self.0) = true;
+    }
+}
+
+fn lock(unwanted: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    // Nothing inside can panic.
+    unwanted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sync_for_the_last_time(volume: &Arc<Volume>) {

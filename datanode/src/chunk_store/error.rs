@@ -15,6 +15,8 @@ use cairn_protocol::ids::{ChunkId, Epoch, Incarnation};
 pub enum StoreError {
     #[error("chunk {chunk}: no replica here")]
     NoReplica { chunk: ChunkId },
+    #[error("chunk {chunk}: it is not to be deleted any more")]
+    Unwanted { chunk: ChunkId },
     #[error("chunk {chunk}: a replica of incarnation {incarnation} is here already")]
     ReplicaExists {
         chunk: ChunkId,
@@ -125,7 +127,9 @@ impl StoreError {
             | Self::Stopped { .. }
             | Self::TooManyBlocks { .. } => ErrorCode::NoSpace,
             Self::DiskFailed { .. } | Self::Withdrawn { .. } => ErrorCode::DiskFailed,
-            Self::Exhausted { .. } | Self::Hanging { .. } => ErrorCode::Overloaded,
+            Self::Exhausted { .. } | Self::Hanging { .. } | Self::Unwanted { .. } => {
+                ErrorCode::Overloaded
+            }
         }
     }
 }

@@ -228,9 +228,14 @@ impl ChunkStore {
         self.volume_of(chunk)?.verify(chunk, from, budget_bytes)
     }
 
-    /// See [`Volume::delete`].
-    pub fn delete(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), StoreError> {
-        self.volume_of(chunk)?.delete(chunk, incarnation)
+    /// See [`Volume::delete_if`].
+    pub fn delete_if<G>(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        wanted: impl FnOnce() -> Option<G>,
+    ) -> Result<(), StoreError> {
+        self.volume_of(chunk)?.delete_if(chunk, incarnation, wanted)
     }
 
     /// One replica, unless it lies on a failed volume.

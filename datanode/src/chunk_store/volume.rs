@@ -365,10 +365,24 @@ impl Volume {
 
     /// Removes a replica of this incarnation.
     pub fn delete(&self, chunk: ChunkId, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.delete_if(chunk, incarnation, || Some(()))
+    }
+
+    /// The same if it is still wanted when its turn comes, which a slow disk may put off. What `wanted` gives is kept until nobody
+    /// finds the replica any more.
+    pub fn delete_if<G>(
+        &self,
+        chunk: ChunkId,
+        incarnation: Incarnation,
+        wanted: impl FnOnce() -> Option<G>,
+    ) -> Result<(), StoreError> {
         self.health.expect_working()?;
         let _one = lock(&self.naming);
         self.health.expect_working()?;
         {
+            let Some(_wanted) = wanted() else {
+                return Err(StoreError::Unwanted { chunk });
+            };
             let mut table = self.write_table();
             let entry = table.get(&chunk).ok_or(StoreError::NoReplica { chunk })?;
             let recorded = entry.incarnation();

@@ -24,8 +24,8 @@ const INSTRUCTIONS_MAX: usize = 256;
 /// Instructions of one request that are carried out at once.
 const AT_ONCE: usize = 8;
 
-/// How long an order is waited for: others of the same request wait for the answer. What takes longer goes on, and is found to be done when
-/// the leader repeats the order.
+/// How long an order is waited for: others of the same request wait for the answer. A seal or sync that takes longer goes on, and is found to
+/// be done when the leader repeats the order; a deletion is given up, unless the replica is gone by then.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// How much of a replica one step of a verification reads; between steps others get their turn.
@@ -168,7 +168,17 @@ impl Commands {
                 let turn = self.turn(chunk).await?;
                 self.copies.cancel(chunk, incarnation);
                 let delete = replicas.delete(chunk, incarnation, turn);
-                self.answer(chunk, delete).await
+                let deleted = self.answer(chunk, delete).await;
+                // Only its files are left to be removed: a crash that keeps them leaves a surplus replica.
+                let is_left = || {
+                    replicas
+                        .find(chunk)
+                        .is_some_and(|it| it.incarnation == incarnation.0)
+                };
+                match deleted {
+                    Err(failure) if failure.code == ErrorCode::Overloaded && !is_left() => Ok(()),
+                    other => other,
+                }
             }
             InstructionKind::Sync(SyncReplica { through }) => {
                 let turn = self.turn(chunk).await?;

@@ -1,5 +1,6 @@
 //! Disks that fail, fill up or rot: the datanode goes on with what works, and says so.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,7 +16,7 @@ use cairn_daemon::disk::sim::SimDisk;
 use cairn_daemon::disk::watched::{Access, WatchedDisk, Watcher};
 use cairn_protocol::ids::ChunkId;
 use cairn_protocol::messages::datanode::{
-    InstructResult, InstructionKind, SealReplica, VolumeReport,
+    DeleteReplica, InstructResult, InstructionKind, SealReplica, VolumeReport,
 };
 use cairn_protocol::token::GrantKind;
 use cairn_protocol::{ErrorCode, Failure};
@@ -118,6 +119,8 @@ struct Hang(Arc<Gate>);
 struct Gate {
     held: Mutex<Option<PathBuf>>,
     changed: Condvar,
+    /// What was called while it was held up.
+    waited: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Gate {
@@ -142,7 +145,10 @@ impl Watcher for Gate {
             let held = held.as_ref();
             held.is_some_and(|directory| path.starts_with(directory))
         };
-        let held = self.held.lock().unwrap();
+        let mut held = self.held.lock().unwrap();
+        if is_held(&mut held) {
+            self.waited.lock().unwrap().insert(path.to_path_buf());
+        }
         drop(self.changed.wait_while(held, is_held).unwrap());
         Ok(())
     }
@@ -259,6 +265,54 @@ async fn a_disk_that_hangs_does_not_hold_up_orders_for_the_other_one() {
         }
     }
     cluster.namenode.until(sealed).await;
+}
+
+/// The leader may count on the replica again by then.
+#[tokio::test]
+async fn a_deletion_that_nobody_waits_for_any_more_is_not_carried_out() {
+    let (cluster, gate) = with_a_gate().await;
+    let id = cluster.nodes[0].id;
+    cluster.write(1, &[0], &data(5000, 1)).await;
+    let store = store_of(&cluster);
+    let volume = Arc::clone(store.volume_of(ChunkId(1)).unwrap());
+    let hang = gate.hold(volume.path());
+    // Names are changed one at a time: the deletion waits behind this.
+    let creates = Arc::clone(&volume);
+    let created = tokio::task::spawn_blocking(move || {
+        creates.create(ChunkId(99), 1.into(), 1.into()).map(drop)
+    });
+    let (data_path, _) = volume.files_of(ChunkId(99));
+    let waits = |path: &PathBuf| data_path.starts_with(path) && path != volume.path();
+    while !gate.waited.lock().unwrap().iter().any(waits) {
+        tokio::task::yield_now().await;
+    }
+    let order = |kind| cluster.instruction(0, TERM, 1, incarnation(id), kind);
+    let delete = order(InstructionKind::Delete(DeleteReplica {}));
+    let answered = cluster.instruct_with(0, delete).await.unwrap();
+    let refused = Failure::from(answered.results[0].failure.clone().unwrap());
+    assert_eq!(refused.code, ErrorCode::Overloaded, "{refused}");
+    assert!(answered.results[0].state.is_some());
+    drop(hang);
+    created.await.unwrap().ok();
+    // Whoever comes after the deletion finds the replica.
+    loop {
+        let seal = SealReplica {
+            epoch: 1,
+            length: 5000,
+        };
+        let answered = cluster
+            .instruct_with(0, order(InstructionKind::Seal(seal)))
+            .await;
+        match answered.unwrap().results[0]
+            .failure
+            .clone()
+            .map(Failure::from)
+        {
+            None => break,
+            Some(failure) => assert_eq!(failure.code, ErrorCode::Overloaded, "{failure}"),
+        }
+    }
+    assert!(cluster.read(0, 1, 0, 5000).await == data(5000, 1));
 }
 
 #[tokio::test]
