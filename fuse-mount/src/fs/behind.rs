@@ -13,7 +13,7 @@ use cairn_protocol::messages::operation::{Commit, Mkdir, OperationKind, OutcomeK
 use cairn_protocol::{ErrorCode, Failure};
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{MountedFs, Outcome, Requester, number};
 use crate::behind::{Actor, Batch, Behind, Condition, Made, Named, New, Untold};
@@ -376,18 +376,19 @@ impl MountedFs {
         }
     }
 
-    /// Until the cluster has not answered to what it is told for as long as operations wait for it, if an inode waits for that: others
-    /// have their own limits.
+    /// Until the cluster has not answered to what it is told for as long as operations wait for it. An inode that is not an own one
+    /// may not need that answer: whoever works on it has that time in any case.
     async fn unanswered(&self, inode: u64) {
         let patience = self.fs.patience();
+        let begun = Instant::now();
         loop {
-            let waited = self.waits_for_answer();
             let own = self.behind.attributes(inode).is_some();
-            if own && waited >= patience {
+            let had = if own { patience } else { begun.elapsed() };
+            let waited = self.waits_for_answer().min(had);
+            if waited >= patience {
                 return;
             }
-            let rest = patience.saturating_sub(waited);
-            sleep(rest.max(PAUSE)).await;
+            sleep((patience - waited).max(PAUSE)).await;
         }
     }
 
