@@ -22,6 +22,11 @@ impl SyncedVersion {
         self.0 = self.0.max(version);
     }
 
+    /// All bytes of this version are on disk.
+    pub(crate) fn covers(self, version: u64) -> bool {
+        self.0 != 0 && self.0 >= version
+    }
+
     /// An operation of our own has brought bytes. True if all bytes of the version that it made are on disk.
     pub(crate) fn committed(&mut self, outcome: &InodeOutcome) -> bool {
         let is_synced = match outcome.synced_since {

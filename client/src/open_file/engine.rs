@@ -200,7 +200,7 @@ impl Engine {
                 // Without a flush that waits, the next one tells what there is to tell.
                 if !work.flushes.is_empty() {
                     let mut report = state.report();
-                    report.is_synced = told_by_commit && state.commit_is_synced;
+                    report.is_synced |= told_by_commit && state.commit_is_synced;
                     drop(state);
                     answer(work.flushes, &Ok(report));
                 }

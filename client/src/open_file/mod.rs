@@ -385,13 +385,15 @@ impl OpenFile {
         Engine::wake(inner);
     }
 
-    /// Flushes, and makes the file durable on every replica. Cancel-safe.
+    /// Flushes, and makes the file durable on every replica: what was written here, and what others have committed of which this
+    /// client has heard (by an open, by attributes, by [`OpenFile::invalidate`]). Nobody is asked if that is known to be so. Cancel-safe.
     pub async fn sync(&self) -> Result<Option<Attributes>> {
         let inner = self.inner();
         let flushed = self.flush_to_tell(true).await?;
         if !flushed.is_synced {
+            let invalidations = lock(&inner.state).invalidations();
             let version = inner.fs.sync_inode(&inner.subject, inner.inode).await?;
-            lock(&inner.state).synced.learn(version);
+            lock(&inner.state).synced_by_namenode(version, invalidations);
         }
         Ok(flushed.attributes)
     }

@@ -36,7 +36,7 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Flushed {
     /// After the last commit; `None` if there was none since the last flush.
     pub(super) attributes: Option<Attributes>,
-    /// A commit that was sent after the flush was asked for has left all bytes of the file on disk.
+    /// All bytes of the file are on disk: those written here, and those of others of which this client has heard.
     pub(super) is_synced: bool,
 }
 
@@ -85,6 +85,8 @@ pub(super) struct State {
 
     /// The version of which all bytes are known to be on disk.
     pub(super) synced: SyncedVersion,
+    /// So many changes by others were known of when the namenode was asked for that.
+    synced_invalidations: u64,
     /// All bytes of the version that the last commit made are.
     pub(super) commit_is_synced: bool,
 
@@ -143,6 +145,7 @@ impl State {
             invalidations: 0,
             refreshed: 0,
             synced: SyncedVersion::default(),
+            synced_invalidations: 0,
             commit_is_synced: false,
             flushes: Vec::new(),
             sync_wanted: false,
@@ -448,11 +451,27 @@ impl State {
         self.loss.as_ref().map_or(0, |loss| loss.number)
     }
 
+    /// How often others were said to have changed the file.
+    pub(super) fn invalidations(&self) -> u64 {
+        self.invalidations
+    }
+
+    /// The namenode, asked after so many `invalidations`, has had all bytes of a version synced.
+    pub(super) fn synced_by_namenode(&mut self, version: u64, invalidations: u64) {
+        self.synced.learn(version);
+        self.synced_invalidations = self.synced_invalidations.max(invalidations);
+    }
+
+    /// All committed bytes of which this client has heard are on disk: there is nothing to ask for.
+    fn is_synced(&self) -> bool {
+        self.synced.covers(self.version) && self.synced_invalidations == self.invalidations
+    }
+
     /// What a flush with nothing left to do answers, beside losses.
     pub(super) fn report(&mut self) -> Flushed {
         Flushed {
             attributes: self.unreported.take(),
-            is_synced: false,
+            is_synced: self.is_synced(),
         }
     }
 }

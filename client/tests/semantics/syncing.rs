@@ -83,12 +83,39 @@ async fn bytes_that_were_flushed_before_or_that_others_wrote_are_asked_for() {
     file.write(0, "ours".into()).await.unwrap();
     file.sync().await.unwrap();
     assert_eq!(cluster.state().syncs, syncs + 3);
-    // With nothing to commit nobody tells what others did.
+    // They write again, and this time we hear of it.
+    other.write_at("/file", 20, "more".into()).await.unwrap();
+    file.invalidate();
     file.sync().await.unwrap();
     assert_eq!(cluster.state().syncs, syncs + 4);
     file.write(0, "again".into()).await.unwrap();
     file.sync().await.unwrap();
     assert_eq!(cluster.state().syncs, syncs + 4);
+}
+
+#[tokio::test]
+async fn who_knows_that_everything_is_on_disk_asks_nobody() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let file = synced_file(&fs, "/file").await;
+    let same = file.open_again();
+    let before = counts(&cluster);
+    file.sync().await.unwrap();
+    same.sync().await.unwrap();
+    assert_eq!(counts(&cluster), before);
+    // It was opened again: others have made a version of which nothing is known.
+    let other = cluster.connect().await;
+    other.write_at("/file", 0, "theirs".into()).await.unwrap();
+    let opened = fs.open_file(file.inode()).await.unwrap();
+    let (_, _, syncs) = counts(&cluster);
+    file.sync().await.unwrap();
+    opened.sync().await.unwrap();
+    assert_eq!(counts(&cluster).2, syncs + 1);
+    // What was told of after the question was sent is asked for again.
+    file.invalidate();
+    file.sync().await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(counts(&cluster).2, syncs + 2);
 }
 
 #[tokio::test]

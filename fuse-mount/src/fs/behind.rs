@@ -129,7 +129,7 @@ impl MountedFs {
     async fn tell_steps(&self) {
         loop {
             self.behind.work.notified().await;
-            // One entry of the log for many things, and one packet for many files.
+            // One entry of the log for many things, and one packet for many files: an entry costs the namenodes as much as dozens of steps.
             if !self.behind.is_hurried() {
                 let _ = timeout(COMPANY, self.behind.hurry.notified()).await;
             }
@@ -138,10 +138,12 @@ impl MountedFs {
                     file.commit_soon();
                 }
             }
-            while let Some(batch) = self.behind.take_batch() {
+            if let Some(batch) = self.behind.take_batch() {
                 self.behind.set_telling(true);
                 self.tell(batch).await;
                 self.behind.set_telling(false);
+                // There may be more by now.
+                self.behind.work.notify_one();
             }
         }
     }
