@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use openraft::{Raft, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -36,6 +37,15 @@ pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
 
 /// A read waits this long for its quorum and for apply at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// When a member that has just started stands for election, each time a little later (below [`STAGGER`]): if all have started, none
+/// hears a leader, and a whole election timeout would pass before the first one stands.
+const FIRST_ELECTIONS: [Duration; 3] = [
+    Duration::from_millis(60),
+    Duration::from_millis(220),
+    Duration::from_millis(380),
+];
+const STAGGER: Duration = Duration::from_millis(120);
 
 /// How the group behaves. The defaults suit a data centre; all members use the same ones.
 #[derive(Clone, Debug)]
@@ -168,6 +178,9 @@ impl Group {
         let (watched, members) = (room.clone(), raft.clone());
         tasks.component("room", |stop| {
             watched.watch(room_options, move || other_voters(id, &members), stop)
+        });
+        tasks.component("first-elections", |stop| {
+            stand_after_start(id, raft.clone(), stop)
         });
         let (sender, leadership) = watch::channel(Leadership::default());
         tasks.component("leadership", |stop| {
@@ -389,6 +402,43 @@ fn other_voters(id: NodeId, raft: &RaftHandle) -> Vec<NodeId> {
     let metrics = metrics.borrow_watched();
     let voters = metrics.membership_config.membership().voter_ids();
     voters.filter(|voter| *voter != id).collect()
+}
+
+/// Stands for election a few times soon after the start, and disturbs nobody with it: first it asks whether a quorum would vote for
+/// this member, and nobody would who hears a leader, or has more of the log.
+async fn stand_after_start(
+    id: NodeId,
+    raft: RaftHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let term = raft.metrics().borrow_watched().current_term;
+    let began = Instant::now();
+    for (attempt, after) in (0..).zip(FIRST_ELECTIONS) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = sleep_until(began + after + stagger(id, term, attempt)) => {}
+        }
+        if let Err(fatal) = raft.trigger().elect(true).await {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            anyhow::bail!("raft stopped: {fatal}");
+        }
+    }
+    stop.cancelled().await;
+    Ok(())
+}
+
+/// Another one for each member, term and attempt, so that members do not stand at the same time again and again. SplitMix64 (Steele, Lea
+/// and Flood, "Fast splittable pseudorandom number generators", 2014).
+fn stagger(id: NodeId, term: u64, attempt: u64) -> Duration {
+    let mut mixed = (id ^ term.rotate_left(32))
+        .wrapping_add((attempt + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^= mixed >> 31;
+    Duration::from_millis(mixed % STAGGER.as_millis() as u64)
 }
 
 /// Follows the library's metrics and tells the rest of the process who leads. Ends when the library does: a stopped library

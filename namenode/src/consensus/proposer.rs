@@ -1,10 +1,13 @@
 //! Group commit: concurrent commands leave in one Raft entry.
 //!
 //! One task collects. While few batches are in flight a command goes at once; when the log is busy, those that arrive meanwhile
-//! share the next entry, so that the batch grows with the load and an idle cluster answers without delay. The leader's clock is
-//! read here, once for each entry, and nowhere else in what is proposed.
+//! share the next entry, so that the batch grows with the load and an idle cluster answers without delay. An entry costs the members
+//! as much as dozens of commands, most of it for waking threads, so a crowd of callers is kept together: while an entry of many is on
+//! its way the next one waits to be as large, and when it has been answered its callers are waited for a moment, for they are about
+//! to come back. The leader's clock is read here, once for each entry, and nowhere else in what is proposed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_daemon::clock::Clock;
@@ -15,6 +18,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::group::RaftHandle;
@@ -30,6 +34,10 @@ const BATCH_COMMANDS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Entries in flight at once. Two keep disk and network busy while the next batch gathers.
 const IN_FLIGHT_MAX: usize = 2;
+/// Commands of an entry whose callers are a crowd; fewer are neither waited for nor made to wait.
+const CROWD: usize = 8;
+/// How long after its answer a crowd is waited for.
+const CROWD_RETURNS: Duration = Duration::from_millis(1);
 
 /// A command's outcome and the index of the entry that did it.
 #[derive(Clone, Debug)]
@@ -70,6 +78,108 @@ impl ProposerHandle {
     }
 }
 
+/// Commands for the next entry.
+#[derive(Default)]
+struct Gathered {
+    commands: Vec<Waiting>,
+    bytes: usize,
+    /// Did not fit any more.
+    left: Option<Waiting>,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.left.is_some() || self.commands.len() >= BATCH_COMMANDS_MAX
+    }
+
+    fn push(&mut self, one: Waiting) {
+        if !self.is_empty() && self.bytes + one.bytes > BATCH_BYTES_MAX {
+            self.left = Some(one);
+            return;
+        }
+        self.bytes += one.bytes;
+        self.commands.push(one);
+    }
+
+    fn take(&mut self) -> Vec<Waiting> {
+        let left = self.left.take();
+        self.bytes = left.as_ref().map_or(0, |left| left.bytes);
+        let rest = left.into_iter().collect();
+        std::mem::replace(&mut self.commands, rest)
+    }
+}
+
+/// When an entry may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Now,
+    /// Then, unless enough arrives before.
+    At(Instant),
+    /// Once enough arrives, or an entry is answered.
+    Never,
+}
+
+impl Due {
+    async fn comes(self) {
+        match self {
+            Self::Now => {}
+            Self::At(instant) => sleep_until(instant).await,
+            Self::Never => std::future::pending().await,
+        }
+    }
+}
+
+/// How many come together.
+#[derive(Debug, Default)]
+struct Crowd {
+    /// Commands of the entry that was sent last.
+    sent: usize,
+    /// Of the one that was answered last, and when.
+    answered: Option<(usize, Instant)>,
+}
+
+impl Crowd {
+    fn sent(&mut self, commands: usize) {
+        self.sent = commands;
+        self.answered = None;
+    }
+
+    fn answered(&mut self, commands: usize) {
+        self.answered = Some((commands, Instant::now()));
+    }
+
+    fn due(&self, batch: &Gathered, in_flight: usize) -> Due {
+        let there = batch.commands.len();
+        if in_flight >= IN_FLIGHT_MAX {
+            return Due::Never;
+        }
+        if batch.is_full() {
+            return Due::Now;
+        }
+        if in_flight > 0 {
+            return match self.sent >= CROWD && there < self.sent {
+                true => Due::Never,
+                false => Due::Now,
+            };
+        }
+        match self.answered {
+            // A few never come back, or late.
+            Some((crowd, at)) if crowd >= CROWD && there < crowd - crowd / 4 => {
+                let until = at + CROWD_RETURNS;
+                match until > Instant::now() {
+                    true => Due::At(until),
+                    false => Due::Now,
+                }
+            }
+            _ => Due::Now,
+        }
+    }
+}
+
 /// Collects commands into entries.
 pub(super) struct Proposer {
     raft: RaftHandle,
@@ -94,53 +204,41 @@ impl Proposer {
 
     /// Runs until `stop` is cancelled; who waits then is told that the process shuts down.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-        // A command that did not fit into the last batch.
-        let mut left: Option<Waiting> = None;
+        let mut in_flight: FuturesUnordered<BoxFuture<'static, usize>> = FuturesUnordered::new();
+        let mut batch = Gathered::default();
+        let mut crowd = Crowd::default();
         loop {
-            if in_flight.len() >= IN_FLIGHT_MAX {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return Ok(()),
-                    _ = in_flight.next() => {}
-                }
+            let due = match batch.is_empty() {
+                true => Due::Never,
+                false => crowd.due(&batch, in_flight.len()),
+            };
+            if matches!(due, Due::Now) {
+                let commands = batch.take();
+                crowd.sent(commands.len());
+                in_flight.push(Box::pin(self.submit(commands)));
                 continue;
             }
-            let first = match left.take() {
-                Some(first) => first,
-                None => tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return Ok(()),
-                    Some(()) = in_flight.next() => continue,
-                    first = self.queue.recv() => match first {
-                        Some(first) => first,
-                        None => return Ok(()),
-                    },
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some(answered) = in_flight.next() => crowd.answered(answered),
+                next = self.queue.recv(), if !batch.is_full() => match next {
+                    Some(next) => {
+                        batch.push(next);
+                        // What is there goes along.
+                        while !batch.is_full() && let Ok(next) = self.queue.try_recv() {
+                            batch.push(next);
+                        }
+                    }
+                    None => return Ok(()),
                 },
-            };
-            let (batch, rest) = self.gather(first);
-            left = rest;
-            in_flight.push(Box::pin(self.submit(batch)));
-        }
-    }
-
-    fn gather(&mut self, first: Waiting) -> (Vec<Waiting>, Option<Waiting>) {
-        let mut bytes = first.bytes;
-        let mut batch = vec![first];
-        while batch.len() < BATCH_COMMANDS_MAX {
-            let Ok(next) = self.queue.try_recv() else {
-                break;
-            };
-            bytes += next.bytes;
-            if bytes > BATCH_BYTES_MAX {
-                return (batch, Some(next));
+                () = due.comes() => {}
             }
-            batch.push(next);
         }
-        (batch, None)
     }
 
-    fn submit(&self, waiting: Vec<Waiting>) -> impl Future<Output = ()> + Send + 'static {
+    /// Answers how many callers have heard what they asked for.
+    fn submit(&self, waiting: Vec<Waiting>) -> impl Future<Output = usize> + Send + 'static {
         let raft = self.raft.clone();
         let stamp_ns = self.clock.now_ns();
         let mut answers = Vec::with_capacity(waiting.len());
@@ -157,13 +255,18 @@ impl Proposer {
         async move {
             let data = CommandBatch(Bytes::from(batch.encode_to_vec()));
             match raft.client_write(data).await {
-                Ok(response) => answer_all(answers, &response.data.outcomes, response.log_id.index),
+                Ok(response) => {
+                    let count = answers.len();
+                    answer_all(answers, &response.data.outcomes, response.log_id.index);
+                    count
+                }
                 Err(error) => {
                     let error = write_error(error);
                     for answer in answers {
                         // Who does not wait any more does not mind.
                         let _ = answer.send(Err(error.clone()));
                     }
+                    0
                 }
             }
         }
@@ -208,4 +311,83 @@ pub(super) fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> RpcError {
             .as_ref()
             .map(|member| member.address.clone()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_protocol::messages::operation::Operation;
+    use tokio::sync::oneshot;
+    use tokio::time::{Instant, advance};
+
+    use super::{BATCH_BYTES_MAX, CROWD, CROWD_RETURNS, Crowd, Due, Gathered, Waiting};
+    use crate::namespace::command::{ClientCommand, Command, CommandKind};
+
+    fn waiting(bytes: usize) -> Waiting {
+        let command = ClientCommand {
+            operation: Operation::default(),
+            ..ClientCommand::default()
+        };
+        Waiting {
+            command: Command::from(CommandKind::Client(command)),
+            bytes,
+            answer: oneshot::channel().0,
+        }
+    }
+
+    fn gathered(commands: usize) -> Gathered {
+        let mut gathered = Gathered::default();
+        (0..commands).for_each(|_| gathered.push(waiting(100)));
+        gathered
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_callers_never_wait_for_each_other() {
+        let mut crowd = Crowd::default();
+        assert_eq!(crowd.due(&gathered(1), 0), Due::Now);
+        crowd.sent(CROWD - 1);
+        assert_eq!(crowd.due(&gathered(1), 1), Due::Now);
+        assert_eq!(
+            crowd.due(&gathered(1), 2),
+            Due::Never,
+            "two are on their way"
+        );
+        crowd.answered(CROWD - 1);
+        assert_eq!(crowd.due(&gathered(1), 0), Due::Now);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_is_kept_together_and_waited_for_a_moment() {
+        let mut crowd = Crowd::default();
+        crowd.sent(64);
+        assert_eq!(crowd.due(&gathered(63), 1), Due::Never);
+        assert_eq!(crowd.due(&gathered(64), 1), Due::Now);
+        crowd.answered(64);
+        let until = Instant::now() + CROWD_RETURNS;
+        assert_eq!(crowd.due(&gathered(1), 0), Due::At(until));
+        assert_eq!(crowd.due(&gathered(47), 0), Due::At(until));
+        assert_eq!(
+            crowd.due(&gathered(48), 0),
+            Due::Now,
+            "who does not come back is not missed"
+        );
+        advance(CROWD_RETURNS).await;
+        assert_eq!(crowd.due(&gathered(1), 0), Due::Now);
+        crowd.sent(1);
+        crowd.answered(1);
+        assert_eq!(crowd.due(&gathered(1), 0), Due::Now);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_goes_with_the_next_entry_and_nothing_waits_for_more_than_fits() {
+        let mut crowd = Crowd::default();
+        crowd.sent(64);
+        let mut batch = gathered(2);
+        batch.push(waiting(BATCH_BYTES_MAX));
+        assert!(batch.is_full());
+        assert_eq!(crowd.due(&batch, 1), Due::Now);
+        assert_eq!(batch.take().len(), 2);
+        assert!(!batch.is_full());
+        assert_eq!(batch.take().len(), 1, "a single larger command goes alone");
+        assert!(batch.is_empty());
+    }
 }
