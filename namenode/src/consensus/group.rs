@@ -433,8 +433,8 @@ async fn stand_after_start(
 /// Another one for each member, term and attempt, so that members do not stand at the same time again and again. SplitMix64 (Steele, Lea
 /// and Flood, "Fast splittable pseudorandom number generators", 2014).
 fn stagger(id: NodeId, term: u64, attempt: u64) -> Duration {
-    let mut mixed = (id ^ term.rotate_left(32))
-        .wrapping_add((attempt + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut mixed =
+        (id ^ term.rotate_left(32)).wrapping_add((attempt + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^= mixed >> 31;

@@ -85,14 +85,24 @@ async fn sweep(controllers: &Controllers) -> bool {
 /// Whether a sweep would find anything.
 fn needs_sweep(reader: &impl Read, now_ns: u64, walk: &mut InodeId) -> Result<bool, StoreError> {
     let mut found = false;
-    detached::scan(reader, InodeId(0), &mut |_| {
-        found = true;
-        Ok(false)
-    })?;
-    dead_map::scan(reader, MapId(0), &mut |_, _| {
-        found = true;
-        Ok(false)
-    })?;
+    let cluster = reader.cluster_record()?;
+    // Where the sweeps go on there is something, if there is anything; a scan from the first id steps over what they have deleted.
+    for start in [cluster.sweep_detached_cursor, 0] {
+        if !found {
+            detached::scan(reader, InodeId(start), &mut |_| {
+                found = true;
+                Ok(false)
+            })?;
+        }
+    }
+    for start in [cluster.sweep_dead_map_cursor, 0] {
+        if !found {
+            dead_map::scan(reader, MapId(start), &mut |_, _| {
+                found = true;
+                Ok(false)
+            })?;
+        }
+    }
     let mut looks = 0;
     let mut next = InodeId(0);
     orphan::scan(reader, *walk, &mut |id, record| {

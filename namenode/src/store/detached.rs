@@ -1,4 +1,5 @@
-//! Table `detached`: roots of removed trees, until the sweep has taken them apart.
+//! Table `detached`: roots of removed trees, until the sweep has taken them apart. The value is the last name that it has taken out of
+//! the directory; empty before the first.
 
 use cairn_protocol::ids::InodeId;
 
@@ -25,7 +26,18 @@ pub fn contains(reader: &(impl Read + ?Sized), inode: InodeId) -> Result<bool, S
     Ok(reader.get(&encode(inode))?.is_some())
 }
 
-/// Lists one.
+/// The last name that was taken out; empty before the first.
+pub fn last_taken(reader: &(impl Read + ?Sized), inode: InodeId) -> Result<Vec<u8>, StoreError> {
+    let value = reader.get(&encode(inode))?;
+    Ok(value.map(|name| name.to_vec()).unwrap_or_default())
+}
+
+/// Notes the last name that was taken out.
+pub fn take_up_to(txn: &mut Txn<'_>, inode: InodeId, name: Vec<u8>) {
+    txn.put(encode(inode), name);
+}
+
+/// Lists one, of which no name has been taken out.
 pub fn put(txn: &mut Txn<'_>, inode: InodeId) {
     txn.put(encode(inode), Vec::new());
 }

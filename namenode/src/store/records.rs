@@ -367,6 +367,9 @@ pub struct ClusterRecord {
     /// Where the removal of tokens that are over goes on.
     #[prost(uint64, tag = "24")]
     pub user_token_cursor: u64,
+    /// Where the sweep of dead maps goes on.
+    #[prost(uint64, tag = "25")]
+    pub sweep_dead_map_cursor: u64,
 }
 
 /// A token of a user. The token itself follows from its number and the cluster's secret.

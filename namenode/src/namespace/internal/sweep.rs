@@ -29,32 +29,48 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome
     if budget > 0 {
         sweep_orphans(txn, ctx, &mut budget)?;
     }
+    if budget > 0 && txn.cluster().sweep_dead_map_cursor > 0 {
+        // There may be some behind the cursor.
+        txn.cluster_mut().sweep_dead_map_cursor = 0;
+        sweep_dead_maps(txn, ctx, &mut budget)?;
+    }
     Ok(done(0, budget == 0))
 }
 
-/// Releases extents of dead maps. They are found by one scan: each scan steps over all that were deleted before.
+/// Releases extents of dead maps behind the cursor, in order of ids. The cursor stays where it is when there are none, until everything else is
+/// swept: a scan from the first id steps over all that were deleted before.
 fn sweep_dead_maps(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<(), OpError> {
+    let cursor = txn.cluster().sweep_dead_map_cursor;
     let mut maps: Vec<(MapId, DeadMapRecord)> = Vec::new();
-    store::dead_map::scan(txn, MapId(0), &mut |map, record| {
+    store::dead_map::scan(txn, MapId(cursor), &mut |map, record| {
         maps.push((map, record));
         Ok(maps.len() < *budget)
     })?;
+    let mut next = cursor;
     for (map, record) in maps {
+        next = map.0;
         if *budget == 0 {
             break;
         }
-        sweep_dead_map(txn, ctx, map, &record, budget)?;
+        if !sweep_dead_map(txn, ctx, map, &record, budget)? {
+            break;
+        }
+        next = map.0 + 1;
+    }
+    if next != cursor {
+        txn.cluster_mut().sweep_dead_map_cursor = next;
     }
     Ok(())
 }
 
+/// False if it has more extents than fit into this step.
 fn sweep_dead_map(
     txn: &mut Txn,
     ctx: &Context,
     map: MapId,
     record: &DeadMapRecord,
     budget: &mut usize,
-) -> Result<(), OpError> {
+) -> Result<bool, OpError> {
     let mut extents = Vec::new();
     store::extent::scan(txn, map, record.next_offset, &mut |extent| {
         extents.push(extent);
@@ -64,16 +80,17 @@ fn sweep_dead_map(
         store::extent::delete(txn, map, extent.offset_in_file);
         release_whole(txn, ctx.stamp, UseOwner::Map(map), extent)?;
     }
-    match extents.last() {
-        Some(last) if extents.len() == *budget => {
+    let rest = extents.last().filter(|_| extents.len() == *budget);
+    match rest {
+        Some(last) => {
             // The next step need not step over what this one deleted.
             let next_offset = last.offset_in_file + 1;
             store::dead_map::put(txn, map, &DeadMapRecord { next_offset });
         }
-        _ => store::dead_map::delete(txn, map),
+        None => store::dead_map::delete(txn, map),
     }
     *budget = budget.saturating_sub(extents.len().max(1));
-    Ok(())
+    Ok(rest.is_none())
 }
 
 /// Takes apart detached directories behind the cursor, in order of ids; begins again at the first when there are none. False if
@@ -121,7 +138,8 @@ fn is_held(txn: &mut Txn, id: InodeId) -> Result<bool, OpError> {
     Ok(held)
 }
 
-/// Takes names out of a detached directory, and removes it when it has none left: true.
+/// Takes names out of a detached directory, and removes it when it has none left: true. Where it goes on is noted, because a scan from the
+/// first name steps over all that were deleted before.
 fn sweep_directory(
     txn: &mut Txn,
     ctx: &Context,
@@ -129,14 +147,22 @@ fn sweep_directory(
     budget: &mut usize,
 ) -> Result<bool, OpError> {
     let mut directory = load(txn, id)?;
-    let names = names_in(txn, id, *budget)?;
+    let last_taken = store::detached::last_taken(txn, id)?;
+    let names = names_in(txn, id, &last_taken, *budget)?;
     for (name, child) in &names {
         store::dirent::delete(txn, id, name);
         lose_name(txn, ctx, *child)?;
     }
     directory.entry_count = directory.entry_count.saturating_sub(names.len() as u64);
-    let emptied = names.len() < *budget;
+    let ended = names.len() < *budget;
+    // Nobody adds names to it. If one was, it goes, too.
+    let emptied = ended && (directory.entry_count == 0 || last_taken.is_empty());
     *budget = budget.saturating_sub(names.len().max(1));
+    match names.into_iter().next_back() {
+        _ if ended => store::detached::put(txn, id),
+        Some((name, _)) => store::detached::take_up_to(txn, id, name),
+        None => {}
+    }
     if emptied && remove_xattrs(txn, id, &mut directory, budget)? {
         store::detached::delete(txn, id);
         store::inode::delete(txn, id, &directory);
@@ -150,10 +176,11 @@ fn sweep_directory(
 fn names_in(
     read: &impl Read,
     directory: InodeId,
+    after: &[u8],
     limit: usize,
 ) -> Result<Vec<(Vec<u8>, InodeId)>, StoreError> {
     let mut names = Vec::new();
-    store::dirent::scan(read, directory, &[], &mut |name, dirent| {
+    store::dirent::scan(read, directory, after, &mut |name, dirent| {
         names.push((name.to_vec(), InodeId(dirent.inode)));
         Ok(names.len() < limit)
     })?;

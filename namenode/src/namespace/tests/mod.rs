@@ -21,6 +21,7 @@ mod replication;
 mod retry;
 mod room;
 mod sessions;
+mod sweeps;
 mod transactions;
 mod user_tokens;
 mod world;
