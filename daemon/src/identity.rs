@@ -57,6 +57,23 @@ pub struct Identity {
     pub node: Option<u64>,
 }
 
+impl Identity {
+    /// Whose a directory is that another process may be using; `None` if it is absent or nobody's yet. Blocks.
+    pub fn read(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, DataDirError> {
+        let path = directory.join(VERSION_NAME);
+        let Some(content) = durable::read(disk, &path, &MAGIC, FORMAT_VERSION)? else {
+            return Ok(None);
+        };
+        match toml::from_slice(&content.payload) {
+            Ok(identity) => Ok(Some(identity)),
+            Err(error) => Err(DataDirError::NotUnderstood {
+                path,
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
 /// A data directory that this process has for itself until it is dropped.
 pub struct DataDir {
     disk: Arc<dyn Disk>,
@@ -88,7 +105,7 @@ impl DataDir {
     ) -> Result<DataDir, DataDirError> {
         create_dir_all_synced(&*disk, path)?;
         let lock = lock(&*disk, path)?;
-        let found = read_identity(&*disk, path)?;
+        let found = Identity::read(&*disk, path)?;
         let created = found.is_none();
         let identity = match found {
             Some(identity) => identity,
@@ -234,20 +251,6 @@ fn expect_empty(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
         Some(example) => Err(DataDirError::NotEmpty {
             path: path.to_path_buf(),
             example,
-        }),
-    }
-}
-
-fn read_identity(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>, DataDirError> {
-    let path = dir.join(VERSION_NAME);
-    let Some(content) = durable::read(disk, &path, &MAGIC, FORMAT_VERSION)? else {
-        return Ok(None);
-    };
-    match toml::from_slice(&content.payload) {
-        Ok(identity) => Ok(Some(identity)),
-        Err(error) => Err(DataDirError::NotUnderstood {
-            path,
-            reason: error.to_string(),
         }),
     }
 }

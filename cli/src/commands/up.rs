@@ -26,7 +26,7 @@ pub(crate) struct Up {
     /// Each role as a process of its own, that can be killed.
     #[arg(long)]
     pub(crate) processes: bool,
-    /// Start processes again that end.
+    /// Start processes again that end: after a second, and later each time that they soon end again.
     #[arg(long, requires = "processes")]
     pub(crate) restart: bool,
     /// TLS on every port, and nobody is believed without a certificate or a token. Chosen when the folder is new.

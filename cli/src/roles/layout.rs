@@ -50,6 +50,8 @@ pub(crate) struct Role {
     pub(crate) name: String,
     /// `namenode` or `datanode`.
     pub(crate) kind: &'static str,
+    /// Where it listens.
+    pub(super) address: String,
     /// Its settings.
     pub(crate) config: PathBuf,
 }
@@ -336,7 +338,17 @@ pub(super) fn write_configs(layout: &Layout, folder: &Path) -> anyhow::Result<Ve
             let config = directory.join(format!("{name}.toml"));
             let text = format!("# Written by `dfs up` each time it starts.\n{text}");
             fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-            Ok(Role { name, kind, config })
+            let address = match kind {
+                "namenode" => &layout.namenodes,
+                _ => &layout.datanodes,
+            }[index]
+                .clone();
+            Ok(Role {
+                name,
+                kind,
+                address,
+                config,
+            })
         })
         .collect()
 }

@@ -14,18 +14,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::layout::Role;
 
-/// Before a process that ended is started again.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Before a process that ended is started again. It doubles for one that soon ends again.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A process that ran for so long was all right.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// All child processes.
 pub(crate) struct Processes {
     folder: PathBuf,
     restart: bool,
     running: BTreeMap<String, Running>,
+    /// Those that ended and are started again.
+    resting: BTreeMap<String, Resting>,
     /// One waiting task per process; each reports its end here.
     watchers: JoinSet<()>,
     ended: mpsc::Sender<Ended>,
@@ -35,8 +40,17 @@ pub(crate) struct Processes {
 struct Running {
     role: Role,
     pid: u32,
+    since: Instant,
+    /// How long it rested before; zero if it did not.
+    rested: Duration,
     /// Held open for as long as it should run.
     _stdin: Option<ChildStdin>,
+}
+
+struct Resting {
+    role: Role,
+    pause: Duration,
+    until: Instant,
 }
 
 /// A process that has ended.
@@ -72,12 +86,12 @@ impl Processes {
                 .with_context(|| format!("make {}", directory.display()))?;
         }
         let (ended, ends) = mpsc::channel(16);
-        let (running, watchers) = (BTreeMap::new(), JoinSet::new());
         let mut all = Self {
             folder: folder.to_path_buf(),
             restart,
-            running,
-            watchers,
+            running: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            watchers: JoinSet::new(),
             ended,
             ends,
         };
@@ -93,6 +107,11 @@ impl Processes {
 
     /// Starts one more.
     pub(crate) fn spawn(&mut self, role: Role) -> anyhow::Result<()> {
+        self.spawn_after(role, Duration::ZERO).map(|_| ())
+    }
+
+    /// Its process.
+    fn spawn_after(&mut self, role: Role, rested: Duration) -> anyhow::Result<u32> {
         let log = self.log(&role.name);
         let output = File::options().create(true).append(true).open(&log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
@@ -122,10 +141,12 @@ impl Processes {
             Running {
                 role,
                 pid,
+                since: Instant::now(),
+                rested,
                 _stdin: stdin,
             },
         );
-        Ok(())
+        Ok(pid)
     }
 
     /// The next process that ends. Cancel-safe.
@@ -137,8 +158,27 @@ impl Processes {
         }
     }
 
-    /// After a process has ended: starts it again if that was asked for. What to tell people.
-    pub(crate) async fn go_on(&mut self, ended: Ended) -> String {
+    /// Waits until a process ends, or until one that ended is started again if that was asked for. What to tell people. Cancel-safe.
+    pub(crate) async fn go_on(&mut self) -> String {
+        let next = self.resting.values().map(|resting| resting.until).min();
+        let pause = async {
+            match next {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = self.next_end() => Some(ended),
+            () = pause => None,
+        };
+        match ended {
+            Some(ended) => self.ended(&ended),
+            None => self.start_rested(),
+        }
+    }
+
+    fn ended(&mut self, ended: &Ended) -> String {
         let _ = fs::remove_file(self.folder.join("pids").join(&ended.name));
         let Some(running) = self.running.remove(&ended.name) else {
             return ended.to_string();
@@ -146,15 +186,38 @@ impl Processes {
         if !self.restart {
             return ended.to_string();
         }
-        sleep(RESTART_PAUSE).await;
-        let name = ended.name.clone();
-        match self.spawn(running.role) {
-            Ok(()) => {
-                let pid = self.running.get(&name).map_or(0, |running| running.pid);
-                format!("{ended}\n{name} started again as process {pid}")
-            }
-            Err(error) => format!("{ended}\n{name} not started again: {error:#}"),
+        let pause = next_pause(running.rested, running.since.elapsed());
+        self.rest(running.role, pause);
+        format!("{ended}; it is started again in {pause:?}")
+    }
+
+    fn rest(&mut self, role: Role, pause: Duration) {
+        let resting = Resting {
+            until: Instant::now() + pause,
+            pause,
+            role,
+        };
+        self.resting.insert(resting.role.name.clone(), resting);
+    }
+
+    /// Starts those again whose pause is over.
+    fn start_rested(&mut self) -> String {
+        let now = Instant::now();
+        let mut news = Vec::new();
+        let due = self
+            .resting
+            .extract_if(.., |_, resting| resting.until <= now);
+        for (name, Resting { role, pause, .. }) in due.collect::<Vec<_>>() {
+            news.push(match self.spawn_after(role.clone(), pause) {
+                Ok(pid) => format!("{name} started again as process {pid}"),
+                Err(error) => {
+                    let pause = next_pause(pause, Duration::ZERO);
+                    self.rest(role, pause);
+                    format!("{name} not started again: {error:#}; tried again in {pause:?}")
+                }
+            });
         }
+        news.join("\n")
     }
 
     /// One line for each.
@@ -201,6 +264,14 @@ async fn watch(mut child: Child, name: String, pid: u32, log: PathBuf, ended: mp
     });
 }
 
+/// How long a process rests that ended, if it rested so long before it `ran`.
+fn next_pause(rested: Duration, ran: Duration) -> Duration {
+    if ran >= STEADY {
+        return PAUSE_MIN;
+    }
+    (rested * 2).clamp(PAUSE_MIN, PAUSE_MAX)
+}
+
 fn how_it_ended(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
@@ -208,5 +279,66 @@ fn how_it_ended(status: ExitStatus) -> String {
         (None, Some(9)) => "killed (signal 9)".to_owned(),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "for an unknown reason".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{Ended, Processes, Role, Running, next_pause};
+
+    #[test]
+    fn what_ends_again_and_again_rests_longer_and_longer() {
+        let seconds = Duration::from_secs;
+        let mut pause = Duration::ZERO;
+        let pauses: Vec<u64> = (0..8)
+            .map(|_| {
+                pause = next_pause(pause, seconds(2));
+                pause.as_secs()
+            })
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(next_pause(pause, seconds(61)), seconds(1));
+    }
+
+    #[tokio::test]
+    async fn one_that_rests_does_not_keep_others_from_being_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut processes = Processes::start(directory.path(), Vec::new(), true).unwrap();
+        for (pid, name) in [(1, "datanode-1"), (2, "datanode-2")] {
+            let role = Role {
+                name: name.to_owned(),
+                kind: "datanode",
+                address: String::new(),
+                config: PathBuf::new(),
+            };
+            let running = Running {
+                role,
+                pid,
+                since: Instant::now(),
+                rested: Duration::ZERO,
+                _stdin: None,
+            };
+            processes.running.insert(name.to_owned(), running);
+            let ended = Ended {
+                name: name.to_owned(),
+                pid,
+                how: "exit status 1".to_owned(),
+                log: PathBuf::from("log"),
+            };
+            processes.ended.try_send(ended).unwrap();
+        }
+        for name in ["datanode-1", "datanode-2"] {
+            let said = processes.go_on().await;
+            assert!(
+                said.starts_with(name) && said.ends_with("started again in 1s"),
+                "{said}"
+            );
+        }
+        assert_eq!(processes.resting.len(), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! `dfs up`: all roles of a cluster from one folder, in this process or each in its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cairn_client::{ClusterConfig, FileSystem, found_cluster};
 use cairn_daemon::disk::{Disk, DiskLock, RealDisk};
+use cairn_daemon::identity::{Identity, Uuid};
 use cairn_daemon::telemetry::init_logs;
 use cairn_daemon::{Tasks, config};
+use cairn_protocol::messages::admin::StatusReply;
 use cairn_protocol::messages::common::Caller;
 use cairn_protocol::net::{self, Tls};
 use tokio::time::{Instant, sleep};
@@ -49,10 +52,7 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     tasks.shutdown_on_signals()?;
     let stop = tasks.shutdown_token();
-    // A datanode gets its number when it registers first: new ones start in the order of their names.
-    let (known, new) = roles
-        .into_iter()
-        .partition(|role| role.kind == "namenode" || folder.join(&role.name).exists());
+    let (namenodes, datanodes) = roles.into_iter().partition(|role| role.kind == "namenode");
     let cluster = Cluster {
         up: &up,
         folder: &folder,
@@ -60,8 +60,10 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
         began,
     };
     if up.processes {
-        let mut processes = Processes::start(&folder, known, up.restart)?;
-        let result = cluster.with_processes(&mut processes, new, &stop).await;
+        let mut processes = Processes::start(&folder, namenodes, up.restart)?;
+        let result = cluster
+            .with_processes(&mut processes, datanodes, &stop)
+            .await;
         say("stopping");
         processes.stop(SHUTDOWN_TIMEOUT).await;
         return result;
@@ -74,7 +76,7 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     let started = tokio::select! {
         biased;
         () = stop.cancelled() => Ok(()),
-        started = cluster.embedded(known, new, &tasks) => started,
+        started = cluster.embedded(namenodes, datanodes, &tasks) => started,
     };
     if let Err(error) = started {
         tasks.shutdown();
@@ -95,19 +97,25 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    async fn embedded(self, known: Vec<Role>, new: Vec<Role>, tasks: &Tasks) -> anyhow::Result<()> {
-        for role in known {
+    async fn embedded(
+        self,
+        namenodes: Vec<Role>,
+        datanodes: Vec<Role>,
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
+        for role in namenodes {
             start(&role, tasks).await?;
         }
-        found_once(self.layout, self.folder).await?;
-        let fs = connect(self.layout, self.folder).await?;
-        let first = self.layout.datanodes.len() - new.len();
-        for (index, role) in new.iter().enumerate() {
+        let (fs, datanodes) = self.found(datanodes).await?;
+        for role in &datanodes.known {
             start(role, tasks).await?;
-            wait_until_registered(&fs, first + index + 1).await?;
         }
-        wait_until_ready(self.layout, &fs).await?;
-        self.welcome(&[]);
+        for role in &datanodes.new {
+            start(role, tasks).await?;
+            wait_until_registered(&fs, role).await?;
+        }
+        wait_until_ready(self.layout, &datanodes, &fs).await?;
+        self.welcome(&datanodes, &[]);
         Ok(())
     }
 
@@ -115,41 +123,103 @@ impl Cluster<'_> {
     async fn with_processes(
         self,
         processes: &mut Processes,
-        new: Vec<Role>,
+        datanodes: Vec<Role>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let first = self.layout.datanodes.len() - new.len();
-        let found = async {
-            found_once(self.layout, self.folder).await?;
-            connect(self.layout, self.folder).await
-        };
-        let Some(fs) = while_all_run(processes, stop, found).await? else {
+        let found = self.found(datanodes);
+        let Some((fs, datanodes)) = while_all_run(processes, stop, found).await? else {
             return Ok(());
         };
-        for (index, role) in new.into_iter().enumerate() {
-            processes.spawn(role)?;
-            let registered = wait_until_registered(&fs, first + index + 1);
+        for role in &datanodes.known {
+            processes.spawn(role.clone())?;
+        }
+        for role in &datanodes.new {
+            processes.spawn(role.clone())?;
+            let registered = wait_until_registered(&fs, role);
             if while_all_run(processes, stop, registered).await?.is_none() {
                 return Ok(());
             }
         }
-        let ready = wait_until_ready(self.layout, &fs);
+        let ready = wait_until_ready(self.layout, &datanodes, &fs);
         if while_all_run(processes, stop, ready).await?.is_none() {
             return Ok(());
         }
-        self.welcome(&processes.list());
+        self.welcome(&datanodes, &processes.list());
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                ended = processes.next_end() => say(processes.go_on(ended).await),
+                news = processes.go_on() => say(news),
             }
         }
     }
 
-    fn welcome(self, processes: &[String]) {
+    /// With the namenodes running: sees to it that there is a cluster, and tells the datanodes apart.
+    async fn found(self, datanodes: Vec<Role>) -> anyhow::Result<(FileSystem, Datanodes)> {
+        found_once(self.layout, self.folder).await?;
+        let fs = connect(self.layout, self.folder).await?;
+        let status = fs.status().await.context("wait for the cluster")?;
+        let datanodes = Datanodes::tell_apart(datanodes, self.folder, &status);
+        Ok((fs, datanodes))
+    }
+
+    fn welcome(self, datanodes: &Datanodes, processes: &[String]) {
         let took = self.began.elapsed();
-        say(welcome(self.up, self.folder, self.layout, took, processes));
+        say(welcome(
+            self.up,
+            self.folder,
+            self.layout,
+            took,
+            datanodes,
+            processes,
+        ));
+    }
+}
+
+/// The datanodes of the layout.
+struct Datanodes {
+    /// Those that have their numbers.
+    known: Vec<Role>,
+    /// A datanode gets its number when it registers first: these are started one by one, in the order of their names.
+    new: Vec<Role>,
+    /// Those that the cluster would refuse, because it has forgotten their numbers; what to say about each.
+    forgotten: Vec<String>,
+}
+
+impl Datanodes {
+    fn tell_apart(roles: Vec<Role>, folder: &Path, status: &StatusReply) -> Self {
+        let numbers: BTreeSet<u64> = status
+            .datanodes
+            .iter()
+            .map(|datanode| datanode.address.datanode)
+            .collect();
+        let (mut known, mut new, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
+        for role in roles {
+            let volume = folder.join(&role.name);
+            // Of what cannot be read, or is another cluster's, its start says what is wrong and what to do.
+            let identity = Identity::read(&RealDisk, &volume);
+            let is_ours =
+                |uuid: Option<Uuid>| uuid.is_some_and(|uuid| uuid.0[..] == status.cluster_id);
+            match identity.map(|identity| identity.map(|i| (i.node, is_ours(i.cluster)))) {
+                Ok(None | Some((None, _))) => new.push(role),
+                Ok(Some((Some(number), true))) if !numbers.contains(&number) => forgotten.push(format!(
+                    "{} is not started: the cluster has forgotten it (datanode {number}) and needs nothing of {} any more. Empty that \
+                     directory, and the next start makes a new datanode of it",
+                    role.name,
+                    volume.display()
+                )),
+                Ok(Some(_)) | Err(_) => known.push(role),
+            }
+        }
+        Self {
+            known,
+            new,
+            forgotten,
+        }
+    }
+
+    fn started(&self) -> impl Iterator<Item = &Role> {
+        self.known.iter().chain(&self.new)
     }
 }
 
@@ -257,24 +327,38 @@ async fn connect(layout: &Layout, folder: &Path) -> anyhow::Result<FileSystem> {
         .context("wait for the cluster")
 }
 
-/// Until so many datanodes have ever registered.
-async fn wait_until_registered(fs: &FileSystem, count: usize) -> anyhow::Result<()> {
+/// Whether the datanode has registered since the leader began, which was after we did.
+fn is_there(role: &Role, status: &StatusReply) -> bool {
+    status.datanodes.iter().any(|datanode| {
+        // One that was here before, and whose directory was emptied since, may be listed under the same address.
+        datanode.address.address == role.address
+            && datanode.alive
+            && datanode.heartbeat_age_ms != u64::MAX
+    })
+}
+
+async fn wait_until_registered(fs: &FileSystem, role: &Role) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let status = fs.status().await.context("wait for a datanode")?;
-        if status.datanodes.len() >= count {
+        if is_there(role, &status) {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            bail!("datanode-{count} is not there after {READY_TIMEOUT:?}");
+            bail!("{} is not there after {READY_TIMEOUT:?}", role.name);
         }
         sleep(LOOK_AGAIN).await;
     }
 }
 
-/// Until every namenode answers and every datanode has registered.
-async fn wait_until_ready(layout: &Layout, fs: &FileSystem) -> anyhow::Result<()> {
+/// Until every namenode answers and every datanode that was started has registered.
+async fn wait_until_ready(
+    layout: &Layout,
+    datanodes: &Datanodes,
+    fs: &FileSystem,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
+    let started = datanodes.started().count();
     loop {
         let status = fs.status().await.context("wait for the cluster")?;
         let namenodes = status
@@ -282,19 +366,17 @@ async fn wait_until_ready(layout: &Layout, fs: &FileSystem) -> anyhow::Result<()
             .iter()
             .filter(|namenode| namenode.reachable)
             .count();
-        let datanodes = status
-            .datanodes
-            .iter()
-            .filter(|datanode| datanode.alive)
+        let registered = datanodes
+            .started()
+            .filter(|role| is_there(role, &status))
             .count();
-        if namenodes >= layout.namenodes.len() && datanodes >= layout.datanodes.len() {
+        if namenodes >= layout.namenodes.len() && registered >= started {
             return Ok(());
         }
         if Instant::now() >= deadline {
             bail!(
-                "only {namenodes} of {} namenodes and {datanodes} of {} datanodes are there after {READY_TIMEOUT:?}",
+                "only {namenodes} of {} namenodes and {registered} of {started} datanodes are there after {READY_TIMEOUT:?}",
                 layout.namenodes.len(),
-                layout.datanodes.len()
             );
         }
         sleep(LOOK_AGAIN).await;
@@ -307,9 +389,11 @@ fn welcome(
     folder: &Path,
     layout: &Layout,
     took: Duration,
+    datanodes: &Datanodes,
     processes: &[String],
 ) -> String {
-    let (namenodes, datanodes) = (layout.namenodes.len(), layout.datanodes.len());
+    let forgotten = &datanodes.forgotten;
+    let (namenodes, datanodes) = (layout.namenodes.len(), datanodes.started().count());
     let plural = |count: usize| if count == 1 { "" } else { "s" };
     let how = if up.processes {
         "in processes of their own"
@@ -324,6 +408,7 @@ fn welcome(
         folder.display()
     )];
     lines.extend(processes.iter().map(|process| format!("  {process}")));
+    lines.extend_from_slice(forgotten);
     if !layout.http.is_empty() {
         let scheme = if layout.secure { "https" } else { "http" };
         let consoles: Vec<String> = (0..namenodes)

@@ -106,6 +106,43 @@ fn a_datanode_that_is_forgotten_while_it_runs_ends_and_says_what_to_do() {
     assert_eq!(datanodes(&cluster).len(), 3);
 }
 
+#[test]
+fn a_cluster_on_one_machine_starts_without_a_datanode_that_was_forgotten() {
+    for how in [&["--processes"][..], &[]] {
+        let work = tempdir().unwrap();
+        let cluster = Cluster::up(&work, &[&["--datanodes", "4"], how].concat());
+        cluster.run_with(["put", "-", "/file"], b"kept").ok();
+        let id = datanodes(&cluster)[3]["id"].to_string();
+        cluster.run(["datanode", "decommission", &id]).ok();
+        eventually("it is decommissioned", || {
+            let list = cluster.run(["datanode", "list"]).text();
+            list.contains(" decommissioned ")
+        });
+        cluster.run(["datanode", "forget", &id]).ok();
+        cluster.stop();
+
+        let cluster = Cluster::up(&work, how);
+        let volume = cluster.directory().join("datanode-4");
+        let sentence = "datanode-4 is not started: the cluster has forgotten it";
+        assert!(cluster.said.contains(sentence), "{}", cluster.said);
+        assert!(
+            cluster.said.contains("3 datanodes") && cluster.said.contains(volume.to_str().unwrap()),
+            "{}",
+            cluster.said
+        );
+        assert_eq!(datanodes(&cluster).len(), 3);
+        assert_eq!(cluster.run(["cat", "/file"]).text(), "kept");
+        assert!(volume.join("VERSION").exists());
+        assert_eq!(cluster.stop(), Some(0));
+
+        std::fs::remove_dir_all(&volume).unwrap();
+        let cluster = Cluster::up(&work, how);
+        assert!(!cluster.said.contains("not started"), "{}", cluster.said);
+        assert_eq!(datanodes(&cluster).len(), 4);
+        assert_eq!(cluster.run(["cat", "/file"]).text(), "kept");
+    }
+}
+
 fn datanodes(cluster: &Cluster) -> Vec<Value> {
     let list = cluster.run(["datanode", "list", "--json"]).ok();
     serde_json::from_slice(&list).expect("a JSON array")

@@ -243,6 +243,8 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     /// Addresses of its namenodes.
     pub(crate) address: String,
+    /// What it said until it was ready.
+    pub(crate) said: String,
     home: PathBuf,
 }
 
@@ -289,11 +291,12 @@ impl Cluster {
             .spawn()
             .expect("start dfs up");
         let mut lines = BufReader::new(up.stdout.take().expect("a pipe")).lines();
-        let mut address = None;
+        let (mut address, mut said) = (None, String::new());
         for line in lines.by_ref().map_while(Result::ok) {
             if let Some(rest) = line.trim().strip_prefix("export CAIRN_CLUSTER=") {
                 address = Some(rest.to_owned());
             }
+            said = said + &line + "\n";
             if line.starts_with("Ctrl-C") {
                 break;
             }
@@ -310,6 +313,7 @@ impl Cluster {
             up,
             directory,
             address,
+            said,
             home,
         })
     }
