@@ -16,12 +16,14 @@ use crate::quantity::{self, Amount};
 use crate::session::{Session, complain};
 
 /// Print the last lines of files, and with -f what is added to one.
+///
+/// When a file that is followed has been cut, or written anew, that is said on standard error, and it is printed from its beginning.
 #[derive(Debug, Args)]
 pub(crate) struct Tail {
     /// Go on with what is added, until Ctrl-C.
     #[arg(short = 'f', long)]
     follow: bool,
-    /// The same, and when the name comes to mean another file, or does not exist for a while, go on with what it means then.
+    /// The same, and when the name comes to mean another file, or does not exist yet or for a while, go on with what it means then.
     #[arg(short = 'F')]
     follow_name: bool,
     /// So many lines; +N prints from line N on.
@@ -41,6 +43,9 @@ pub(crate) struct Tail {
 /// Bytes looked at together while lines are counted.
 const STEP: u64 = 256 << 10;
 
+/// So much of what was printed last is looked at again when the file has changed: what was only added to begins as it did.
+const REMEMBERED: usize = 1 << 10;
+
 impl Tail {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         let paths = expand(session, &self.paths).await;
@@ -50,6 +55,10 @@ impl Tail {
         }
         for (index, path) in paths.iter().enumerate() {
             let opened = session.fs.open(path).await;
+            let is_missing = |error: &Error| error.code() == ErrorCode::NotFound;
+            if self.follow_name && opened.as_ref().is_err_and(is_missing) {
+                return self.wait_for(session, path).await;
+            }
             let Some(reader) = session.check(opened) else {
                 continue;
             };
@@ -62,8 +71,49 @@ impl Tail {
             };
             let copied = copy(session, &reader, start, u64::MAX).await?;
             if let Some(offset) = copied.filter(|_| follow) {
-                self.follow(session, path, reader, offset).await?;
+                let length = offset.min(REMEMBERED as u64);
+                let last = reader.read_at(offset - length, length as usize).await;
+                let Some(last) = session.check(last) else {
+                    continue;
+                };
+                let followed = Followed {
+                    path,
+                    version: reader.attributes().version,
+                    reader,
+                    offset,
+                    last: last.to_vec(),
+                };
+                self.follow(session, followed).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Follows a name that is not there yet.
+    async fn wait_for(&self, session: &mut Session, path: &[u8]) -> anyhow::Result<()> {
+        let text = ErrorCode::NotFound.text();
+        complain(format_args!("{}: {text}; waiting for it", escape(path)));
+        loop {
+            self.pause(session).await?;
+            match session.fs.open(path).await {
+                Ok(reader) => {
+                    complain(format_args!("{}: has appeared", escape(path)));
+                    let mut followed = Followed::from_beginning(path, reader);
+                    self.print_added(session, &mut followed).await?;
+                    return self.follow(session, followed).await;
+                }
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Until the next look; ends the command when nobody reads any more.
+    async fn pause(&self, session: &mut Session) -> anyhow::Result<()> {
+        session.out.flush()?;
+        sleep(self.interval).await;
+        if stdout_is_gone() {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         Ok(())
     }
@@ -83,67 +133,49 @@ impl Tail {
         }
     }
 
-    /// Prints what is added from `offset` on, for as long as somebody reads it.
+    /// Prints what is added, for as long as somebody reads it.
     async fn follow(
         &self,
         session: &mut Session,
-        path: &[u8],
-        mut reader: Reader,
-        mut offset: u64,
+        mut followed: Followed<'_>,
     ) -> anyhow::Result<()> {
+        let path = followed.path;
         loop {
-            session.out.flush()?;
-            sleep(self.interval).await;
-            if stdout_is_gone() {
-                return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
-            }
+            self.pause(session).await?;
             let newer = if self.follow_name {
-                self.newer(session, path, &reader).await?
+                self.newer(session, path, &followed.reader).await?
             } else {
                 None
             };
             if let Some(newer) = newer {
                 // What came to the old file since the last look belongs before the new one.
-                self.print_added(session, path, &reader, offset).await?;
+                self.print_added(session, &mut followed).await?;
                 session.out.flush()?;
                 complain(format_args!("{}: another file now", escape(path)));
-                (reader, offset) = (newer, 0);
+                followed = Followed::from_beginning(path, newer);
             }
-            offset = self.print_added(session, path, &reader, offset).await?;
+            self.print_added(session, &mut followed).await?;
         }
     }
 
-    /// Prints what was added from `offset` on, and tells where that ends.
+    /// Prints what was added since the last time.
     async fn print_added(
         &self,
         session: &mut Session,
-        path: &[u8],
-        reader: &Reader,
-        mut offset: u64,
-    ) -> anyhow::Result<u64> {
-        // Of a name that is followed, the file may go: another one comes.
-        let is_gone = |error: &Error| self.follow_name && error.code() == ErrorCode::NotFound;
-        let size = match reader.refresh().await {
-            Err(error) if is_gone(&error) => return Ok(offset),
-            refreshed => refreshed?.size,
-        };
-        if size < offset {
-            session.report(format!(
-                "{}: has become shorter; going on at its new end",
-                escape(path)
-            ));
-            offset = size;
-        }
-        let mut stream = reader.stream(offset);
-        loop {
-            match stream.next().await {
-                Ok(Some(piece)) => cat::write(session, &piece)?,
-                Ok(None) => break,
-                Err(error) if is_gone(&error) => break,
-                Err(error) => return Err(error.into()),
+        followed: &mut Followed<'_>,
+    ) -> anyhow::Result<()> {
+        match followed.print_added(session).await {
+            // Of a name that is followed, the file may go: another one comes.
+            Err(error)
+                if self.follow_name
+                    && error
+                        .downcast_ref()
+                        .is_some_and(|error: &Error| error.code() == ErrorCode::NotFound) =>
+            {
+                Ok(())
             }
+            printed => printed,
         }
-        Ok(stream.offset())
     }
 
     /// The file that the name means now, if that is another one.
@@ -165,6 +197,66 @@ impl Tail {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A file, and how much of it was printed.
+struct Followed<'a> {
+    path: &'a [u8],
+    reader: Reader,
+    /// Of the file when it was last looked at whether it was cut.
+    version: u64,
+    /// Where what was printed ends.
+    offset: u64,
+    /// The bytes before that.
+    last: Vec<u8>,
+}
+
+impl<'a> Followed<'a> {
+    fn from_beginning(path: &'a [u8], reader: Reader) -> Self {
+        Self {
+            path,
+            version: reader.attributes().version,
+            reader,
+            offset: 0,
+            last: Vec::new(),
+        }
+    }
+
+    async fn print_added(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        let now = self.reader.refresh().await?;
+        if now.version != self.version && self.was_cut(now.size).await? {
+            session.out.flush()?;
+            complain(format_args!("{}: file truncated", escape(self.path)));
+            self.offset = 0;
+            self.last.clear();
+        }
+        self.version = now.version;
+        let mut stream = self.reader.stream(self.offset);
+        while let Some(piece) = stream.next().await? {
+            cat::write(session, &piece)?;
+            self.offset += piece.len() as u64;
+            remember(&mut self.last, &piece);
+        }
+        Ok(())
+    }
+
+    /// Whether what was printed is not the beginning of the file any more. One that was cut may be as long again by now.
+    async fn was_cut(&self, size: u64) -> Result<bool, Error> {
+        if size < self.offset {
+            return Ok(true);
+        }
+        let start = self.offset - self.last.len() as u64;
+        let now = self.reader.read_at(start, self.last.len()).await?;
+        Ok(now != self.last)
+    }
+}
+
+/// Keeps the last bytes of what was printed.
+fn remember(last: &mut Vec<u8>, piece: &[u8]) {
+    let news = &piece[piece.len().saturating_sub(REMEMBERED)..];
+    let kept = last.len().min(REMEMBERED - news.len());
+    last.drain(..last.len() - kept);
+    last.extend_from_slice(news);
 }
 
 /// The line before each of several files.
@@ -278,7 +370,20 @@ impl LineCounter {
 
 #[cfg(test)]
 mod tests {
-    use super::LineCounter;
+    use super::{LineCounter, REMEMBERED, remember};
+
+    #[test]
+    fn the_last_bytes_are_remembered_whatever_the_pieces() {
+        let all: Vec<u8> = (0..3 * REMEMBERED).map(|number| number as u8).collect();
+        for step in [1, 7, REMEMBERED - 1, REMEMBERED, REMEMBERED + 1, all.len()] {
+            let (mut last, mut printed) = (Vec::new(), 0);
+            for piece in all.chunks(step) {
+                remember(&mut last, piece);
+                printed += piece.len();
+                assert_eq!(last, all[printed.saturating_sub(REMEMBERED)..printed]);
+            }
+        }
+    }
 
     /// The last lines of a file that is looked at in pieces of `step` bytes.
     fn last(text: &str, lines: u64, step: usize) -> &str {

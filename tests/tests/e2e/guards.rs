@@ -2,7 +2,7 @@
 //! walk, and say nothing of what they could not see.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -249,6 +249,88 @@ fn the_end_of_a_rotated_file_is_not_lost() {
     cluster.run(["rm", "/log"]).ok();
     cluster.run_with(["put", "-", "/log"], b"four\n").ok();
     assert_eq!(read(5), "four\n");
+    signal("KILL", tail.id());
+    tail.wait().unwrap();
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_followed_loses_no_line() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/log"], b"one\ntwo\n").ok();
+    for option in ["-f", "-F"] {
+        let mut tail = cluster
+            .command(["tail", option, "--interval", "20ms", "/log"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(tail.stdout.take().unwrap()).lines();
+        let mut expect = |lines: &[&str]| {
+            for line in lines {
+                assert_eq!(out.next().unwrap().unwrap(), *line);
+            }
+        };
+        expect(&["one", "two"]);
+        // Longer than before, shorter than before, and as long. Between two looks, for it does nothing meanwhile.
+        for lines in [
+            &["three", "four", "five"][..],
+            &["6"],
+            &["7"],
+            &["one", "two"],
+        ] {
+            let text = format!("{}\n", lines.join("\n"));
+            signal("STOP", tail.id());
+            cluster.run(["truncate", "-s", "0", "/log"]).ok();
+            cluster
+                .run_with(["append", "-", "/log"], text.as_bytes())
+                .ok();
+            signal("CONT", tail.id());
+            expect(lines);
+        }
+        cluster.run_with(["append", "-", "/log"], b"more\n").ok();
+        expect(&["more"]);
+        cluster.run(["truncate", "-s", "8", "/log"]).ok();
+        expect(&["one", "two"]);
+        signal("KILL", tail.id());
+        let said = tail.wait_with_output().unwrap().stderr;
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said, "dfs: /log: file truncated\n".repeat(5));
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_yet_is_waited_for() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster
+        .run(["tail", "-f", "/dir/log"])
+        .fails(1, "/dir/log: No such file or directory");
+    let mut tail = cluster
+        .command(["tail", "-F", "--interval", "20ms", "/dir/log"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(tail.stderr.take().unwrap()).lines();
+    assert_eq!(
+        said.next().unwrap().unwrap(),
+        "dfs: /dir/log: No such file or directory; waiting for it"
+    );
+    cluster.run(["mkdir", "/dir"]).ok();
+    let many: String = (0..20).map(|number| format!("line {number}\n")).collect();
+    cluster
+        .run_with(["put", "-", "/dir/log"], many.as_bytes())
+        .ok();
+    let mut out = BufReader::new(tail.stdout.take().unwrap()).lines();
+    for line in many.lines() {
+        assert_eq!(out.next().unwrap().unwrap(), line);
+    }
+    assert_eq!(said.next().unwrap().unwrap(), "dfs: /dir/log: has appeared");
+    cluster
+        .run_with(["append", "-", "/dir/log"], b"more\n")
+        .ok();
+    assert_eq!(out.next().unwrap().unwrap(), "more");
     signal("KILL", tail.id());
     tail.wait().unwrap();
 }
