@@ -1,6 +1,8 @@
 //! `dfs setrep`: how many replicas files have.
 
 use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn_client::{AttributeChange, Error, FileSystem};
@@ -22,7 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Change how many replicas files have, and new files in directories will have.
 ///
-/// The cluster copies or deletes replicas in the background; `dfs status` tells what is left to do.
+/// The cluster copies or deletes replicas in the background; `dfs status` tells what is left to do. More replicas than there are
+/// datanodes can be asked for: they come when there are as many, and that is said.
 #[derive(Debug, Args)]
 pub(crate) struct Setrep {
     /// Directories with all they hold.
@@ -50,9 +53,11 @@ impl Setrep {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         let paths = expand(session, &self.paths).await;
         let waited_for = if self.wait { paths.clone() } else { Vec::new() };
+        let named = paths.clone();
         let (fs, replication) = (session.fs.clone(), self.replication);
+        let is_set = Arc::new(AtomicBool::new(false));
         for_each(session, paths, self.recursive, |found| {
-            let fs = fs.clone();
+            let (fs, is_set) = (fs.clone(), is_set.clone());
             async move {
                 if !matches!(
                     kind(&found.attributes),
@@ -67,17 +72,45 @@ impl Setrep {
                 let changed = fs
                     .set_attributes(InodeId(found.attributes.inode), set)
                     .await;
-                changed
-                    .map(|_| ())
-                    .map_err(|error| about(&found.path, &error))
+                changed.map_err(|error| about(&found.path, &error))?;
+                is_set.store(true, Ordering::Relaxed);
+                Ok(())
             }
         })
         .await;
+        // Who waits is told what for.
+        if is_set.load(Ordering::Relaxed) && !self.wait {
+            self.warn(session, &named).await;
+        }
         for path in waited_for {
             let waited = self.wait_for(session, &path).await;
             session.check(waited);
         }
         Ok(())
+    }
+
+    /// Says that there cannot be so many, for now.
+    async fn warn(&self, session: &Session, paths: &[Vec<u8>]) {
+        // The wish is noted; whether it can be fulfilled is no part of that.
+        let Ok(status) = session.fs.status().await else {
+            return;
+        };
+        let (able, wanted) = (takes_replicas(&status), self.replication);
+        if able >= wanted as usize {
+            return;
+        }
+        let back = if able == 0 {
+            String::new()
+        } else {
+            let recursive = if self.recursive { "-R " } else { "" };
+            let paths: Vec<String> = paths.iter().map(|path| escape(path)).collect();
+            let paths = paths.join(" ");
+            format!("; `dfs setrep {recursive}{able} {paths}` takes it back")
+        };
+        complain(format_args!(
+            "{wanted} replicas are asked for, and {able} datanodes are in service: the wish stays, and until there are as many, `dfs \
+             status` says that replicas are missing, and new files in directories with that wish are refused{back}"
+        ));
     }
 
     async fn wait_for(&self, session: &mut Session, path: &[u8]) -> Result<(), Error> {

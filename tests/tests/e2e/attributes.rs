@@ -92,6 +92,42 @@ fn attributes_are_set_told_and_removed() {
 }
 
 #[test]
+fn more_replicas_than_datanodes_are_a_wish_and_said_to_be_one() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run(["mkdir", "/r"]).ok();
+    cluster.run_with(["put", "-", "/r/f"], b"f").ok();
+    let set = cluster.run(["setrep", "3", "/r/f"]);
+    assert_eq!((set.status, set.err.as_str()), (Some(0), ""));
+    let set = cluster.run(["setrep", "-R", "9", "/r"]);
+    assert_eq!(set.status, Some(0), "{}", set.err);
+    for part in [
+        "dfs: 9 replicas are asked for, and 3 datanodes are in service",
+        "`dfs setrep -R 3 /r` takes it back",
+    ] {
+        assert!(set.err.contains(part), "{}", set.err);
+    }
+    let wish = cluster.run(["stat", "--format", "%r", "/r/f"]).text();
+    assert_eq!(wish, "9\n");
+    // What it says of new files is so.
+    for put in [
+        &["put", "-", "/r/new"][..],
+        &["put", "--replication", "9", "-", "/new"],
+    ] {
+        cluster.run_with(put, b"new").fails(
+            1,
+            "there are 3 of 9; start datanodes, or ask for fewer replicas",
+        );
+    }
+    let nothing = cluster.run(["setrep", "9", "/none"]);
+    assert!(!nothing.err.contains("are asked for"), "{}", nothing.err);
+    nothing.fails(1, "/none: No such file or directory");
+    cluster.run(["setrep", "-R", "3", "/r"]).ok();
+    cluster.run_with(["put", "-", "/r/new"], b"new").ok();
+    eventually("all is safe", || cluster.status()["safe"] == true);
+}
+
+#[test]
 fn replicas_are_as_many_as_were_asked_for() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
