@@ -19,6 +19,7 @@ use crate::output::{escape, is_directory, kind};
 use crate::paths::{base_name, parent, temporary_beside};
 use crate::session::{Session, Usage, about};
 use crate::transfer::upload::preserved_mode;
+use crate::transfer::{lent_mode, mode_to_fill};
 use crate::walk::{Crew, Found, MANY, Step, Walk};
 
 /// Copy files inside the cluster, and with -r directories with all they hold.
@@ -140,14 +141,21 @@ impl Cp {
         while let Some(result) = crew.next().await {
             session.check(result);
         }
-        if self.preserve {
-            for (target, attributes) in directories.into_iter().rev() {
-                let kept = copying.keep(&target, &attributes).await;
-                session.check(kept);
-            }
+        for directory in directories.into_iter().rev() {
+            session.check(copying.finish(&directory).await);
         }
         Ok(())
     }
+}
+
+/// A directory that is being filled.
+struct Directory {
+    target: Vec<u8>,
+    /// Of its source.
+    attributes: Attributes,
+    inode: InodeId,
+    /// Its mode in the end, if it was made with another one.
+    mode: Option<u32>,
 }
 
 /// Whether `path` is `top` or something in it.
@@ -171,7 +179,7 @@ impl Copying {
         target: &[u8],
         attributes: Attributes,
         crew: &mut Crew<Copied>,
-        directories: &mut Vec<(Vec<u8>, Attributes)>,
+        directories: &mut Vec<Directory>,
     ) {
         let mut walk = Walk::from(&self.fs, source, attributes);
         let mut skipping: Option<usize> = None;
@@ -194,11 +202,11 @@ impl Copying {
             let to = [target, &found.path[source.len().min(found.path.len())..]].concat();
             if is_directory(&found.attributes) {
                 // One after the other: what is in a directory needs it.
-                let made = self.directory(&to).await;
-                if session.check(made).is_none() {
-                    skipping = Some(found.depth);
-                } else {
-                    directories.push((to, found.attributes));
+                let depth = found.depth;
+                let made = self.directory(to, found.attributes).await;
+                match session.check(made) {
+                    Some(made) => directories.push(made),
+                    None => skipping = Some(depth),
                 }
                 continue;
             }
@@ -214,16 +222,54 @@ impl Copying {
         }
     }
 
-    async fn directory(&self, target: &[u8]) -> Copied {
-        match self.fs.mkdir(target, 0o777 & !self.umask).await {
+    async fn directory(
+        &self,
+        target: Vec<u8>,
+        attributes: Attributes,
+    ) -> Result<Directory, String> {
+        let mode = mode_to_fill(attributes.mode, self.umask);
+        let (made, mode) = match self.fs.mkdir(&target, mode).await {
+            Ok(made) => {
+                let lent = lent_mode(attributes.mode);
+                let mode = (lent != 0).then_some(made.mode & !lent);
+                (made, mode)
+            }
             Err(error) if error.code() == ErrorCode::AlreadyExists => {
-                match self.fs.stat(target).await {
-                    Ok(existing) if is_directory(&existing) => Ok(()),
-                    _ => Err(error.to_string()),
+                match self.fs.stat(&target).await {
+                    Ok(existing) if is_directory(&existing) => (existing, None),
+                    _ => return Err(error.to_string()),
                 }
             }
-            made => made.map(|_| ()).map_err(|error| error.to_string()),
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(Directory {
+            target,
+            attributes,
+            inode: InodeId(made.inode),
+            mode,
+        })
+    }
+
+    /// When nothing in it changes any more.
+    async fn finish(&self, directory: &Directory) -> Copied {
+        let Directory {
+            target,
+            attributes,
+            inode,
+            mode,
+        } = directory;
+        if self.preserve {
+            return self.keep_inode(target, *inode, attributes).await;
         }
+        if mode.is_none() {
+            return Ok(());
+        }
+        let change = AttributeChange {
+            mode: *mode,
+            ..AttributeChange::default()
+        };
+        let changed = self.fs.set_attributes(*inode, change).await;
+        changed.map(|_| ()).map_err(|error| about(target, &error))
     }
 
     async fn one(self: Arc<Self>, found: Found, target: Vec<u8>) -> Copied {
@@ -242,18 +288,24 @@ impl Copying {
         let text = &found.attributes.symlink_target;
         match self.fs.symlink(text.clone(), target).await {
             Err(error) if error.code() == ErrorCode::AlreadyExists && self.replace => {}
-            made => return made.map(|_| ()).map_err(fail),
+            made => return self.keep_link(found, target, &made.map_err(fail)?).await,
         }
         let temporary = temporary_beside(target);
         let made = self.fs.symlink(text.clone(), &temporary).await;
         // The temporary name is nobody's concern.
-        made.map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
+        let made = made.map_err(|error| format!("{}: {}", escape(target), error.code().text()))?;
         let mode = RenameMode::Replace;
-        let named = self.fs.rename(&temporary, target, mode).await;
+        let named = match self.keep_link(found, target, &made).await {
+            Ok(()) => {
+                let renamed = self.fs.rename(&temporary, target, mode).await;
+                renamed.map(|_| ()).map_err(fail)
+            }
+            failed => failed,
+        };
         if named.is_err() {
             let _ = self.fs.unlink(&temporary).await;
         }
-        named.map(|_| ()).map_err(fail)
+        named
     }
 
     /// Until it is complete the copy has no name and belongs to our session, with which it goes however this ends.
@@ -332,14 +384,22 @@ impl Copying {
         }
     }
 
-    async fn keep(&self, target: &[u8], attributes: &Attributes) -> Copied {
-        let made = self
-            .fs
-            .stat(target)
-            .await
-            .map_err(|error| error.to_string())?;
-        self.keep_inode(target, InodeId(made.inode), attributes)
-            .await
+    /// Links have no mode.
+    async fn keep_link(&self, found: &Found, target: &[u8], made: &Attributes) -> Copied {
+        if !self.preserve {
+            return Ok(());
+        }
+        let attributes = &found.attributes;
+        let owner = (self.uid == 0).then_some(attributes);
+        let change = AttributeChange {
+            uid: owner.map(|owner| owner.uid),
+            gid: owner.map(|owner| owner.gid),
+            atime_ns: Some(attributes.atime_ns),
+            mtime_ns: Some(attributes.mtime_ns),
+            ..AttributeChange::default()
+        };
+        let kept = self.fs.set_attributes(InodeId(made.inode), change).await;
+        kept.map(|_| ()).map_err(|error| about(target, &error))
     }
 
     async fn keep_inode(&self, path: &[u8], inode: InodeId, attributes: &Attributes) -> Copied {

@@ -14,8 +14,10 @@ use cairn_protocol::messages::common::{Attributes, InodeKind};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::local_write::{Target, Unnamed, preserve_directory};
-use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
+use super::local_write::{
+    Target, Unnamed, make_directory, preserve_directory, preserve_link, take_back,
+};
+use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES, lent_mode};
 use crate::output::{escape, kind};
 use crate::progress::Progress;
 use crate::session::{Session, local_error};
@@ -70,12 +72,32 @@ pub(crate) async fn download(
     while let Some(result) = crew.next().await {
         download.note(session, result);
     }
-    if download.options.preserve {
-        // What is deepest first, so that nothing changes a directory any more.
-        for (local, attributes) in directories.into_iter().rev() {
-            let path = local.clone();
-            let kept = blocking(move || preserve_directory(&path, &attributes)).await;
-            session.check(kept.map_err(|error| local_error(&local, &error)));
+    // What is deepest first, so that nothing changes a directory any more.
+    for directory in directories.into_iter().rev() {
+        let local = directory.local.clone();
+        let preserve = download.options.preserve;
+        let finished = blocking(move || directory.finish(preserve)).await;
+        session.check(finished.map_err(|error| local_error(&local, &error)));
+    }
+}
+
+/// A directory that is being filled.
+struct Directory {
+    local: PathBuf,
+    attributes: Attributes,
+    /// It was not there before.
+    is_new: bool,
+}
+
+impl Directory {
+    /// When nothing in it changes any more. Blocks.
+    fn finish(&self, preserve: bool) -> io::Result<()> {
+        if preserve {
+            return preserve_directory(&self.local, &self.attributes);
+        }
+        match lent_mode(self.attributes.mode) {
+            lent if lent != 0 && self.is_new => take_back(&self.local, lent),
+            _ => Ok(()),
         }
     }
 }
@@ -117,7 +139,7 @@ impl Download {
         source: Source,
         attributes: Attributes,
         crew: &mut Crew<Downloaded>,
-        directories: &mut Vec<(PathBuf, Attributes)>,
+        directories: &mut Vec<Directory>,
     ) {
         let mut walk = Walk::from(&self.fs, &source.remote, attributes);
         // Local paths of the directories that the walk is in.
@@ -150,14 +172,21 @@ impl Download {
             };
             if kind(&found.attributes) == InodeKind::Directory {
                 let local = target.path().to_path_buf();
-                let made = make_directory(local.clone()).await;
-                if let Err(error) = made {
-                    self.report(session, local_error(&local, &error));
-                    skipping = Some(found.depth);
-                }
+                let (path, mode) = (local.clone(), found.attributes.mode);
+                let made = blocking(move || make_directory(&path, mode)).await;
                 above.truncate(found.depth);
                 above.push(local.clone());
-                directories.push((local, found.attributes));
+                match made {
+                    Ok(is_new) => directories.push(Directory {
+                        local,
+                        attributes: found.attributes,
+                        is_new,
+                    }),
+                    Err(error) => {
+                        self.report(session, local_error(&local, &error));
+                        skipping = Some(found.depth);
+                    }
+                }
                 continue;
             }
             if kind(&found.attributes) == InodeKind::File {
@@ -262,13 +291,20 @@ impl Download {
 
     async fn symlink(&self, found: &Found, local: PathBuf) -> Downloaded {
         let target = PathBuf::from(OsStr::from_bytes(&found.attributes.symlink_target));
-        let (path, overwrite) = (local.clone(), self.options.overwrite);
-        let made = blocking(move || match std::os::unix::fs::symlink(&target, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && overwrite => {
-                std::fs::remove_file(&path)?;
-                std::os::unix::fs::symlink(&target, &path)
+        let (path, options) = (local.clone(), self.options.clone());
+        let attributes = found.attributes.clone();
+        let made = blocking(move || {
+            match std::os::unix::fs::symlink(&target, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && options.overwrite => {
+                    std::fs::remove_file(&path)?;
+                    std::os::unix::fs::symlink(&target, &path)?;
+                }
+                made => made?,
             }
-            made => made,
+            match options.preserve {
+                true => preserve_link(&path, &attributes),
+                false => Ok(()),
+            }
         });
         made.await.map_err(|error| local_error(&local, &error))
     }
@@ -303,14 +339,6 @@ fn local_target(above: &[PathBuf], source: &Source, found: &Found) -> Result<Tar
             escape(&source.remote)
         )),
     }
-}
-
-async fn make_directory(path: PathBuf) -> io::Result<()> {
-    blocking(move || match std::fs::create_dir(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made,
-    })
-    .await
 }
 
 fn write_pieces(

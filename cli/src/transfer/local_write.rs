@@ -1,14 +1,16 @@
 //! Files on the local disk that appear under their names complete, or not at all.
 
-use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cairn_protocol::messages::common::Attributes;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, renameat_with, utimensat};
 use rustix::io::Errno;
+
+use super::mode_to_fill;
 
 /// What a local path means to somebody who writes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +146,38 @@ fn rename(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
         Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
         renamed => Ok(renamed?),
     }
+}
+
+/// Makes a directory that its owner can fill, of something with this mode; the umask applies. Whether it is new. Blocks.
+pub(crate) fn make_directory(path: &Path, mode: u32) -> io::Result<bool> {
+    match DirBuilder::new().mode(mode_to_fill(mode, 0)).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
+        made => made.map(|()| true),
+    }
+}
+
+/// Takes bits away from a directory's mode. Blocks.
+pub(crate) fn take_back(path: &Path, bits: u32) -> io::Result<()> {
+    let directory = File::open(path)?;
+    let mode = directory.metadata()?.permissions().mode();
+    directory.set_permissions(Permissions::from_mode(mode & 0o7777 & !bits))
+}
+
+/// Gives a symbolic link the times of `like`, and its owner if we may. Blocks.
+pub(crate) fn preserve_link(path: &Path, like: &Attributes) -> io::Result<()> {
+    match lchown(path, Some(like.uid), Some(like.gid)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
+    }
+    let time = |ns: u64| Timespec {
+        tv_sec: (ns / 1_000_000_000) as i64,
+        tv_nsec: (ns % 1_000_000_000) as _,
+    };
+    let times = Timestamps {
+        last_access: time(like.atime_ns),
+        last_modification: time(like.mtime_ns),
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Gives a directory the attributes of `like`. Blocks.

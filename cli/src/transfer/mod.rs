@@ -14,3 +14,16 @@ pub(crate) const LARGE_AT_ONCE: usize = 4;
 
 /// Pieces of 1 MiB between the local disk and the cluster, for each large file.
 pub(crate) const PIECES_BETWEEN: usize = 4;
+
+/// What the owner of a directory needs to fill it.
+const FILLING: u32 = 0o700;
+
+/// The mode in which a copy of a directory is made, to be filled.
+pub(crate) fn mode_to_fill(mode: u32, umask: u32) -> u32 {
+    (mode & 0o777 & !umask) | FILLING
+}
+
+/// The bits of that which the copy is to lose again when it is full.
+pub(crate) fn lent_mode(mode: u32) -> u32 {
+    FILLING & !mode
+}

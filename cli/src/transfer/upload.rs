@@ -16,7 +16,6 @@ use cairn_protocol::buffer;
 use cairn_protocol::checksum::{Crc32c, crc32c};
 use cairn_protocol::ids::InodeId;
 use cairn_protocol::limits::BUFFER_BYTES;
-use cairn_protocol::messages::common::Attributes;
 use cairn_protocol::messages::operation::IfExists;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -24,7 +23,7 @@ use tokio::task::JoinSet;
 use super::local_remove::Stored;
 use super::local_walk::{self, Item, What};
 use super::local_write::kept_mode;
-use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES};
+use super::{LARGE_AT_ONCE, PIECES_BETWEEN, SMALL_BYTES, lent_mode, mode_to_fill};
 use crate::output::{escape, is_directory};
 use crate::progress::Progress;
 use crate::session::{Session, about, local_error};
@@ -62,15 +61,20 @@ struct Upload {
 
 /// An item that is stored. A directory's attributes are set when nothing in it changes any more.
 struct Done {
-    /// Of a directory.
-    inode: Option<InodeId>,
+    directory: Option<Directory>,
     item: Item,
+}
+
+struct Directory {
+    inode: InodeId,
+    /// Its mode in the end, if it was made with another one.
+    mode: Option<u32>,
 }
 
 /// What a run has stored so far.
 #[derive(Default)]
 struct Results {
-    unfinished: Vec<(InodeId, Item)>,
+    unfinished: Vec<(Directory, Item)>,
     stored: Vec<Stored>,
 }
 
@@ -111,12 +115,12 @@ pub(crate) async fn upload(
 }
 
 /// Gives directories their modes, owners and times.
-async fn finish(session: &mut Session, upload: &Arc<Upload>, unfinished: Vec<(InodeId, Item)>) {
+async fn finish(session: &mut Session, upload: &Arc<Upload>, unfinished: Vec<(Directory, Item)>) {
     let mut crew = Crew::new(MANY);
-    for (inode, item) in unfinished {
+    for (directory, item) in unfinished {
         let upload = upload.clone();
         let finished = crew
-            .start(async move { upload.preserve(inode, &item).await })
+            .start(async move { upload.finish(&directory, &item).await })
             .await;
         finished.and_then(|result| session.check(result));
     }
@@ -159,12 +163,13 @@ impl Upload {
 
     fn note(&self, session: &mut Session, result: Uploaded, results: &mut Results) {
         match result {
-            Ok(Done { inode, item }) => {
+            Ok(Done { directory, item }) => {
                 if self.options.tell {
                     results.stored.push(Stored::of(&item));
                 }
-                if let Some(inode) = inode.filter(|_| self.options.preserve) {
-                    results.unfinished.push((inode, item));
+                let preserve = self.options.preserve;
+                if let Some(directory) = directory.filter(|one| preserve || one.mode.is_some()) {
+                    results.unfinished.push((directory, item));
                 }
             }
             // What lies below a directory that failed says nothing of its own.
@@ -186,8 +191,8 @@ impl Upload {
             };
             // Nobody else opens this gate.
             let _ = gate.set(made.is_ok());
-            let inode = Some(InodeId(made?.inode));
-            return Ok(Done { inode, item });
+            let directory = Some(made?);
+            return Ok(Done { directory, item });
         }
         if !possible {
             return Err(String::new());
@@ -196,12 +201,22 @@ impl Upload {
             What::Symlink(target) => self.symlink(&item, target).await?,
             _ => self.file(&item).await?,
         }
-        Ok(Done { inode: None, item })
+        Ok(Done {
+            directory: None,
+            item,
+        })
     }
 
-    async fn directory(&self, item: &Item) -> Result<Attributes, String> {
-        match self.fs.mkdir(&item.remote, 0o777 & !self.umask).await {
-            Ok(attributes) => Ok(attributes),
+    async fn directory(&self, item: &Item) -> Result<Directory, String> {
+        let mode = mode_to_fill(item.metadata.mode(), self.umask);
+        match self.fs.mkdir(&item.remote, mode).await {
+            Ok(made) => {
+                let lent = lent_mode(item.metadata.mode());
+                Ok(Directory {
+                    inode: InodeId(made.inode),
+                    mode: (lent != 0).then_some(made.mode & !lent),
+                })
+            }
             Err(error) if error.code() == ErrorCode::AlreadyExists => {
                 let existing = self
                     .fs
@@ -209,7 +224,10 @@ impl Upload {
                     .await
                     .map_err(|error| error.to_string())?;
                 if is_directory(&existing) {
-                    Ok(existing)
+                    Ok(Directory {
+                        inode: InodeId(existing.inode),
+                        mode: None,
+                    })
                 } else {
                     Err(error.to_string())
                 }
@@ -230,7 +248,21 @@ impl Upload {
             }
             made => made,
         };
-        made.map(|_| ()).map_err(|error| error.to_string())
+        let made = made.map_err(|error| error.to_string())?;
+        if self.options.preserve {
+            let (atime_ns, mtime_ns) = times(item);
+            let owner = self.changes_owner(item).then_some(&item.metadata);
+            let change = AttributeChange {
+                uid: owner.map(MetadataExt::uid),
+                gid: owner.map(MetadataExt::gid),
+                atime_ns: Some(atime_ns),
+                mtime_ns: Some(mtime_ns),
+                ..AttributeChange::default()
+            };
+            let kept = self.fs.set_attributes(InodeId(made.inode), change).await;
+            kept.map_err(|error| about(&item.remote, &error))?;
+        }
+        Ok(())
     }
 
     async fn file(&self, item: &Item) -> Result<(), String> {
@@ -383,6 +415,20 @@ impl Upload {
         let attributes = writer.close_verified(expected).await;
         let attributes = attributes.map_err(|error| error.to_string())?;
         Ok(InodeId(attributes.inode))
+    }
+
+    async fn finish(&self, directory: &Directory, item: &Item) -> Result<(), String> {
+        if self.options.preserve {
+            return self.preserve(directory.inode, item).await;
+        }
+        let change = AttributeChange {
+            mode: directory.mode,
+            ..AttributeChange::default()
+        };
+        let changed = self.fs.set_attributes(directory.inode, change).await;
+        changed
+            .map(|_| ())
+            .map_err(|error| about(&item.remote, &error))
     }
 
     /// Only the superuser gives files away.

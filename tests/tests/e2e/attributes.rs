@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, chown};
-use std::process::Stdio;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cairn_protocol::checksum::crc32c;
 use tempfile::tempdir;
@@ -279,6 +280,104 @@ fn owners_change_and_are_kept() {
     let plain = work.path().join("plain");
     cluster.run(["get", "/kept", &text(&plain)]).ok();
     assert_eq!(local_owner(plain.join("f")), (0, 0));
+}
+
+/// Modes in octal, and of links the time of the last change.
+fn kept(tree: &Path, names: &[&str]) -> Vec<String> {
+    let told = |name: &&str| {
+        let found = fs::symlink_metadata(tree.join(name)).expect("a file of the tree");
+        if found.is_symlink() {
+            return found.mtime().to_string();
+        }
+        format!("{:o}", found.mode() & 0o7777)
+    };
+    names.iter().map(told).collect()
+}
+
+#[test]
+fn copies_have_the_modes_and_times_that_cp_gives_them() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    let place = |name: &str| work.path().join(name);
+    let text = |name: &str| place(name).to_str().unwrap().to_owned();
+    let names = [
+        "",
+        "closed",
+        "closed/f",
+        "read-only",
+        "read-only/f",
+        "open",
+        "open/x",
+        "link",
+    ];
+    for name in ["closed", "read-only", "open"] {
+        fs::create_dir_all(place("tree").join(name)).unwrap();
+    }
+    for (name, mode) in [
+        ("closed/f", 0o600),
+        ("read-only/f", 0o444),
+        ("open/x", 0o775),
+    ] {
+        fs::write(place("tree").join(name), name).unwrap();
+        fs::set_permissions(place("tree").join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (name, mode) in [
+        ("", 0o750),
+        ("closed", 0o700),
+        ("read-only", 0o555),
+        ("open", 0o777),
+    ] {
+        fs::set_permissions(place("tree").join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    symlink("closed/f", place("tree").join("link")).unwrap();
+    let shell = |line: &str| {
+        let status = Command::new("sh")
+            .args(["-ec", line])
+            .current_dir(work.path())
+            .status();
+        assert!(status.unwrap().success(), "{line}");
+    };
+    shell("touch -h -d @1000000000 tree/link; cp -r tree plain; cp -a tree same");
+    let is_link = |name: &&str| *name == "link";
+    let stored = |path: &str| -> Vec<String> {
+        let told = |name: &&str| {
+            let format = if is_link(name) { "%Y" } else { "%a" };
+            let path = format!("{path}/{name}");
+            let told = cluster.run(["stat", "--format", format, path.trim_end_matches('/')]);
+            let told = told.text();
+            // Seconds may come with their fractions.
+            told.trim_end().split('.').next().unwrap().to_owned()
+        };
+        names.iter().map(told).collect()
+    };
+    // A link that was not to be kept as it was is as old as its copy.
+    let modes = |of: Vec<String>| of[..names.len() - 1].to_vec();
+    let (plain, same) = (kept(&place("plain"), &names), kept(&place("same"), &names));
+    assert_eq!((plain[1].as_str(), same[7].as_str()), ("700", "1000000000"));
+
+    cluster.run(["put", &text("tree"), "/plain"]).ok();
+    assert_eq!(modes(stored("/plain")), modes(plain.clone()));
+    cluster.run(["put", "-p", &text("tree"), "/same"]).ok();
+    assert_eq!(stored("/same"), same);
+    cluster.run(["cp", "-r", "/same", "/plain-copy"]).ok();
+    assert_eq!(modes(stored("/plain-copy")), modes(plain.clone()));
+    cluster.run(["cp", "-a", "/same", "/same-copy"]).ok();
+    assert_eq!(stored("/same-copy"), same);
+    // Over links that are there, too.
+    cluster.run(["rm", "/same-copy/link"]).ok();
+    cluster
+        .run(["ln", "-s", "elsewhere", "/same-copy/link"])
+        .ok();
+    cluster
+        .run(["cp", "-p", "-d", "/same/link", "/same-copy/link"])
+        .ok();
+    assert_eq!(stored("/same-copy"), same);
+    cluster.run(["get", "/same", &text("plain-back")]).ok();
+    assert_eq!(modes(kept(&place("plain-back"), &names)), modes(plain));
+    cluster.run(["get", "-p", "/same", &text("same-back")]).ok();
+    assert_eq!(kept(&place("same-back"), &names), same);
+    // Otherwise nobody but root could remove them.
+    shell("chmod -R u+w .");
 }
 
 #[test]
