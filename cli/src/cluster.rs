@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use cairn_client::{ClusterConfig, Error, FileSystem, Timeouts};
+use cairn_client::{ClusterConfig, Error, FileSystem, Timeouts, belong_to_no_cluster};
 use cairn_daemon::config::{Auth, SecuritySettings};
 use cairn_daemon::users::Users;
 use cairn_protocol::ErrorCode;
@@ -283,19 +283,44 @@ async fn connect_with(config: ClusterConfig) -> anyhow::Result<FileSystem> {
     let mut brief = config.clone();
     brief.timeouts.patience = LOOK;
     brief.timeouts.connect = LOOK;
-    let connecting = FileSystem::connect(config);
+    let connecting = async {
+        let connected = FileSystem::connect(config).await;
+        connected.map_err(|error| no_namenode(&asked, error))
+    };
     let connected = waiting::unless_hopeless(connecting, async || {
         // Why, which the one that goes on trying tells nobody.
-        let error = FileSystem::connect(brief).await.err()?;
+        let error = FileSystem::connect(brief.clone()).await.err()?;
         if is_another_program(error.code()) {
-            return Some(error);
+            return Some(no_namenode(&asked, error));
         }
-        complain(format_args!(
-            "no answer yet of {asked}; trying for up to {patience:?} (--timeout)"
-        ));
-        None
+        let mut is_said = false;
+        loop {
+            if belong_to_no_cluster(&brief, LOOK).await.unwrap_or(false) {
+                return Some(no_cluster(&brief.namenodes));
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                complain(format_args!(
+                    "no answer yet of {asked}; trying for up to {patience:?} (--timeout)"
+                ));
+            }
+            sleep(waiting::SILENCE).await;
+        }
     });
-    connected.await.map_err(|error| no_namenode(&asked, error))
+    connected.await
+}
+
+/// They wait for somebody to say whether they are new, or have lost what they had.
+fn no_cluster(namenodes: &[String]) -> anyhow::Error {
+    let (subject, them) = match namenodes {
+        [_] => ("the namenode at {} belongs", "it"),
+        _ => ("the namenodes at {} belong", "them"),
+    };
+    let subject = subject.replace("{}", &namenodes.join(", "));
+    let first = namenodes.first().map_or("", String::as_str);
+    anyhow!(
+        "{subject} to no cluster: `dfs namenode found {first}` founds a new one with {them}; `dfs namenode add HOST:PORT`, with the \
+         --cluster that exists, adds one to that"
+    )
 }
 
 /// What answers there will never be a namenode, whatever the patience.

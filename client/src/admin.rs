@@ -37,6 +37,24 @@ pub async fn found_cluster(
     reply.map_err(|error| error.into_error(&Subject::Cluster, patience))
 }
 
+/// True if every namenode of `config` answers within `patience`, and says that it belongs to no cluster: none will be found there
+/// before somebody founds one. Cancel-safe.
+///
+/// # Errors
+/// `InvalidArgument` if `config` names no namenode.
+pub async fn belong_to_no_cluster(config: &ClusterConfig, patience: Duration) -> Result<bool> {
+    let request = StatusRequest {
+        caller: config.caller.clone(),
+        local: true,
+    };
+    let replies: Vec<(String, StatusReply)> = Namenode::new(config)?
+        .ask_all(Method::Status, &request, patience)
+        .await;
+    // One that has yet to apply what founded its cluster knows the other members already.
+    let waits = |reply: &StatusReply| reply.cluster_id.is_empty() && reply.namenodes.is_empty();
+    Ok(replies.len() == config.namenodes.len() && replies.iter().all(|(_, reply)| waits(reply)))
+}
+
 impl FileSystem {
     /// The whole cluster at a glance.
     pub async fn status(&self) -> Result<StatusReply> {

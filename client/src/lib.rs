@@ -42,7 +42,7 @@ mod watch;
 mod write;
 
 pub use acl::{AccessListKind, AccessLists};
-pub use admin::found_cluster;
+pub use admin::{belong_to_no_cluster, found_cluster};
 pub use config::{ClusterConfig, Timeouts};
 pub use error::{Error, Result, Subject};
 pub use file_system::{FileSystem, MemoryUse};

@@ -1,6 +1,6 @@
 //! What is waited for is said: a cluster that does not answer, replicas that cannot be.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use tempfile::tempdir;
@@ -74,6 +74,46 @@ fn a_dead_namenode_is_waited_for_with_a_word() {
     let yet = format!("dfs: no answer yet of {address}; trying for up to 4s (--timeout)\n");
     assert!(asked.err.contains(&yet), "{}", asked.err);
     asked.fails(1, "does not answer as a namenode does");
+}
+
+#[test]
+fn a_namenode_without_a_cluster_is_told_and_not_waited_for() {
+    let work = tempdir().unwrap();
+    let port = free_ports();
+    let [empty, dead] = [port, port + 1].map(|port| format!("127.0.0.1:{port}"));
+    let mut namenode = dfs(work.path());
+    namenode
+        .args([
+            "namenode",
+            "--http",
+            "",
+            "--follow-stdin",
+            "--listen",
+            &empty,
+        ])
+        .arg("--dir")
+        .arg(work.path().join("empty"));
+    let namenode = Running::start(&mut namenode);
+    eventually("it listens", || TcpStream::connect(&empty).is_ok());
+    let ask = |words: &[&str]| finish(dfs(work.path()).args(words), b"");
+    for command in [&["ls", "/"][..], &["status"]] {
+        let asked = ask(&[command, &["--cluster", &empty]].concat());
+        assert!(!asked.err.contains("no answer"), "{}", asked.err);
+        asked.fails(
+            1,
+            &format!(
+                "{empty} belongs to no cluster: `dfs namenode found {empty}` founds a new one"
+            ),
+        );
+    }
+    // Another one may belong to one: it is waited for,
+    let both = format!("{empty},{dead}");
+    ask(&["ls", "/", "--timeout", "5s", "--cluster", &both]).fails(1, "no answer within 5s");
+    // and found.
+    let cluster = Cluster::up(&work, &[]);
+    let both = format!("{empty},{}", cluster.address);
+    ask(&["ls", "/", "--cluster", &both]).ok();
+    assert_eq!(namenode.finish().status, Some(0));
 }
 
 #[test]
