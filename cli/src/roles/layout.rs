@@ -56,7 +56,7 @@ pub(crate) struct Role {
     pub(crate) config: PathBuf,
 }
 
-/// The folder's layout, or a new one as the options say.
+/// The folder's layout, or a new one as the options say. Writes nothing.
 pub(super) async fn layout(up: &Up, folder: &Path) -> anyhow::Result<Layout> {
     let path = folder.join("up.toml");
     let mut layout = match path.exists() {
@@ -68,7 +68,6 @@ pub(super) async fn layout(up: &Up, folder: &Path) -> anyhow::Result<Layout> {
     };
     layout.tracing.otlp = up.otlp.clone().unwrap_or_default();
     layout.tracing.check()?;
-    layout.write(folder)?;
     Ok(layout)
 }
 
@@ -385,6 +384,7 @@ mod tests {
         up.namenodes = Some(3);
         up.port = Some(7000);
         let first = layout(&up, directory.path()).await.unwrap();
+        first.write(directory.path()).unwrap();
         assert_eq!(
             first.namenodes,
             ["127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.1:7002"]
@@ -414,11 +414,11 @@ mod tests {
         (up.namenodes, up.port) = (None, None);
         assert_eq!(layout(&up, directory.path()).await.unwrap(), first);
         up.datanodes = Some(4);
-        assert_eq!(
-            layout(&up, directory.path()).await.unwrap().datanodes[3],
-            "127.0.0.1:7013"
-        );
+        let larger = layout(&up, directory.path()).await.unwrap();
+        assert_eq!(larger.datanodes[3], "127.0.0.1:7013");
         let path = directory.path().join("up.toml");
+        assert_eq!(existing_layout(&up, &path).unwrap(), larger);
+        larger.write(directory.path()).unwrap();
         up.datanodes = Some(3);
         assert!(
             existing_layout(&up, &path)

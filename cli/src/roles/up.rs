@@ -33,13 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
     init_logs("warn,openraft=error")?;
     let began = Instant::now();
-    let folder = folder(&up.dir)?;
-    let _lock = lock(&folder)?;
-    let layout = layout(&up, &folder).await?;
-    if layout.secure {
-        security::prepare(&folder).context("make certificates")?;
-    }
-    let roles = write_configs(&layout, &folder)?;
+    let mut held = Folder::open(&up.dir)?;
+    let layout = layout(&up, &held.path).await?;
     for address in layout.addresses() {
         let free = net::listen(&address).await;
         free.with_context(|| {
@@ -49,18 +44,25 @@ pub(crate) async fn run(up: Up) -> anyhow::Result<()> {
             )
         })?;
     }
+    held.keep();
+    let folder = &held.path;
+    layout.write(folder)?;
+    if layout.secure {
+        security::prepare(folder).context("make certificates")?;
+    }
+    let roles = write_configs(&layout, folder)?;
     let tasks = Tasks::new();
     tasks.shutdown_on_signals()?;
     let stop = tasks.shutdown_token();
     let (namenodes, datanodes) = roles.into_iter().partition(|role| role.kind == "namenode");
     let cluster = Cluster {
         up: &up,
-        folder: &folder,
+        folder,
         layout: &layout,
         began,
     };
     if up.processes {
-        let mut processes = Processes::start(&folder, namenodes, up.restart)?;
+        let mut processes = Processes::start(folder, namenodes, up.restart)?;
         let result = cluster
             .with_processes(&mut processes, datanodes, &stop)
             .await;
@@ -255,36 +257,95 @@ fn say(text: impl std::fmt::Display) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-fn folder(path: &Path) -> anyhow::Result<PathBuf> {
-    // Data, logs and keys are nobody else's.
-    let made = RealDisk.create_dir_all(path);
-    made.with_context(|| format!("make {}", path.display()))?;
-    let folder = path
-        .canonicalize()
-        .with_context(|| format!("find {}", path.display()))?;
-    if folder.to_str().is_none() {
-        bail!("{}: the path of the folder must be UTF-8", folder.display());
-    }
-    Ok(folder)
+/// The folder, which nobody else uses until this is dropped. What was made for it goes again unless it is kept.
+struct Folder {
+    path: PathBuf,
+    /// Those that were made, the innermost first.
+    made: Vec<PathBuf>,
+    lock: Option<Lock>,
+    is_kept: bool,
 }
 
-fn lock(folder: &Path) -> anyhow::Result<Box<dyn DiskLock>> {
-    let path = folder.join("LOCK");
-    match RealDisk.lock(&path) {
-        Ok(lock) => {
-            // For the message below only.
-            let _ = fs::write(&path, std::process::id().to_string());
-            Ok(lock)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
+struct Lock {
+    path: PathBuf,
+    is_new: bool,
+    _held: Box<dyn DiskLock>,
+}
+
+impl Folder {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let missing = |directory: &&Path| !directory.as_os_str().is_empty() && !directory.exists();
+        let made = path.ancestors().take_while(missing).map(Path::to_path_buf);
+        let mut folder = Self {
+            path: path.to_path_buf(),
+            made: made.collect(),
+            lock: None,
+            is_kept: false,
+        };
+        // Data, logs and keys are nobody else's.
+        let created = RealDisk.create_dir_all(path);
+        created.with_context(|| format!("make {}", path.display()))?;
+        folder.path = path
+            .canonicalize()
+            .with_context(|| format!("find {}", path.display()))?;
+        if folder.path.to_str().is_none() {
             bail!(
-                "{} is in use by another `dfs up` (process {})",
-                folder.display(),
-                pid.trim()
-            )
+                "{}: the path of the folder must be UTF-8",
+                folder.path.display()
+            );
         }
-        Err(error) => Err(error).with_context(|| format!("lock {}", folder.display())),
+        folder.lock = Some(Lock::take(&folder.path)?);
+        Ok(folder)
+    }
+
+    /// Something begins to live in it.
+    fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        // While it is held: nobody else's is removed.
+        if let Some(lock) = self.lock.as_ref().filter(|lock| lock.is_new) {
+            let _ = fs::remove_file(&lock.path);
+        }
+        for directory in &self.made {
+            // Somebody else's files keep theirs.
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+impl Lock {
+    fn take(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("LOCK");
+        let is_new = !path.exists();
+        match RealDisk.lock(&path) {
+            Ok(held) => {
+                // For the message below only.
+                let _ = fs::write(&path, std::process::id().to_string());
+                Ok(Self {
+                    path,
+                    is_new,
+                    _held: held,
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let pid = fs::read_to_string(&path).unwrap_or_default();
+                bail!(
+                    "{} is in use by another `dfs up` (process {})",
+                    folder.display(),
+                    pid.trim()
+                )
+            }
+            Err(error) => Err(error).with_context(|| format!("lock {}", folder.display())),
+        }
     }
 }
 
@@ -453,15 +514,36 @@ fn welcome(
 
 #[cfg(test)]
 mod tests {
-    use super::lock;
+    use super::Folder;
 
     #[test]
     fn a_folder_in_use_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let held = lock(directory.path()).unwrap();
-        let error = lock(directory.path()).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("in use by another `dfs up`"), "{error}");
+        let mut held = Folder::open(directory.path()).unwrap();
+        held.keep();
+        let error = Folder::open(directory.path()).map(|_| ()).unwrap_err();
+        assert!(
+            error.to_string().contains("in use by another `dfs up`"),
+            "{error}"
+        );
         drop(held);
-        assert!(lock(directory.path()).is_ok());
+        assert!(Folder::open(directory.path()).is_ok());
+        assert!(directory.path().join("LOCK").exists());
+    }
+
+    #[test]
+    fn what_was_made_for_nothing_goes_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (above, below) = (directory.path().join("a"), directory.path().join("a/b/c"));
+        drop(Folder::open(&below).unwrap());
+        assert!(!above.exists());
+        // Somebody else's file, and a directory that was there before.
+        let folder = Folder::open(&below).unwrap();
+        std::fs::write(directory.path().join("a/file"), "x").unwrap();
+        drop(folder);
+        let left = |path| std::fs::read_dir(path).unwrap().count();
+        assert_eq!(left(&above), 1);
+        drop(Folder::open(&above).unwrap());
+        assert_eq!(left(&above), 1);
     }
 }

@@ -128,14 +128,22 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         options.mode(FILE_MODE);
-        let file = options.open(path).map_err(context("open", path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(RealLock { _file: file })),
-            Err(TryLockError::WouldBlock) => {
-                let error = io::Error::new(io::ErrorKind::WouldBlock, "held by another process");
-                Err(context("lock", path)(error))
+        loop {
+            let file = options.open(path).map_err(context("open", path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let error = "held by another process";
+                    let error = io::Error::new(io::ErrorKind::WouldBlock, error);
+                    return Err(context("lock", path)(error));
+                }
+                Err(TryLockError::Error(error)) => return Err(context("lock", path)(error)),
             }
-            Err(TryLockError::Error(error)) => Err(context("lock", path)(error)),
+            let links = file.metadata().map_err(context("stat", path))?.nlink();
+            // Whoever held it has removed the file before we locked it: the next one would get another.
+            if links > 0 {
+                return Ok(Box::new(RealLock { _file: file }));
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! Settings that cannot be meant are refused before anything happens, in words that help.
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
 
 use tempfile::tempdir;
 
@@ -94,6 +96,41 @@ fn a_directory_in_use_or_full_of_other_things_is_refused() {
         fs::read_to_string(other.join("thesis.txt")).unwrap(),
         "years of work"
     );
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
+}
+
+#[test]
+fn a_refused_start_leaves_nothing_behind_and_changes_nothing() {
+    let work = tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let up = |directory: &Path, options: &[&str]| {
+        let mut command = dfs(work.path());
+        command.args(["up", "--dir"]).arg(directory).args(options);
+        finish(&mut command, b"")
+    };
+    let options = [
+        (["--port", "0", "--otlp", "nowhere"], "otlp"),
+        (["--port", &port, "--http", "0"], "cannot be used"),
+    ];
+    for (options, message) in options {
+        up(&work.path().join("new/cluster"), &options).fails(1, message);
+        assert!(!work.path().join("new").exists(), "{options:?}");
+    }
+    // A cluster that exists stays as it is.
+    let cluster = Cluster::up(&work, &[]);
+    let directory = cluster.directory().to_path_buf();
+    assert_eq!(cluster.stop(), Some(0));
+    let files = || -> Vec<_> {
+        let entries = fs::read_dir(&directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    let layout = || fs::read_to_string(directory.join("up.toml")).unwrap();
+    let before = (files(), layout());
+    up(&directory, &["--datanodes", "5", "--http", &port]).fails(1, "cannot be used");
+    assert_eq!((files(), layout()), before);
 }
 
 #[test]
