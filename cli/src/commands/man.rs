@@ -1,17 +1,21 @@
 //! `dfs man`: manual pages, made from the definitions of the arguments.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
 
 use anyhow::{Context, bail};
 use clap::{Args, Command};
 use clap_mangen::Man as Page;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::grammar;
 use crate::session::{Ending, Usage, local_error};
 
-/// Print the manual page, or write one for each command into a directory.
+/// Show the manual page, or write one for each command into a directory.
+///
+/// On a terminal man(1) shows it; into a file or a pipe goes what man(1) reads.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
     /// Where to write dfs.1, dfs-put.1 and so on, such as /usr/local/share/man/man1.
@@ -29,7 +33,9 @@ impl Man {
             None => {
                 let mut page = Vec::new();
                 Page::new(chosen(command, &self.words)?).render(&mut page)?;
-                io::stdout().write_all(&page)?;
+                if !io::stdout().is_terminal() || !show(&page) {
+                    io::stdout().write_all(&page)?;
+                }
             }
             Some(directory) => {
                 // A path that is mistyped is to be told, not made.
@@ -46,6 +52,24 @@ impl Man {
         }
         Ok(Ending::Done)
     }
+}
+
+/// Has man(1) show a page. False if it does not.
+fn show(page: &[u8]) -> bool {
+    // Ctrl-C is for the pager: without it we would end beneath it.
+    let _interrupts = signal(SignalKind::interrupt());
+    let man = process::Command::new("man")
+        .args(["-l", "-"])
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut man) = man else {
+        return false;
+    };
+    if let Some(mut stdin) = man.stdin.take() {
+        // One that does not read says why by its status.
+        let _ = stdin.write_all(page);
+    }
+    man.wait().is_ok_and(|status| status.success())
 }
 
 /// The command of these words, under its full name.

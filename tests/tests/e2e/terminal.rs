@@ -1,20 +1,25 @@
 //! What people see who watch, and what Ctrl-C leaves: progress on a terminal and none in a pipe; a put that is interrupted.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::tempdir;
 
-use super::program::{Cluster, Running, content, eventually, finish, signal};
+use super::program::{Cluster, Running, content, dfs, eventually, finish, signal};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("tests name their files in UTF-8")
 }
 
-/// What a command prints on a terminal: script(1) makes one.
+/// What a command for a cluster prints on a terminal.
 fn on_a_terminal(cluster: &Cluster, line: &str) -> String {
-    let program = cluster.command::<&str>([]);
+    shown(&cluster.command::<&str>([]), line)
+}
+
+/// What a program with these arguments prints on a terminal: script(1) makes one.
+fn shown(program: &Command, line: &str) -> String {
     let mut command = Command::new("script");
     let dfs = text(Path::new(program.get_program())).to_owned();
     let line = format!("stty cols 120 rows 24 && exec {dfs} {line}");
@@ -31,11 +36,49 @@ fn on_a_terminal(cluster: &Cluster, line: &str) -> String {
     out
 }
 
+fn has_script() -> bool {
+    let has = Command::new("script").arg("--version").output().is_ok();
+    if !has {
+        eprintln!("not tested: script(1), which makes terminals, is not here");
+    }
+    has
+}
+
+#[test]
+fn a_manual_page_on_a_terminal_is_shown_by_man() {
+    if !has_script() {
+        return;
+    }
+    let work = tempdir().unwrap();
+    let man = work.path().join("man");
+    let path = format!(
+        "{}:{}",
+        text(work.path()),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let mut program = dfs(work.path());
+    program.env("PATH", path);
+    for (script, shows, roff) in [
+        (
+            "echo \"man $*\"; grep -c '^.SH SYNOPSIS'",
+            "man -l -\r\n1\r\n",
+            false,
+        ),
+        ("exit 3", "", true),
+    ] {
+        fs::write(&man, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&man, fs::Permissions::from_mode(0o755)).unwrap();
+        let seen = shown(&program, "man put");
+        assert!(
+            seen.starts_with(shows) && seen.contains(".TH dfs-put 1") == roff,
+            "{script}: {seen}"
+        );
+    }
+}
+
 #[test]
 fn progress_is_for_those_who_watch() {
-    let has_script = Command::new("script").arg("--version").output().is_ok();
-    if !has_script {
-        eprintln!("not tested: script(1), which makes terminals, is not here");
+    if !has_script() {
         return;
     }
     let work = tempdir().unwrap();
