@@ -63,12 +63,33 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// Standard output, whose errors say that it is meant.
+pub(crate) struct Out(BufWriter<Stdout>);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_stdout)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
+}
+
 /// What a file command works with.
 pub(crate) struct Session {
     /// The cluster.
     pub(crate) fs: FileSystem,
     /// Standard output.
-    pub(crate) out: BufWriter<Stdout>,
+    pub(crate) out: Out,
     /// Where relative paths begin: `/user/<name>`.
     pub(crate) home: Vec<u8>,
     /// User and group as the cluster believes them.
@@ -83,7 +104,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(fs: FileSystem, home: Vec<u8>, uid: u32, gid: u32, umask: u32) -> Self {
-        let out = BufWriter::with_capacity(64 << 10, io::stdout());
+        let out = Out(BufWriter::with_capacity(64 << 10, io::stdout()));
         Self {
             fs,
             out,
@@ -216,19 +237,10 @@ pub(crate) fn about(path: &[u8], error: &Error) -> String {
                 failure.message
             )
         }
-        Error::OutcomeUnknown { failure, .. } => {
-            format!(
-                "{}: {}: {failure}",
-                escape(path),
-                ErrorCode::OutcomeUnknown.text()
-            )
-        }
-        Error::Unreachable { .. } | Error::DataLost { .. } => {
+        Error::OutcomeUnknown { .. } | Error::Unreachable { .. } | Error::DataLost { .. } => {
             let text = error.to_string();
-            let rest = text
-                .split_once(": ")
-                .map_or(text.as_str(), |(_, rest)| rest);
-            format!("{}: {rest}", escape(path))
+            let rest = text.strip_prefix(&format!("{}: ", error.subject()));
+            format!("{}: {}", escape(path), rest.unwrap_or(&text))
         }
     }
 }
@@ -353,6 +365,14 @@ mod tests {
             failure,
         };
         assert!(about(b"/a", &error).starts_with("/a: Input/output error: bytes 0 to 5"));
+        let error = Error::OutcomeUnknown {
+            subject: Subject::Path(b"/x: y".to_vec()),
+            failure: Failure::from(ErrorCode::SessionExpired),
+        };
+        assert_eq!(
+            about(b"/a", &error),
+            "/a: Outcome unknown: Session expired; look whether it happened before you try again"
+        );
     }
 
     #[test]

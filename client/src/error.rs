@@ -69,7 +69,7 @@ pub enum Error {
         failure: Failure,
     },
     /// The change may or may not have happened, and can no longer be asked.
-    #[error("{subject}: Outcome unknown: {failure}")]
+    #[error("{subject}: Outcome unknown: {failure}; look whether it happened before you try again")]
     OutcomeUnknown {
         /// What it is about.
         subject: Subject,

@@ -233,7 +233,8 @@ async fn secure(mut stream: TcpStream, tls: Option<&Tls>) -> Result<(Stream, Pro
     let lost = |error: io::Error| Failure::new(ErrorCode::ConnectionLost, error.to_string());
     let spoken = timeout(HANDSHAKE_TIMEOUT, Tls::is_spoken(&mut stream));
     if !spoken.await.map_err(|_| timed_out())?.map_err(lost)? {
-        let message = "this cluster speaks TLS only: set auth = \"tokens\" and ca in [security]";
+        let message = "this cluster speaks TLS only: say which CA it has with --ca FILE or CAIRN_CA=FILE, or with auth = \"tokens\" and \
+                       ca in [security] of the settings";
         let failure = Failure::new(ErrorCode::Unauthenticated, message);
         stream::refuse(stream, &failure.clone().into()).await;
         return Err(failure);

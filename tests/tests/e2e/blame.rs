@@ -1,5 +1,8 @@
 //! Errors name what is wrong: of two paths the one to blame, a file where a directory should be, a member of the cluster.
 
+use std::fs::File;
+use std::process::Stdio;
+
 use tempfile::tempdir;
 
 use super::program::Cluster;
@@ -126,5 +129,29 @@ fn of_two_paths_the_one_to_blame_is_named() {
         assert_eq!(done.status, Some(1), "{line}: {}", done.err);
         let told = format!("dfs: {told}");
         assert!(done.err.starts_with(&told), "{line}: {}", done.err);
+    }
+}
+
+#[test]
+fn a_standard_output_that_takes_no_more_is_named() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    cluster.run_with(["put", "-", "/f"], &[b'x'; 200_000]).ok();
+    for line in ["cat /f", "tail -c 5 /f", "ls -l /", "get /f -"] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = cluster.command(words(line));
+        let done = command
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(
+            (
+                done.status.code(),
+                String::from_utf8_lossy(&done.stderr).as_ref()
+            ),
+            (Some(1), "dfs: standard output: No space left on device\n"),
+            "{line}"
+        );
     }
 }

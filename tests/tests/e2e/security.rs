@@ -128,7 +128,10 @@ fn nobody_gets_in_without_proof(cluster: &Cluster, ca: &Path, work: &Path) {
     let ask = |token: Option<&str>| -> Finished {
         finish(&mut user(cluster, ca, token, &["ls", "/"]), b"")
     };
-    finish(&mut cluster.stranger(["ls", "/"]), b"").fails(1, "speaks TLS only");
+    finish(&mut cluster.stranger(["ls", "/"]), b"").fails(
+        1,
+        "speaks TLS only: say which CA it has with --ca FILE or CAIRN_CA=FILE",
+    );
     ask(None).fails(1, "wants a token");
 
     let good = issue(cluster, &[ADA]);

@@ -21,6 +21,8 @@ const PAGE_ENTRIES: usize = 1_000;
 /// A directory that is being looked through: what was read of it, and after which name to read on.
 struct Level {
     node: Node,
+    /// In the level above; empty for the first.
+    name: Vec<u8>,
     page: std::vec::IntoIter<(Vec<u8>, DirentRecord)>,
     after: Vec<u8>,
 }
@@ -37,7 +39,7 @@ pub fn check_remove_tree(
         return Ok(());
     }
     let mut stack = Vec::new();
-    enter(read, caller, location, top, &mut stack)?;
+    enter(read, caller, location, (&[], top), &mut stack)?;
     let mut budget = ENTRIES_MAX;
     while let Some(level) = stack.last_mut() {
         if budget == 0 {
@@ -50,8 +52,8 @@ pub fn check_remove_tree(
         match next_entry(read, level, &mut budget)? {
             None => drop(stack.pop()),
             Some((name, dirent)) => {
-                if let Some(below) = check_entry(read, caller, location, level, &name, dirent)? {
-                    enter(read, caller, location, below, &mut stack)?;
+                if let Some(below) = check_entry(read, caller, location, &stack, &name, dirent)? {
+                    enter(read, caller, location, (&name, below), &mut stack)?;
                 }
             }
         }
@@ -65,16 +67,12 @@ fn enter(
     read: &impl Read,
     caller: &Caller,
     location: &Location,
-    node: Node,
+    (name, node): (&[u8], Node),
     stack: &mut Vec<Level>,
 ) -> Result<(), OpError> {
     let empty = tree::is_empty(&node.inode);
     if !empty && !permission::allows(caller, &node.inode, READ | WRITE | EXECUTE) {
-        let message = format!(
-            "{}, in it directory inode {}",
-            path::show(location),
-            node.id
-        );
+        let message = path_of(location, stack, name);
         return Err(OpError::new(ErrorCode::PermissionDenied, message));
     }
     delegation::check(read, caller, &node)?;
@@ -86,10 +84,24 @@ fn enter(
     }
     stack.push(Level {
         node,
+        name: name.to_vec(),
         page: Vec::new().into_iter(),
         after: Vec::new(),
     });
     Ok(())
+}
+
+/// What lies under a name in the last level, or at `location` if there is none.
+fn path_of(location: &Location, stack: &[Level], name: &[u8]) -> String {
+    let mut path = path::show(location);
+    let names = stack.iter().map(|level| level.name.as_slice());
+    for name in names.chain([name]).filter(|name| !name.is_empty()) {
+        if !path.ends_with('/') {
+            path.push('/');
+        }
+        path.push_str(&path::show_bytes(name));
+    }
+    path
 }
 
 fn next_entry(
@@ -118,10 +130,13 @@ fn check_entry(
     read: &impl Read,
     caller: &Caller,
     location: &Location,
-    level: &Level,
+    stack: &[Level],
     name: &[u8],
     dirent: DirentRecord,
 ) -> Result<Option<Node>, OpError> {
+    let Some(level) = stack.last() else {
+        return Ok(None);
+    };
     let sticky = level.node.inode.mode & STICKY != 0;
     let directory = dirent.kind == InodeKind::Directory as i32;
     if !sticky && !directory {
@@ -129,7 +144,7 @@ fn check_entry(
     }
     let node = path::load(read, dirent)?;
     if permission::sticky_forbids(caller, &level.node.inode, &node.inode) {
-        let message = format!("{}, in it {}", path::show(location), path::show_bytes(name));
+        let message = path_of(location, stack, name);
         return Err(OpError::new(ErrorCode::NotPermitted, message));
     }
     Ok(directory.then_some(node))

@@ -256,10 +256,11 @@ fn a_tree_is_removed_only_by_who_may_remove_each_part() {
         let at = Location::path("/d");
         match check_remove_tree(&world.store.snapshot(), &user(who), &at) {
             Ok(()) => Ok(()),
-            Err(OpError::Failure(failure)) => Err(failure.code),
+            Err(OpError::Failure(failure)) => Err((failure.code, failure.message)),
             Err(error) => panic!("{error}"),
         }
     };
+    let refused = |code, path: &str| Err((code, path.to_owned()));
     world.change(&user(1), mkdir("/d", 0o777)).unwrap();
     world.change(&user(1), mkdir("/d/tmp", 0o1777)).unwrap();
     world
@@ -270,12 +271,26 @@ fn a_tree_is_removed_only_by_who_may_remove_each_part() {
         Ok(()),
         "an empty directory of others goes with its parent"
     );
-    assert_eq!(check(&world, 3), Err(ErrorCode::NotPermitted), "sticky");
+    assert_eq!(
+        check(&world, 3),
+        refused(ErrorCode::NotPermitted, "/d/tmp/theirs"),
+        "sticky"
+    );
     let mut inner = create("/d/tmp/theirs/f");
     inner.mode = 0o666;
     world
         .change(&user(2), OperationKind::Create(inner))
         .unwrap();
-    assert_eq!(check(&world, 1), Err(ErrorCode::PermissionDenied));
+    assert_eq!(
+        check(&world, 1),
+        refused(ErrorCode::PermissionDenied, "/d/tmp/theirs")
+    );
     assert_eq!(check(&world, 0), Ok(()));
+    world.change(&user(1), mkdir("/e", 0o700)).unwrap();
+    world.change(&user(1), mkdir("/e/f", 0o700)).unwrap();
+    let top = check_remove_tree(&world.store.snapshot(), &user(2), &Location::path("/e"));
+    let Err(OpError::Failure(failure)) = top else {
+        panic!("not refused");
+    };
+    assert_eq!(failure.message, "/e");
 }
