@@ -7,6 +7,7 @@
 //! controllers/  the leader's loops: liveness, placement, sealing, replication, reclaim
 //! service/      what the process answers: authorise, stamp, translate, call
 //! founding.rs   how a namenode comes to belong to a cluster
+//! removal.rs    how it notices that it does not any more
 //! server.rs     builds and wires all of it
 //! ```
 
@@ -20,6 +21,7 @@ mod fsck;
 mod keys;
 mod metrics;
 pub mod namespace;
+mod removal;
 pub mod server;
 mod service;
 pub mod store;

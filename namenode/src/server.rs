@@ -21,6 +21,7 @@ use crate::consensus::room::RoomOptions;
 use crate::consensus::state::State;
 use crate::controllers::{ControllerOptions, Controllers};
 use crate::founding::{Founder, Membership};
+use crate::removal::{Removal, Removed};
 use crate::service::{ClusterCell, NamenodeService, Parts};
 
 /// Layout of a namenode's directory.
@@ -147,6 +148,7 @@ impl Namenode {
             peers.clone(),
             address.clone(),
         );
+        let removed = Removed::default();
         let service = NamenodeService::new(
             Parts {
                 group: group.clone(),
@@ -155,6 +157,7 @@ impl Namenode {
                 peers: peers.clone(),
                 address: address.clone(),
                 founder: founder.clone(),
+                removed: removed.clone(),
                 metrics: metrics.clone(),
                 stopping: tasks.shutdown_token(),
             },
@@ -168,6 +171,15 @@ impl Namenode {
         tasks.component("rpc", |_stop| async move {
             rpc::serve(listener, Arc::new(service), options, shutdown).await
         });
+        let removal = Removal {
+            group: group.clone(),
+            peers: peers.clone(),
+            address: address.clone(),
+            namenodes: config.namenodes.clone(),
+            cluster: cluster.clone(),
+            removed,
+        };
+        tasks.component("removal", |stop| removal.run(stop));
         let membership = Membership {
             settings: config.cluster,
             group: group.clone(),

@@ -133,6 +133,8 @@ pub struct Group {
     leadership: watch::Receiver<Leadership>,
     receiver: Arc<Mutex<Receiver>>,
     room: Arc<Room>,
+    /// When a leader was heard last, or this process began.
+    heard: Arc<watch::Sender<Instant>>,
 }
 
 /// What a member is made of.
@@ -196,6 +198,7 @@ impl Group {
             leadership,
             receiver: Arc::default(),
             room,
+            heard: Arc::new(watch::Sender::new(Instant::now())),
         })
     }
 
@@ -230,6 +233,14 @@ impl Group {
             .into_iter()
             .find(|member| member.id == leader)
             .map(|member| member.address)
+    }
+
+    /// How long no leader was heard; zero for the leader itself.
+    pub fn silent_for(&self) -> Duration {
+        if self.leadership.borrow().ready {
+            return Duration::ZERO;
+        }
+        self.heard.borrow().elapsed()
     }
 
     /// Fails unless this member leads and is ready; tells the term.
@@ -321,6 +332,7 @@ impl Group {
             Method::RaftAppend => {
                 let append: AppendEntriesRequest<TypeConfig> =
                     incoming::decode_message(from, &request.payload)?;
+                self.heard.send_replace(Instant::now());
                 network::encode_body(
                     &self
                         .raft
@@ -348,6 +360,7 @@ impl Group {
                 let piece: Piece = incoming::decode_message(from, &envelope.body)?;
                 let vote = piece.vote;
                 self.refuse_deposed(&vote)?;
+                self.heard.send_replace(Instant::now());
                 // Held until the installation is over: a transfer that starts anew removes what is installed from.
                 let mut receiver = self.receiver.lock().await;
                 let complete = receiver

@@ -43,6 +43,7 @@ use crate::namespace::command::{
     ClientCommand, CommandKind, ExpireSession, ForgetDatanode, FoundCluster, OpenSession, Outcome,
     RegisterDatanode, SealOpenChunk, SetDatanodeState,
 };
+use crate::removal::Removed;
 use crate::service::{ClusterCell, NamenodeService, Parts};
 use crate::store::records::{ChunkRecord, ChunkState};
 use crate::store::{StoreOptions, chunk, session};
@@ -269,6 +270,7 @@ impl World {
             clock: Clock::system(),
             peers,
             address,
+            removed: Removed::default(),
             metrics: Metrics::new("namenode"),
             stopping: CancellationToken::new(),
         };

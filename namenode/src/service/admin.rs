@@ -194,6 +194,14 @@ impl NamenodeService {
 
     pub(super) async fn status(&self, request: Request) -> Result<Reply, RpcError> {
         let StatusRequest { caller: _, local } = request.decode()?;
+        if self.removed.get() {
+            // What it knows is of a time when it was one of them.
+            let message = format!(
+                "the namenode at {} was removed from its cluster or replaced: stop it and remove its directory",
+                self.address
+            );
+            return Err(RpcError::new(ErrorCode::Unavailable, message));
+        }
         let (term, leader) = if local {
             let leadership = self.group.leadership();
             let now = leadership.borrow();

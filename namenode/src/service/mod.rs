@@ -32,6 +32,7 @@ use crate::controllers::Controllers;
 use crate::founding::Founder;
 use crate::metrics::ServiceMetrics;
 use crate::namespace::command::Outcome;
+use crate::removal::Removed;
 
 use principal::Principal;
 
@@ -49,6 +50,8 @@ pub(crate) struct Parts {
     pub address: String,
     /// Founds a cluster when an operator says so.
     pub founder: Founder,
+    /// Whether this member was removed.
+    pub removed: Removed,
     /// Counters of this process.
     pub metrics: Metrics,
     /// Cancelled when the process is about to end: calls that only wait are answered.
@@ -77,6 +80,7 @@ pub(crate) struct NamenodeService {
     peers: Peers,
     address: String,
     founder: Founder,
+    removed: Removed,
     cluster: ClusterCell,
     metrics: Metrics,
     counters: ServiceMetrics,
@@ -96,6 +100,7 @@ impl NamenodeService {
             peers: parts.peers,
             address: parts.address,
             founder: parts.founder,
+            removed: parts.removed,
             cluster,
             metrics: parts.metrics,
             counters,

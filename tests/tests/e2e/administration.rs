@@ -1,6 +1,7 @@
 //! Machines come and go while the cluster serves.
 
 use std::net::TcpStream;
+use std::process::Stdio;
 
 use serde_json::Value;
 use tempfile::tempdir;
@@ -217,6 +218,42 @@ fn a_namenode_is_replaced_and_leadership_handed_over() {
         "beforeafter"
     );
     assert_eq!(fourth.finish().status, Some(0));
+}
+
+#[test]
+fn a_namenode_that_was_removed_while_it_was_down_says_so() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &["--processes", "--namenodes", "3"]);
+    let before = namenodes(&cluster);
+    let follower = before.iter().find(|one| one["role"] == "follower");
+    let follower = follower.expect("a follower");
+    let (id, address) = (follower["id"].to_string(), &follower["address"]);
+    let address = address.as_str().expect("an address");
+    let place = cluster.address.split(',').position(|one| one == address);
+    let role = format!("namenode-{}", place.expect("a known address") + 1);
+    cluster.kill(&role);
+    cluster.run(["--user", "0", "namenode", "remove", &id]).ok();
+    let log = work.path().join("removed.log");
+    let mut removed = cluster.role(&role);
+    removed
+        .arg("--follow-stdin")
+        .stdin(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut removed = removed.spawn().unwrap();
+    eventually("it says that it was removed", || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        log.contains("was removed from its cluster or replaced: stop it and remove its directory")
+    });
+    // The others go on without it, and it still knows where they are.
+    cluster.run_with(["put", "-", "/after"], b"after").ok();
+    let list = ["namenode", "list", "--json", "--cluster", address];
+    let list: Vec<Value> = serde_json::from_slice(&cluster.run(list).ok()).expect("JSON");
+    assert!(
+        list.len() == 2 && list.iter().all(|one| one["reachable"] == true),
+        "{list:?}"
+    );
+    drop(removed.stdin.take());
+    assert!(removed.wait().unwrap().success());
 }
 
 #[test]
