@@ -205,8 +205,9 @@ impl Datanodes {
             match identity.map(|identity| identity.map(|i| (i.node, is_ours(i.cluster)))) {
                 Ok(None | Some((None, _))) => new.push(role),
                 Ok(Some((Some(number), true))) if !numbers.contains(&number) => forgotten.push(format!(
-                    "{} is not started: the cluster has forgotten it (datanode {number}) and needs nothing of {} any more. Empty that \
-                     directory, and the next start makes a new datanode of it",
+                    "{} is not started: the cluster has forgotten it (datanode {number}), unless a namenode's directory was put back from \
+                     an older copy. If it was forgotten and `dfs fsck` shows nothing missing, {} is not needed: a start without that \
+                     directory makes a new datanode",
                     role.name,
                     volume.display()
                 )),

@@ -224,8 +224,9 @@ impl Controllers {
         reads::failed_replicas(self)
     }
 
-    /// All datanodes as this leader sees them; if this member does not lead, as the committed state has them.
-    pub fn datanode_statuses(&self) -> Vec<DatanodeStatus> {
+    /// All datanodes as this leader sees them; if this member does not lead, as the committed state has them. One that is not among them
+    /// was forgotten: what cannot be read is an error.
+    pub fn datanode_statuses(&self) -> Result<Vec<DatanodeStatus>, StoreError> {
         reads::datanode_statuses(self)
     }
 

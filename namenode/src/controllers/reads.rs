@@ -84,20 +84,17 @@ pub(super) fn failed_replicas(controllers: &Controllers) -> BTreeSet<Incarnation
 
 /// The committed records say which datanodes there are and what each is to be, so that whoever changed that sees it; the rest is what
 /// this leader heard, and a member that does not lead has heard nothing.
-pub(super) fn datanode_statuses(controllers: &Controllers) -> Vec<DatanodeStatus> {
+pub(super) fn datanode_statuses(
+    controllers: &Controllers,
+) -> Result<Vec<DatanodeStatus>, StoreError> {
     let now = Instant::now();
+    let records = datanode_records(&controllers.store().snapshot())?;
     let soft = controllers.soft();
     let known = |id| soft.as_ref()?.datanodes.get(id);
-    match datanode_records(&controllers.store().snapshot()) {
-        Ok(records) => records
-            .iter()
-            .map(|(id, record)| status(*id, record, known(*id), now))
-            .collect(),
-        Err(error) => {
-            tracing::error!(%error, "cannot read the records of datanodes");
-            Vec::new()
-        }
-    }
+    let statuses = records
+        .iter()
+        .map(|(id, record)| status(*id, record, known(*id), now));
+    Ok(statuses.collect())
 }
 
 fn status(

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cairn_daemon::Tasks;
 use cairn_daemon::clock::Clock;
 use cairn_daemon::disk::RealDisk;
 use cairn_daemon::telemetry::Metrics;
 use cairn_protocol::ids::{ChunkId, DatanodeId, SessionId};
-use cairn_protocol::messages::admin::{DatanodeAdminState, FsckProblem};
+use cairn_protocol::messages::admin::{DatanodeAdminState, FsckProblem, StatusRequest};
 use cairn_protocol::messages::common::{Caller, ClusterSettings, InodeKind, Location};
 use cairn_protocol::messages::datanode::{
     HeartbeatRequest, InstructReply, InstructRequest, InstructResult, Instruction, InstructionKind,
@@ -46,7 +47,7 @@ use crate::namespace::command::{
 use crate::removal::Removed;
 use crate::service::{ClusterCell, NamenodeService, Parts};
 use crate::store::records::{ChunkRecord, ChunkState};
-use crate::store::{StoreOptions, chunk, session};
+use crate::store::{StoreOptions, chunk, datanode, session};
 
 const LENGTH: u64 = 1000;
 const CLUSTER: [u8; 16] = [7; 16];
@@ -668,6 +669,7 @@ async fn the_status_shows_what_a_datanode_was_told_to_be_at_once() {
         let states: Vec<_> = world
             .controllers
             .datanode_statuses()
+            .unwrap()
             .iter()
             .map(|status| status.state())
             .collect();
@@ -863,7 +865,7 @@ async fn a_decommissioned_datanode_holds_nothing_and_can_be_forgotten() {
     world.command(CommandKind::SetDatanodeState(state)).await;
     world
         .until("the datanode is decommissioned", |world| {
-            let statuses = world.controllers.datanode_statuses();
+            let statuses = world.controllers.datanode_statuses().unwrap();
             statuses.iter().any(|status| {
                 status.address.datanode == leaving
                     && status.state() == DatanodeAdminState::Decommissioned
@@ -1005,6 +1007,28 @@ async fn a_retry_gets_its_chunk_though_the_cluster_is_full_by_then() {
     assert_eq!((again.chunk, again.epoch), (first.chunk, first.epoch));
     let other = allocate(&service, world.session, 2).await;
     assert_eq!(other.unwrap_err(), ErrorCode::NoSpace);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_that_cannot_be_read_is_none_without_datanodes() {
+    let world = World::new(1).await;
+    let service = world.service();
+    let request = || Request {
+        method: Method::Status.into(),
+        header: StatusRequest::default().encode_to_vec().into(),
+        payload: Bytes::new(),
+    };
+    assert!(service.status(request()).await.is_ok());
+    let store = world.controllers.store();
+    let mut txn = store.begin();
+    txn.put(datanode::encode(DatanodeId(1)), vec![0xff]);
+    txn.commit(store.applied().unwrap().unwrap()).unwrap();
+    let answer = service.status(request()).await.map(|_| ());
+    assert_eq!(
+        answer.map_err(|error| error.code()),
+        Err(ErrorCode::Internal)
+    );
     world.stop().await;
 }
 

@@ -192,7 +192,7 @@ impl NamenodeService {
         }
     }
 
-    pub(super) async fn status(&self, request: Request) -> Result<Reply, RpcError> {
+    pub(crate) async fn status(&self, request: Request) -> Result<Reply, RpcError> {
         let StatusRequest { caller: _, local } = request.decode()?;
         if self.removed.get() {
             // What it knows is of a time when it was one of them.
@@ -211,7 +211,7 @@ impl NamenodeService {
         };
         let store = self.group.state().store();
         let cluster = store.snapshot().cluster_record().map_err(internal)?;
-        let datanodes = self.controllers.datanode_statuses();
+        let datanodes = self.controllers.datanode_statuses().map_err(internal)?;
         let mut counts = self.controllers.counts();
         counts.files = cluster.file_count;
         counts.directories = cluster.directory_count;
