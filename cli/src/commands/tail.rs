@@ -46,6 +46,9 @@ const STEP: u64 = 256 << 10;
 /// So much of what was printed last is looked at again when the file has changed: what was only added to begins as it did.
 const REMEMBERED: usize = 1 << 10;
 
+/// How often the place to begin at is looked for in a file that changes meanwhile.
+const BEGINNINGS: u32 = 3;
+
 impl Tail {
     pub(crate) async fn run(self, session: &mut Session) -> anyhow::Result<()> {
         let paths = expand(session, &self.paths).await;
@@ -65,26 +68,18 @@ impl Tail {
             if paths.len() > 1 {
                 print_name(session, path, index)?;
             }
+            if follow {
+                let followed = self.begin(path, reader).await;
+                let Some(followed) = session.check(followed) else {
+                    continue;
+                };
+                return self.follow(session, followed).await;
+            }
             let start = self.start(&reader).await;
             let Some(start) = session.check(start) else {
                 continue;
             };
-            let copied = copy(session, &reader, start, u64::MAX).await?;
-            if let Some(offset) = copied.filter(|_| follow) {
-                let length = offset.min(REMEMBERED as u64);
-                let last = reader.read_at(offset - length, length as usize).await;
-                let Some(last) = session.check(last) else {
-                    continue;
-                };
-                let followed = Followed {
-                    path,
-                    version: reader.attributes().version,
-                    reader,
-                    offset,
-                    last: last.to_vec(),
-                };
-                self.follow(session, followed).await?;
-            }
+            copy(session, &reader, start, u64::MAX).await?;
         }
         Ok(())
     }
@@ -98,8 +93,7 @@ impl Tail {
             match session.fs.open(path).await {
                 Ok(reader) => {
                     complain(format_args!("{}: has appeared", escape(path)));
-                    let mut followed = Followed::from_beginning(path, reader);
-                    self.print_added(session, &mut followed).await?;
+                    let followed = Followed::from_beginning(path, reader);
                     return self.follow(session, followed).await;
                 }
                 Err(error) if error.code() == ErrorCode::NotFound => {}
@@ -133,7 +127,30 @@ impl Tail {
         }
     }
 
-    /// Prints what is added, for as long as somebody reads it.
+    /// Nothing of the file is printed yet. What is before the place where that begins counts as printed: it tells a file that is cut
+    /// from now on.
+    async fn begin<'a>(&self, path: &'a [u8], reader: Reader) -> Result<Followed<'a>, Error> {
+        let mut attempts = 1;
+        loop {
+            let version = reader.attributes().version;
+            let offset = self.start(&reader).await?;
+            let length = offset.min(REMEMBERED as u64);
+            let last = reader.read_at(offset - length, length as usize).await?;
+            // What was looked at must be one and the same file, unless it never stays the same.
+            if attempts == BEGINNINGS || reader.attributes().version == version {
+                return Ok(Followed {
+                    path,
+                    reader,
+                    version,
+                    offset,
+                    last: last.to_vec(),
+                });
+            }
+            attempts += 1;
+        }
+    }
+
+    /// Prints the file from where it is, and then what is added, for as long as somebody reads it.
     async fn follow(
         &self,
         session: &mut Session,
@@ -141,6 +158,7 @@ impl Tail {
     ) -> anyhow::Result<()> {
         let path = followed.path;
         loop {
+            self.print_added(session, &mut followed).await?;
             self.pause(session).await?;
             let newer = if self.follow_name {
                 self.newer(session, path, &followed.reader).await?
@@ -149,21 +167,20 @@ impl Tail {
             };
             if let Some(newer) = newer {
                 // What came to the old file since the last look belongs before the new one.
-                self.print_added(session, &mut followed).await?;
+                while !self.print_added(session, &mut followed).await? {}
                 session.out.flush()?;
                 complain(format_args!("{}: another file now", escape(path)));
                 followed = Followed::from_beginning(path, newer);
             }
-            self.print_added(session, &mut followed).await?;
         }
     }
 
-    /// Prints what was added since the last time.
+    /// Prints what was added since the last time. False if the file changed meanwhile, and there may be more.
     async fn print_added(
         &self,
         session: &mut Session,
         followed: &mut Followed<'_>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         match followed.print_added(session).await {
             // Of a name that is followed, the file may go: another one comes.
             Err(error)
@@ -172,7 +189,7 @@ impl Tail {
                         .downcast_ref()
                         .is_some_and(|error: &Error| error.code() == ErrorCode::NotFound) =>
             {
-                Ok(())
+                Ok(true)
             }
             printed => printed,
         }
@@ -222,7 +239,7 @@ impl<'a> Followed<'a> {
         }
     }
 
-    async fn print_added(&mut self, session: &mut Session) -> anyhow::Result<()> {
+    async fn print_added(&mut self, session: &mut Session) -> anyhow::Result<bool> {
         let now = self.reader.refresh().await?;
         if now.version != self.version && self.was_cut(now.size).await? {
             session.out.flush()?;
@@ -232,12 +249,19 @@ impl<'a> Followed<'a> {
         }
         self.version = now.version;
         let mut stream = self.reader.stream(self.offset);
-        while let Some(piece) = stream.next().await? {
+        // At its end the stream would look for more, and that might be of a file that was cut meanwhile.
+        while self.offset < now.size {
+            let piece = stream.next().await?;
+            let is_same = self.reader.attributes().version == now.version;
+            let Some(piece) = piece.filter(|_| is_same) else {
+                // Whether what is there now follows what was printed is for the next look to judge.
+                return Ok(false);
+            };
             cat::write(session, &piece)?;
             self.offset += piece.len() as u64;
             remember(&mut self.last, &piece);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether what was printed is not the beginning of the file any more. One that was cut may be as long again by now.
@@ -265,14 +289,13 @@ pub(super) fn print_name(session: &mut Session, path: &[u8], index: usize) -> io
     writeln!(session.out, "{gap}==> {} <==", escape(path))
 }
 
-/// Prints bytes `start` to `end`, or to the end of the file, and tells where it ended; `None` if that failed, which has
-/// been reported.
+/// Prints bytes `start` to `end`, or to the end of the file. What cannot be read is reported.
 pub(super) async fn copy(
     session: &mut Session,
     reader: &Reader,
     start: u64,
     end: u64,
-) -> io::Result<Option<u64>> {
+) -> io::Result<()> {
     let mut stream = reader.stream(start);
     let mut left = end.saturating_sub(start);
     while left > 0 {
@@ -286,11 +309,11 @@ pub(super) async fn copy(
             Ok(None) => break,
             Err(error) => {
                 session.report(error);
-                return Ok(None);
+                break;
             }
         }
     }
-    Ok(Some(stream.offset()))
+    Ok(())
 }
 
 /// Whether nobody reads standard output any more. A write would tell, but there may be nothing to write for days.

@@ -300,6 +300,39 @@ fn a_file_that_is_cut_while_it_is_followed_loses_no_line() {
 }
 
 #[test]
+fn a_file_that_is_cut_while_its_end_is_printed_is_printed_anew() {
+    let work = tempdir().unwrap();
+    let cluster = Cluster::up(&work, &[]);
+    // More than a pipe holds, so that it is cut before all of it is printed.
+    let old = "old line\n".repeat(300_000);
+    let new: String = (0..400_000).map(|n| format!("{n:08}\n")).collect();
+    cluster.run_with(["put", "-", "/log"], old.as_bytes()).ok();
+    let mut tail = cluster
+        .command(["tail", "-f", "-n", "+1", "--interval", "20ms", "/log"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = tail.stdout.take().unwrap();
+    let mut first = [0];
+    out.read_exact(&mut first).unwrap();
+    cluster.run(["truncate", "-s", "0", "/log"]).ok();
+    cluster
+        .run_with(["append", "-", "/log"], new.as_bytes())
+        .ok();
+    let mut lines = BufReader::new(out).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "ld line");
+    let mut lines = lines.skip_while(|line| line == "old line");
+    for line in new.lines() {
+        assert_eq!(lines.next().unwrap(), line);
+    }
+    signal("KILL", tail.id());
+    let said = tail.wait_with_output().unwrap().stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert_eq!(said, "dfs: /log: file truncated\n");
+}
+
+#[test]
 fn a_file_that_is_not_there_yet_is_waited_for() {
     let work = tempdir().unwrap();
     let cluster = Cluster::up(&work, &[]);
