@@ -29,6 +29,8 @@ pub(crate) const DEFAULT_PORT: u16 = 9000;
 /// For one attempt to reach one namenode.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
+/// As far as an operation is concerned. Who waits so long waits for a cluster to be founded, too.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// For a look at why nobody answers.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -295,13 +297,21 @@ async fn connect_with(config: ClusterConfig) -> anyhow::Result<FileSystem> {
         }
         let mut is_said = false;
         loop {
-            if belong_to_no_cluster(&brief, LOOK).await.unwrap_or(false) {
+            let is_none = belong_to_no_cluster(&brief, LOOK).await.unwrap_or(false);
+            if is_none && patience < FOR_EVER {
                 return Some(no_cluster(&brief.namenodes));
             }
             if !std::mem::replace(&mut is_said, true) {
-                complain(format_args!(
-                    "no answer yet of {asked}; trying for up to {patience:?} (--timeout)"
-                ));
+                if is_none {
+                    complain(format_args!(
+                        "{}; waiting for that",
+                        no_cluster(&brief.namenodes)
+                    ));
+                } else {
+                    complain(format_args!(
+                        "no answer yet of {asked}; trying for up to {patience:?} (--timeout)"
+                    ));
+                }
             }
             sleep(waiting::SILENCE).await;
         }

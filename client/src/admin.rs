@@ -50,9 +50,14 @@ pub async fn belong_to_no_cluster(config: &ClusterConfig, patience: Duration) ->
     let replies: Vec<(String, StatusReply)> = Namenode::new(config)?
         .ask_all(Method::Status, &request, patience)
         .await;
-    // One that has yet to apply what founded its cluster knows the other members already.
-    let waits = |reply: &StatusReply| reply.cluster_id.is_empty() && reply.namenodes.is_empty();
-    Ok(replies.len() == config.namenodes.len() && replies.iter().all(|(_, reply)| waits(reply)))
+    let all = replies.len() == config.namenodes.len();
+    Ok(all && replies.iter().all(|(_, reply)| belongs_to_none(reply)))
+}
+
+/// One that has yet to apply what founded its cluster knows the other members already. One that was just added may not, while a snapshot
+/// is on its way; but it has heard of a leader, and thus of a term. Only members stand for election, so one that waits has none.
+fn belongs_to_none(reply: &StatusReply) -> bool {
+    reply.cluster_id.is_empty() && reply.namenodes.is_empty() && reply.term == 0
 }
 
 impl FileSystem {
@@ -220,7 +225,29 @@ fn together(replies: Vec<(String, StatusReply)>) -> Option<StatusReply> {
 mod tests {
     use cairn_protocol::messages::admin::{NamenodeStatus, StatusReply};
 
-    use super::together;
+    use super::{belongs_to_none, together};
+
+    #[test]
+    fn who_knows_of_a_term_is_about_to_belong_to_a_cluster() {
+        let waits = StatusReply::default();
+        assert!(belongs_to_none(&waits));
+        for member in [
+            StatusReply {
+                term: 1,
+                ..waits.clone()
+            },
+            StatusReply {
+                namenodes: vec![NamenodeStatus::default()],
+                ..waits.clone()
+            },
+            StatusReply {
+                cluster_id: vec![1; 16],
+                ..waits
+            },
+        ] {
+            assert!(!belongs_to_none(&member), "{member:?}");
+        }
+    }
 
     #[test]
     fn what_members_know_is_put_together() {

@@ -24,8 +24,6 @@ pub(crate) use self::helper::as_mount_helper;
 
 /// How often we look whether somebody has unmounted.
 const LOOK: Duration = Duration::from_millis(50);
-/// For ever, as far as an operation is concerned.
-const HARD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Mount the cluster on an empty directory.
 ///
@@ -108,7 +106,7 @@ impl Mount {
         let mut global = global.clone();
         global.timeout = options.timeout.unwrap_or(global.timeout);
         if self.hard || options.hard {
-            global.timeout = HARD;
+            global.timeout = cluster::FOR_EVER;
         }
         if let Some(file) = &options.token_file {
             global.token_file = Some(file.clone());

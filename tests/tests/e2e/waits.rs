@@ -97,15 +97,27 @@ fn a_namenode_without_a_cluster_is_told_and_not_waited_for() {
     eventually("it listens", || TcpStream::connect(&empty).is_ok());
     let ask = |words: &[&str]| finish(dfs(work.path()).args(words), b"");
     for command in [&["ls", "/"][..], &["status"]] {
-        let asked = ask(&[command, &["--cluster", &empty]].concat());
-        assert!(!asked.err.contains("no answer"), "{}", asked.err);
-        asked.fails(
+        ask(&[command, &["--cluster", &empty]].concat()).fails(
             1,
             &format!(
                 "{empty} belongs to no cluster: `dfs namenode found {empty}` founds a new one"
             ),
         );
     }
+    // Who waits for ever waits for that, too.
+    let mountpoint = work.path().join("mountpoint");
+    std::fs::create_dir(&mountpoint).unwrap();
+    let log = work.path().join("mount.err");
+    let mut mount = dfs(work.path());
+    mount
+        .args(["mount", "-f", "--hard", "--cluster", &empty])
+        .arg(&mountpoint)
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut mount = mount.spawn().unwrap();
+    eventually("it says what it waits for", || {
+        let told = std::fs::read_to_string(&log).unwrap();
+        told.contains("belongs to no cluster") || told.contains("no answer yet")
+    });
     // Another one may belong to one: it is waited for,
     let both = format!("{empty},{dead}");
     ask(&["ls", "/", "--timeout", "5s", "--cluster", &both]).fails(1, "no answer within 5s");
@@ -113,6 +125,9 @@ fn a_namenode_without_a_cluster_is_told_and_not_waited_for() {
     let cluster = Cluster::up(&work, &[]);
     let both = format!("{empty},{}", cluster.address);
     ask(&["ls", "/", "--cluster", &both]).ok();
+    assert!(mount.try_wait().unwrap().is_none(), "it waits still");
+    mount.kill().unwrap();
+    mount.wait().unwrap();
     assert_eq!(namenode.finish().status, Some(0));
 }
 
