@@ -2,7 +2,12 @@
 
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::Duration;
 
+use bytes::Bytes;
+use cairn_protocol::messages::admin::{StatusReply, StatusRequest};
+use cairn_protocol::rpc::{ConnectionOptions, Hello, Peers, RpcError};
+use cairn_protocol::{ErrorCode, Method};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -144,6 +149,27 @@ fn a_cluster_on_one_machine_starts_without_a_datanode_that_was_forgotten() {
     }
 }
 
+/// What a namenode itself says of its cluster.
+fn ask_locally(address: &str) -> Result<StatusReply, RpcError> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let peers = Peers::new(Hello::new("client", None, 0), ConnectionOptions::default());
+        let request = StatusRequest {
+            local: true,
+            ..StatusRequest::default()
+        };
+        let patience = Duration::from_secs(60);
+        let asked = peers.call_typed(
+            address,
+            Method::Status.into(),
+            &request,
+            Bytes::new(),
+            patience,
+        );
+        asked.await.map(|(status, _)| status)
+    })
+}
+
 fn datanodes(cluster: &Cluster) -> Vec<Value> {
     let list = cluster.run(["datanode", "list", "--json"]).ok();
     serde_json::from_slice(&list).expect("a JSON array")
@@ -244,6 +270,12 @@ fn a_namenode_that_was_removed_while_it_was_down_says_so() {
         let log = std::fs::read_to_string(&log).unwrap();
         log.contains("was removed from its cluster or replaced: stop it and remove its directory")
     });
+    let refused = ask_locally(address).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable);
+    assert!(
+        refused.to_string().contains("was removed from its cluster"),
+        "{refused}"
+    );
     // The others go on without it, and it still knows where they are.
     cluster.run_with(["put", "-", "/after"], b"after").ok();
     let list = ["namenode", "list", "--json", "--cluster", address];
