@@ -6,7 +6,7 @@
 //! What is made here is for the process's own user alone: logs and databases hold the cluster's secrets, and chunks hold what
 //! the modes of files in the cluster keep from others.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -24,6 +24,9 @@ pub struct RealDisk;
 
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// A lock file goes when who made it for nothing ends: that happens a few times in a row at most.
+const LOCK_ATTEMPTS: u32 = 16;
 
 struct RealFile {
     file: File,
@@ -128,7 +131,7 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         options.mode(FILE_MODE);
-        loop {
+        for _ in 0..LOCK_ATTEMPTS {
             let file = options.open(path).map_err(context("open", path))?;
             match file.try_lock() {
                 Ok(()) => {}
@@ -139,12 +142,23 @@ impl Disk for RealDisk {
                 }
                 Err(TryLockError::Error(error)) => return Err(context("lock", path)(error)),
             }
-            let links = file.metadata().map_err(context("stat", path))?.nlink();
-            // Whoever held it has removed the file before we locked it: the next one would get another.
-            if links > 0 {
-                return Ok(Box::new(RealLock { _file: file }));
+            let locked = file.metadata().map_err(context("stat", path))?;
+            let which = |file: &Metadata| (file.dev(), file.ino());
+            match fs::metadata(path) {
+                Ok(named) if which(&named) == which(&locked) => {
+                    return Ok(Box::new(RealLock { _file: file }));
+                }
+                // Whoever held it has removed the file before we locked it: the next one would lock another.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(context("stat", path)(error)),
             }
         }
+        let error = format!(
+            "it was removed or replaced {LOCK_ATTEMPTS} times while it was being locked; see which program does that"
+        );
+        let error = io::Error::new(io::ErrorKind::ResourceBusy, error);
+        Err(context("lock", path)(error))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
@@ -339,6 +353,15 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         RealDisk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_system_that_counts_no_links_has_locks() {
+        use std::os::fd::AsRawFd;
+        let file = tempfile::tempfile().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        assert_eq!(fs::metadata(&path).unwrap().nlink(), 0);
+        let _held = RealDisk.lock(&path).unwrap();
     }
 
     #[test]
