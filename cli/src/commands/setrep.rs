@@ -99,17 +99,17 @@ impl Setrep {
         if able >= wanted as usize {
             return;
         }
-        let back = if able == 0 {
+        let fewer = if able == 0 {
             String::new()
         } else {
             let recursive = if self.recursive { "-R " } else { "" };
             let paths: Vec<String> = paths.iter().map(|path| escape(path)).collect();
             let paths = paths.join(" ");
-            format!("; `dfs setrep {recursive}{able} {paths}` takes it back")
+            format!("; `dfs setrep {recursive}{able} {paths}` asks for as many as there can be")
         };
         complain(format_args!(
             "{wanted} replicas are asked for, and {able} datanodes are in service: the wish stays, and until there are as many, `dfs \
-             status` says that replicas are missing, and new files in directories with that wish are refused{back}"
+             status` says that replicas are missing, and new files in directories with that wish are refused{fewer}"
         ));
     }
 
