@@ -18,12 +18,35 @@ pub(crate) const PIECES_BETWEEN: usize = 4;
 /// What the owner of a directory needs to fill it.
 const FILLING: u32 = 0o700;
 
-/// The mode in which a copy of a directory is made, to be filled.
+/// The mode in which a copy of a directory is made, to be filled. Where many may write, each keeps what is theirs.
 pub(crate) fn mode_to_fill(mode: u32, umask: u32) -> u32 {
-    (mode & 0o777 & !umask) | FILLING
+    (mode & 0o1777 & !umask) | FILLING
 }
 
 /// The bits of that which the copy is to lose again when it is full.
 pub(crate) fn lent_mode(mode: u32) -> u32 {
     FILLING & !mode
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{lent_mode, mode_to_fill};
+
+    #[test]
+    fn a_copy_of_a_directory_has_what_mkdir_gives_and_can_be_filled() {
+        for (mode, umask, made, lent) in [
+            (0o40_755, 0o022, 0o755, 0),
+            (0o40_777, 0o022, 0o755, 0),
+            (0o41_777, 0o000, 0o1777, 0),
+            (0o42_775, 0o002, 0o775, 0),
+            (0o40_555, 0o022, 0o755, 0o200),
+            (0o40_000, 0o077, 0o700, 0o700),
+        ] {
+            assert_eq!(
+                (mode_to_fill(mode, umask), lent_mode(mode)),
+                (made, lent),
+                "{mode:o}"
+            );
+        }
+    }
 }

@@ -308,9 +308,10 @@ fn copies_have_the_modes_and_times_that_cp_gives_them() {
         "read-only/f",
         "open",
         "open/x",
+        "shared",
         "link",
     ];
-    for name in ["closed", "read-only", "open"] {
+    for name in ["closed", "read-only", "open", "shared"] {
         fs::create_dir_all(place("tree").join(name)).unwrap();
     }
     for (name, mode) in [
@@ -326,6 +327,7 @@ fn copies_have_the_modes_and_times_that_cp_gives_them() {
         ("closed", 0o700),
         ("read-only", 0o555),
         ("open", 0o777),
+        ("shared", 0o1777),
     ] {
         fs::set_permissions(place("tree").join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -353,7 +355,7 @@ fn copies_have_the_modes_and_times_that_cp_gives_them() {
     // A link that was not to be kept as it was is as old as its copy.
     let modes = |of: Vec<String>| of[..names.len() - 1].to_vec();
     let (plain, same) = (kept(&place("plain"), &names), kept(&place("same"), &names));
-    assert_eq!((plain[1].as_str(), same[7].as_str()), ("700", "1000000000"));
+    assert_eq!((plain[1].as_str(), same[8].as_str()), ("700", "1000000000"));
 
     cluster.run(["put", &text("tree"), "/plain"]).ok();
     assert_eq!(modes(stored("/plain")), modes(plain.clone()));
