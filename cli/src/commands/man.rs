@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
+use std::process::{self, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
 use clap::{Args, Command};
@@ -54,22 +54,29 @@ impl Man {
     }
 }
 
-/// Has man(1) show a page. False if it does not.
+/// Has man(1) show a page. False if it cannot, and has shown nothing of it.
 fn show(page: &[u8]) -> bool {
     // Ctrl-C is for the pager: without it we would end beneath it.
     let _interrupts = signal(SignalKind::interrupt());
-    let man = process::Command::new("man")
+    // What its status says in the end may be the pager's, so it is asked first: with nobody to read, there is no pager.
+    let can = man(page, Stdio::null(), Stdio::null());
+    can.is_ok_and(|status| status.success())
+        && man(page, Stdio::inherit(), Stdio::inherit()).is_ok()
+}
+
+/// Gives a page to man(1).
+fn man(page: &[u8], out: Stdio, err: Stdio) -> io::Result<ExitStatus> {
+    let mut man = process::Command::new("man")
         .args(["-l", "-"])
         .stdin(Stdio::piped())
-        .spawn();
-    let Ok(mut man) = man else {
-        return false;
-    };
+        .stdout(out)
+        .stderr(err)
+        .spawn()?;
     if let Some(mut stdin) = man.stdin.take() {
         // One that does not read says why by its status.
         let _ = stdin.write_all(page);
     }
-    man.wait().is_ok_and(|status| status.success())
+    man.wait()
 }
 
 /// The command of these words, under its full name.

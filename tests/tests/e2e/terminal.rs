@@ -1,7 +1,6 @@
 //! What people see who watch, and what Ctrl-C leaves: progress on a terminal and none in a pipe; a put that is interrupted.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -64,10 +63,20 @@ fn a_manual_page_on_a_terminal_is_shown_by_man() {
             "man -l -\r\n1\r\n",
             false,
         ),
+        // One that cannot, and one whose reader goes away.
         ("exit 3", "", true),
+        (
+            "cat > /dev/null; test ! -t 1 || { echo shown; exit 3; }",
+            "shown\r\n",
+            false,
+        ),
     ] {
-        fs::write(&man, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&man, fs::Permissions::from_mode(0o755)).unwrap();
+        // Of a program that this process had open for writing, another test might have begun a child meanwhile, and it could not run.
+        let mut make = Command::new("sh");
+        make.args(["-ec", "cat > \"$0\"; chmod 755 \"$0\""])
+            .arg(&man);
+        let made = finish(&mut make, format!("#!/bin/sh\n{script}\n").as_bytes());
+        assert_eq!(made.status, Some(0), "{}", made.err);
         let seen = shown(&program, "man put");
         assert!(
             seen.starts_with(shows) && seen.contains(".TH dfs-put 1") == roff,
