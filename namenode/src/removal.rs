@@ -176,14 +176,15 @@ async fn confirmed_status(peers: &Peers, address: &str) -> Result<StatusReply, R
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
+    use cairn_daemon::Tasks;
     use cairn_protocol::messages::admin::{NamenodeStatus, ReadIndexReply, StatusReply};
     use cairn_protocol::rpc::{
         ConnectionOptions, FramedStream, Hello, Peer, Peers, Reply, Request, RpcError,
         ServerOptions, Service, serve,
     };
     use cairn_protocol::{ErrorCode, Failure, Method, net};
-    use tokio_util::sync::CancellationToken;
 
     use super::{Sightings, confirmed_status};
 
@@ -223,14 +224,14 @@ mod tests {
     async fn a_leader_without_a_quorum_is_not_believed() {
         let listener = net::listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (leader, stop) = (Leader::default(), CancellationToken::new());
+        let (leader, tasks) = (Leader::default(), Tasks::new());
         let served = serve(
             listener,
             Arc::new(leader.clone()),
             ServerOptions::default(),
-            stop.clone(),
+            tasks.shutdown_token(),
         );
-        let served = tokio::spawn(served);
+        tasks.component("leader", |_| served);
         let peers = Peers::new(
             Hello::new("namenode", None, 1),
             ConnectionOptions::default(),
@@ -243,8 +244,9 @@ mod tests {
         leader.has_quorum.store(true, Ordering::Relaxed);
         let status = confirmed_status(&peers, &address).await.unwrap();
         assert_eq!(status.namenodes[0].namenode, 2);
-        stop.cancel();
-        served.await.unwrap().unwrap();
+        tasks.shutdown();
+        let ended = tasks.run_until_shutdown(Duration::from_secs(60));
+        ended.await.unwrap();
     }
 
     #[test]
