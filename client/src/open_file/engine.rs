@@ -349,6 +349,7 @@ impl Engine {
                 Some(InCustody::Failed(error)) => return Err(error),
                 // Nothing is said of what is fsynced: that is asked for.
                 Some(InCustody::Committed(attributes)) => {
+                    lock(&file.state).committed_in_custody();
                     return Ok(InodeOutcome {
                         attributes,
                         done: true,

@@ -391,9 +391,9 @@ impl OpenFile {
         let inner = self.inner();
         let flushed = self.flush_to_tell(true).await?;
         if !flushed.is_synced {
-            let invalidations = lock(&inner.state).invalidations();
+            let unversioned = lock(&inner.state).unversioned();
             let version = inner.fs.sync_inode(&inner.subject, inner.inode).await?;
-            lock(&inner.state).synced_by_namenode(version, invalidations);
+            lock(&inner.state).synced_by_namenode(version, unversioned);
         }
         Ok(flushed.attributes)
     }

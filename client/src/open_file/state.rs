@@ -85,8 +85,10 @@ pub(super) struct State {
 
     /// The version of which all bytes are known to be on disk.
     pub(super) synced: SyncedVersion,
-    /// So many changes by others were known of when the namenode was asked for that.
-    synced_invalidations: u64,
+    /// Changes of the file whose version is not known: by others, and commits that somebody else sees to.
+    unversioned: u64,
+    /// So many of them there were when the namenode was asked to have all bytes synced.
+    synced_unversioned: u64,
     /// All bytes of the version that the last commit made are.
     pub(super) commit_is_synced: bool,
 
@@ -145,7 +147,8 @@ impl State {
             invalidations: 0,
             refreshed: 0,
             synced: SyncedVersion::default(),
-            synced_invalidations: 0,
+            unversioned: 0,
+            synced_unversioned: 0,
             commit_is_synced: false,
             flushes: Vec::new(),
             sync_wanted: false,
@@ -228,6 +231,12 @@ impl State {
     pub(super) fn invalidate(&mut self) {
         self.changes += 1;
         self.invalidations += 1;
+        self.unversioned += 1;
+    }
+
+    /// Bytes were committed by somebody else, who tells neither the version that this made nor what is on disk.
+    pub(super) fn committed_in_custody(&mut self) {
+        self.unversioned += 1;
     }
 
     /// How many changes by others to ask for; `None` if all are known.
@@ -451,20 +460,20 @@ impl State {
         self.loss.as_ref().map_or(0, |loss| loss.number)
     }
 
-    /// How often others were said to have changed the file.
-    pub(super) fn invalidations(&self) -> u64 {
-        self.invalidations
+    /// How many changes there were whose version is not known.
+    pub(super) fn unversioned(&self) -> u64 {
+        self.unversioned
     }
 
-    /// The namenode, asked after so many `invalidations`, has had all bytes of a version synced.
-    pub(super) fn synced_by_namenode(&mut self, version: u64, invalidations: u64) {
+    /// The namenode, asked after so many changes of unknown version, has had all bytes of a version synced.
+    pub(super) fn synced_by_namenode(&mut self, version: u64, unversioned: u64) {
         self.synced.learn(version);
-        self.synced_invalidations = self.synced_invalidations.max(invalidations);
+        self.synced_unversioned = self.synced_unversioned.max(unversioned);
     }
 
     /// All committed bytes of which this client has heard are on disk: there is nothing to ask for.
     fn is_synced(&self) -> bool {
-        self.synced.covers(self.version) && self.synced_invalidations == self.invalidations
+        self.synced.covers(self.version) && self.synced_unversioned == self.unversioned
     }
 
     /// What a flush with nothing left to do answers, beside losses.

@@ -1,11 +1,15 @@
 //! What a sync of little costs: an append that waits for the disks, and one commit that tells so. Whatever that leaves open is asked
 //! of the namenode.
 
-use cairn_client::{FileSystem, OpenFile, WriteOptions};
-use cairn_protocol::messages::operation::IfExists;
-use cairn_protocol::{ErrorCode, Failure};
+use std::sync::Arc;
 
-use crate::fake::{FakeCluster, pattern};
+use cairn_client::{Custodian, Error, FileSystem, InCustody, OpenFile, WriteOptions};
+use cairn_protocol::messages::common::{Attributes, InodeKind};
+use cairn_protocol::messages::operation::{Commit, IfExists};
+use cairn_protocol::{ErrorCode, Failure};
+use futures::future::BoxFuture;
+
+use crate::fake::{FakeCluster, Shared, pattern};
 
 async fn create(fs: &FileSystem, path: &str) -> OpenFile {
     let created = fs.create(path, 0o644, IfExists::Fail).await;
@@ -116,6 +120,54 @@ async fn who_knows_that_everything_is_on_disk_asks_nobody() {
     file.sync().await.unwrap();
     file.sync().await.unwrap();
     assert_eq!(counts(&cluster).2, syncs + 2);
+}
+
+/// Sees to commits, and tells attributes of a version of its own, which is less than any of the cluster's.
+struct OfOwnVersion(Arc<Shared>);
+
+impl std::fmt::Debug for OfOwnVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OfOwnVersion")
+    }
+}
+
+impl Custodian for OfOwnVersion {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Option<InCustody>> {
+        Box::pin(async move {
+            let inode = commit.location.inode;
+            self.0.state().commit(commit);
+            Some(InCustody::Committed(Attributes {
+                inode,
+                kind: InodeKind::File as i32,
+                version: 1,
+                ..Attributes::default()
+            }))
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_commits_is_asked_for_each_time() {
+    let cluster = FakeCluster::start(1, 3).await;
+    let fs = cluster.connect().await;
+    let file = create(&fs, "/file").await;
+    file.entrust(Arc::new(OfOwnVersion(cluster.shared.clone())));
+    for round in 1..=3 {
+        file.write(0, pattern(100, round)).await.unwrap();
+        file.flush().await.unwrap();
+        let before = cluster.state().syncs;
+        file.sync().await.unwrap();
+        assert_eq!(cluster.state().syncs, before + 1, "round {round}");
+        file.sync().await.unwrap();
+        assert_eq!(cluster.state().syncs, before + 1, "nothing new");
+        file.write(0, pattern(50, round)).await.unwrap();
+        file.sync().await.unwrap();
+        assert_eq!(cluster.state().syncs, before + 2, "nothing is told of it");
+    }
 }
 
 #[tokio::test]

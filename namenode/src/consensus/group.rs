@@ -39,12 +39,9 @@ pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When a member that has just started stands for election, each time a little later (below [`STAGGER`]): if all have started, none
-/// hears a leader, and a whole election timeout would pass before the first one stands.
-const FIRST_ELECTIONS: [Duration; 3] = [
-    Duration::from_millis(60),
-    Duration::from_millis(220),
-    Duration::from_millis(380),
-];
+/// hears a leader, and a whole election timeout would pass before the first one stands. A leader without a quorum, which this member
+/// would give it, has time for two heartbeats before.
+const FIRST_ELECTIONS: [Duration; 2] = [Duration::from_millis(220), Duration::from_millis(380)];
 const STAGGER: Duration = Duration::from_millis(120);
 
 /// How the group behaves. The defaults suit a data centre; all members use the same ones.
@@ -417,8 +414,8 @@ fn other_voters(id: NodeId, raft: &RaftHandle) -> Vec<NodeId> {
     voters.filter(|voter| *voter != id).collect()
 }
 
-/// Stands for election a few times soon after the start, and disturbs nobody with it: first it asks whether a quorum would vote for
-/// this member, and nobody would who hears a leader, or has more of the log.
+/// Stands for election a few times soon after the start, and disturbs no leader that has a quorum: first it asks whether a quorum would
+/// vote for this member, and nobody would who hears a leader, or has more of the log.
 async fn stand_after_start(
     id: NodeId,
     raft: RaftHandle,

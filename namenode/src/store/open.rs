@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, Env,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType,
     IteratorMode, LogLevel, Options, WriteOptions,
 };
 
@@ -73,10 +73,6 @@ fn database_options(options: &StoreOptions) -> Result<Options, rocksdb::Error> {
     settings.set_paranoid_checks(true);
     settings.set_max_open_files(options.open_files_max);
     settings.set_max_background_jobs(options.background_jobs);
-    // Compactions have time, and who waits for an operation, or for the log to be applied after a start, has not.
-    let mut environment = Env::new()?;
-    environment.lower_thread_pool_cpu_priority();
-    settings.set_env(&environment);
     settings.set_bytes_per_sync(1 << 20);
     settings.set_keep_log_file_num(4);
     settings.set_max_log_file_size(4 << 20);

@@ -37,8 +37,11 @@ pub(super) fn apply(txn: &mut Txn, cmd: &Sweep, ctx: &Context) -> Result<Outcome
     Ok(done(0, budget == 0))
 }
 
+/// Entries of the log after one of which dead maps are looked for from the first id again, whatever else is to be swept.
+const WRAP_EVERY: u64 = 64;
+
 /// Releases extents of dead maps behind the cursor, in order of ids. The cursor stays where it is when there are none, until everything else is
-/// swept: a scan from the first id steps over all that were deleted before.
+/// swept or for a while: a scan from the first id steps over all that were deleted before.
 fn sweep_dead_maps(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<(), OpError> {
     let cursor = txn.cluster().sweep_dead_map_cursor;
     let mut maps: Vec<(MapId, DeadMapRecord)> = Vec::new();
@@ -56,6 +59,9 @@ fn sweep_dead_maps(txn: &mut Txn, ctx: &Context, budget: &mut usize) -> Result<(
             break;
         }
         next = map.0 + 1;
+    }
+    if *budget > 0 && ctx.stamp.index.is_multiple_of(WRAP_EVERY) {
+        next = 0;
     }
     if next != cursor {
         txn.cluster_mut().sweep_dead_map_cursor = next;
