@@ -72,13 +72,27 @@ fn tick(controllers: &Controllers, now: Instant, stalled: bool) -> Result<(), St
     }
     if soft.watch(&store.snapshot(), now)? {
         drop(soft);
-        controllers.work.notify_one();
-        controllers.copies.notify_one();
+        controllers.look_at_datanodes();
     }
     Ok(())
 }
 
+/// What a datanode is to be has changed: whoever said so counts on it from now on, and not from the next look on.
+pub(super) fn states_changed(controllers: &Controllers) -> Result<(), StoreError> {
+    let store = controllers.store();
+    if let Some(mut soft) = controllers.soft() {
+        soft.watch(&store.snapshot(), Instant::now())?;
+    }
+    controllers.look_at_datanodes();
+    Ok(())
+}
+
 impl Controllers {
+    fn look_at_datanodes(&self) {
+        self.work.notify_one();
+        self.copies.notify_one();
+    }
+
     /// Throws away what a term of leadership that is over has learned.
     fn rest(&self) {
         let mut soft = self.lock();

@@ -193,6 +193,11 @@ impl Controllers {
         self.keep_alive(session);
     }
 
+    /// The state of a datanode was changed: no new replica goes where none may go now.
+    pub fn datanode_states_changed(&self) -> Result<(), StoreError> {
+        liveness::states_changed(self)
+    }
+
     /// A session is alive. False if there is none, or it is being ended.
     pub fn keep_alive(&self, session: SessionId) -> bool {
         sessions::keep_alive(self, session)

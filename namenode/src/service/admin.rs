@@ -188,7 +188,12 @@ impl NamenodeService {
         let proposed = self.group.propose(command).await?;
         match outcome_failure(&proposed.outcome) {
             Some(failure) => Err(failure.into()),
-            None => Ok(Reply::new(&AdminReply {})),
+            None => {
+                self.controllers
+                    .datanode_states_changed()
+                    .map_err(internal)?;
+                Ok(Reply::new(&AdminReply {}))
+            }
         }
     }
 
